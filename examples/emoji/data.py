@@ -1,0 +1,131 @@
+"""The emoji image-text pairs: reading them, building a vocabulary, distorting drawings."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece as spm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+HERE = Path(__file__).parent
+PAIRS = HERE / "emoji_pairs.zip"
+TRAINED_STYLES = ("noto", "fluent3d")
+HELD_OUT_STYLE = "twemoji"
+IMAGE_SIZE = 64
+VOCAB_SIZE = 2000
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One emoji: its code points, its unique label, and every text that describes it (label first)."""
+
+    id: str
+    label: str
+    category: str
+    texts: tuple[str, ...]
+
+
+def load_concepts() -> list[Concept]:
+    with zipfile.ZipFile(PAIRS) as pairs:
+        lines = pairs.read("emoji_pairs/captions.jsonl").decode().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [
+        Concept(row["id"], row["label"], row["category"], tuple(dict.fromkeys([row["label"].lower(), *row["texts"]])))
+        for row in rows
+    ]
+
+
+def load_drawings(concepts: list[Concept], style: str) -> torch.Tensor:
+    """All drawings of one style, uint8 [concept, 3, 64, 64]."""
+    with zipfile.ZipFile(PAIRS) as pairs:
+        images = [Image.open(io.BytesIO(pairs.read(f"emoji_pairs/{style}/{c.id}.webp"))) for c in concepts]
+    return torch.stack([torch.from_numpy(np.array(i.convert("RGB"))).permute(2, 0, 1) for i in images])
+
+
+def train_vocabulary(texts: list[str], prefix: Path) -> None:
+    """A unigram vocabulary with SigLIP's special ids (pad 0, eos 1, unk 2) and byte fallback, as `prefix`.model."""
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(prefix),
+        model_type="unigram",
+        vocab_size=VOCAB_SIZE,
+        byte_fallback=True,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        hard_vocab_limit=True,
+        minloglevel=1,
+    )
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How far a drawing may be moved and recoloured; every amount is drawn uniformly from [-x, x] around none."""
+
+    shift: float = 0.14  # of the picture's width
+    scale: float = 0.25  # in log2 units
+    rotate: float = 0.22  # radians
+    shear: float = 0.15
+    tint: float = 0.25  # gain of each colour channel
+    hue: float = 0.35  # radians around the grey axis
+    saturation: float = 0.5
+    contrast: float = 0.35
+    blur: float = 0.25  # share of the drawings that lose half of their resolution
+    noise: float = 0.04  # standard deviation, on the [0, 1] scale
+
+
+TRAINING = Distortion()
+# shift, scale and tint alone: what the trained model is asked to see through in its evaluation
+EVALUATION = Distortion(rotate=0.0, shear=0.0, hue=0.0, saturation=0.0, contrast=0.0, blur=0.0, noise=0.0)
+
+
+def distort(images: torch.Tensor, how: Distortion, rng: torch.Generator) -> torch.Tensor:
+    """Distort float32 [batch, 3, S, S] in [0, 1] on white; the result has the same shape, range and background."""
+
+    def uniform(*shape: int, to: float) -> torch.Tensor:
+        return (torch.rand(*shape, generator=rng) * 2 - 1) * to
+
+    n = len(images)
+    ink = 1 - images  # white becomes zero, which is what grid_sample pads with
+    ink = F.grid_sample(ink, _affine(n, how, uniform, images.shape), padding_mode="zeros", align_corners=False)
+    if how.blur:
+        chosen = torch.rand(n, generator=rng) < how.blur
+        small = F.avg_pool2d(ink[chosen], 2)
+        ink[chosen] = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
+    colours = 1 - torch.einsum("nij,njhw->nihw", _recolour(n, how, uniform), ink)
+    contrast = torch.exp(uniform(n, 1, 1, 1, to=how.contrast)) if how.contrast else 1.0
+    colours = 0.5 + (colours - 0.5) * contrast
+    if how.noise:
+        level = torch.rand(n, 1, 1, 1, generator=rng) * how.noise
+        colours = colours + torch.randn(colours.shape, generator=rng) * level
+    return colours.clamp(0, 1)
+
+
+def _affine(n, how, uniform, shape):  # type: ignore[no-untyped-def]
+    angle, zoom = uniform(n, to=how.rotate), torch.exp2(uniform(n, to=how.scale))
+    shear, dx, dy = uniform(n, to=how.shear), uniform(n, to=2 * how.shift), uniform(n, to=2 * how.shift)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    theta = torch.stack([cos, shear - sin, dx, sin, cos, dy], 1).view(n, 2, 3)
+    return F.affine_grid(theta, list(shape), align_corners=False)
+
+
+def _recolour(n, how, uniform):  # type: ignore[no-untyped-def]
+    """Per-drawing 3x3 colour matrices: a turn around the grey axis, a pull towards grey, a gain per channel."""
+    angle = uniform(n, to=how.hue)[:, None, None]
+    grey = torch.full((3, 3), 1 / 3)
+    cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    turn = torch.cos(angle) * torch.eye(3) + torch.sin(angle) * cross + (1 - torch.cos(angle)) * grey
+    pull = uniform(n, to=how.saturation)[:, None, None]
+    turn = turn * (1 + pull) - pull * grey
+    return turn * (1 + uniform(n, to=how.tint)[:, None, None] / 3 + uniform(n, 3, 1, to=how.tint))

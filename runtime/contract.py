@@ -1,0 +1,206 @@
+"""The artifact's contract: everything in `siglip.json`, as frozen dataclasses.
+
+The file is these classes as JSON, nothing else; `decode` refuses whatever does not fit them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+CONTRACT_FILE = "siglip.json"
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+# A path inside the artifact: relative, with forward slashes, and never upwards.
+InnerPath = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!.*(^|/)\.\.?(/|$))[A-Za-z0-9._/-]+$")]
+
+
+class Precision(StrEnum):
+    """The arithmetic of a variant's weights."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Provider(StrEnum):
+    """What runs a graph."""
+
+    CPU = "cpu"
+
+
+class Role(StrEnum):
+    """What a graph computes: one tower's embeddings, or the logits of both towers joined."""
+
+    VISION = "vision"
+    TEXT = "text"
+    JOINT = "joint"
+
+
+class Verdict(StrEnum):
+    """How a comparison ended. Anything that could not be measured is INCONCLUSIVE, never PASS."""
+
+    PASS = "PASS"  # noqa: S105  not a password
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """How a text becomes ids, int64 [length].
+
+    Attributes:
+        file: The sentencepiece model.
+        canonicalisation: The rule for a text before sentencepiece sees it; `siglip` is described in
+            docs/artifact.md and was introduced by big_vision (`canonicalize_text` in `prompt_engineering.py`).
+        lower_case: Whether letters are lower-cased, one code point at a time.
+        special_pieces: Literal strings of a text that become one id each, such as `</s>`.
+        unk_piece: The unknown piece, which precedes every segment while sentencepiece reads it.
+        length: Ids in a text, counting the closing `eos_id` and the padding; longer texts are cut.
+    """
+
+    file: InnerPath
+    lower_case: bool
+    special_pieces: dict[str, int]
+    unk_piece: str
+    eos_id: int
+    pad_id: int
+    length: Annotated[int, msgspec.Meta(ge=2)]
+    vocab_size: int
+    canonicalisation: Literal["siglip"] = "siglip"
+    padding_side: Literal["right"] = "right"
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a picture becomes pixel_values, float32 [3, height, width].
+
+    Attributes:
+        resize: `stretch` ignores the aspect ratio.
+        filter: Pillow's filter of that name, antialiased as Pillow's resize always is.
+        rescale: Factor from a byte to the scale that `mean` and `std` are on, per channel in `colour_order`.
+    """
+
+    height: Annotated[int, msgspec.Meta(ge=1)]
+    width: Annotated[int, msgspec.Meta(ge=1)]
+    filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+    rescale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Literal["stretch"] = "stretch"
+    antialias: Literal[True] = True
+    colour_order: Literal["RGB", "BGR"] = "RGB"
+
+
+@dataclass(frozen=True)
+class LogitSpec:
+    """logit = scale * cosine + bias, probability = sigmoid(logit); `scale` is already exponentiated."""
+
+    scale: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """Which output of a tower is the embedding, how wide it is, and whether the graph has normalised it."""
+
+    output: str
+    size: int
+    normalized: bool
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a graph; a dimension is a number, or a name where it is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file of the artifact must be."""
+
+    sha256: Sha256
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file, the data files it may read, and its interface."""
+
+    path: InnerPath
+    data: tuple[InnerPath, ...]
+    opset: dict[str, int]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The last verdict on a variant, and the report that it stands in."""
+
+    verdict: Verdict
+    provider: Provider
+    report: InnerPath
+    report_sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The graphs of one precision, how they were made, and what `validate` said of them.
+
+    Attributes:
+        made_for: The provider whose own operators the graphs use, or `any` for ai.onnx operators alone.
+        made_with: Versions of the tools, and options.
+    """
+
+    precision: Precision
+    graphs: dict[Role, Graph]
+    made_with: dict[str, str]
+    made_for: Provider | Literal["any"] = "any"
+    parity: tuple[Parity, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """All that a runtime must not guess about an artifact."""
+
+    name: str
+    tokenizer: TokenizerSpec
+    image: ImageSpec
+    logits: LogitSpec
+    embedding: EmbeddingSpec
+    files: dict[InnerPath, FileRecord]
+    variants: tuple[Variant, ...]
+    schema_version: Literal[1] = field(default=SCHEMA_VERSION)
+
+    def variant(self, precision: Precision) -> Variant | None:
+        """The variant of that precision, or None."""
+        return next((v for v in self.variants if v.precision == precision), None)
+
+    def with_variant(self, variant: Variant) -> Contract:
+        """The same contract with `variant` in the place of the one of its precision, or added."""
+        others = tuple(v for v in self.variants if v.precision != variant.precision)
+        return replace(self, variants=(*others, variant))
+
+
+def encode(contract: Contract) -> bytes:
+    """The contract as indented JSON (RFC 8259, UTF-8)."""
+    return msgspec.json.format(msgspec.json.encode(contract), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Contract:
+    """Read what `encode` wrote.
+
+    Raises:
+        msgspec.DecodeError: The data is no JSON, or does not fit the contract; the message names the place.
+    """
+    return msgspec.json.decode(data, type=Contract)

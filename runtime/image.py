@@ -1,0 +1,183 @@
+"""Pictures to pixel_values, bit for bit as the reference (transformers' PIL `SiglipImageProcessor`) makes them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .contract import ImageSpec
+from .errors import InputError
+
+ImageInput = str | Path | bytes | Image.Image | NDArray[np.generic]
+
+# Raster formats whose decoders are part of Pillow; EPS, for one, would start Ghostscript.
+FORMATS: Final = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# Pillow warns above this many pixels (a 256 MiB RGB picture) that a file may be a decompression bomb.
+MAX_PIXELS: Final = 89_478_485
+
+
+class Transparency(StrEnum):
+    """What becomes of an alpha channel: DROP forgets it, as the reference does; WHITE and BLACK paint behind it."""
+
+    DROP = "drop"
+    WHITE = "white"
+    BLACK = "black"
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Choices that change pixels; the defaults are the reference's.
+
+    Attributes:
+        exif_orientation: Turn a photo as its EXIF orientation says.
+        transparency: What becomes of an alpha channel.
+        max_pixels: Larger pictures are refused before they are decoded.
+    """
+
+    exif_orientation: bool = False
+    transparency: Transparency = Transparency.DROP
+    max_pixels: int = MAX_PIXELS
+
+
+class ImageProcessor:
+    """Turns pictures into pixel_values by an artifact's contract. It keeps no state, so threads may share it.
+
+    Args:
+        spec: The contract's image section.
+        options: Choices that change pixels.
+    """
+
+    def __init__(self, spec: ImageSpec, options: ImageOptions | None = None) -> None:
+        self.spec, self.options = spec, options or ImageOptions()
+        self._filter = Image.Resampling[spec.filter.upper()]
+        self._table = _normalised_bytes(spec)
+
+    def __call__(self, images: Sequence[ImageInput]) -> NDArray[np.float32]:
+        """Pixel values of each picture, float32 [images, 3, height, width].
+
+        Raises:
+            InputError: A picture is missing, damaged, too large, or of a form that `load_image` does not take.
+        """
+        pixels = np.empty((len(images), 3, self.spec.height, self.spec.width), dtype=np.float32)
+        for place, image in zip(pixels, images, strict=True):
+            place[:] = self._pixels(load_image(image, self.options))
+        return pixels
+
+    def _pixels(self, image: Image.Image) -> NDArray[np.float32]:
+        resized = image.resize((self.spec.width, self.spec.height), self._filter)
+        channels = np.asarray(resized).transpose(2, 0, 1)  # [3, height, width], bytes
+        if self.spec.colour_order == "BGR":
+            channels = channels[::-1]
+        return np.stack([table[channel] for table, channel in zip(self._table, channels, strict=True)])
+
+
+def _normalised_bytes(spec: ImageSpec) -> NDArray[np.float32]:
+    """What each byte of each channel becomes, float32 [3, 256].
+
+    The reference rescales in float64, rounds to float32, then subtracts and divides in float32.
+    """
+    rescaled = (np.arange(256, dtype=np.float64) * spec.rescale).astype(np.float32)
+    mean, std = np.asarray(spec.mean, np.float32)[:, None], np.asarray(spec.std, np.float32)[:, None]
+    return np.asarray((rescaled - mean) / std, dtype=np.float32)
+
+
+def load_image(image: ImageInput, options: ImageOptions) -> Image.Image:
+    """Decode one picture to RGB.
+
+    Args:
+        image: A path, the bytes of a file, a Pillow image, or an array [height, width] or [height, width, 1, 3 or 4]:
+            uint8, or floating point in [0, 1], which is rounded to 255 levels. Of an animation the first frame counts.
+        options: Choices that change pixels.
+
+    Raises:
+        InputError: The picture is missing, damaged, too large, or of another form.
+    """
+    name = f"The picture {image}" if isinstance(image, str | Path) else "A picture"
+    try:
+        opened = _open(image)
+        _check_size(opened, options.max_pixels, name)
+        return _to_rgb(opened, options)
+    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{name} is not in a format that can be read, or damaged ({_reason(error)}).",
+            f"Use one of {', '.join(FORMATS)}.",
+        ) from error
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:  # Pillow's decoders raise all of these
+        raise InputError(
+            f"{name} cannot be read ({_reason(error)}).", "Check that the file is there and whole."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _open(image: ImageInput) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, bytes):
+        return _from_file(io.BytesIO(image))
+    if isinstance(image, str | Path):
+        return _from_file(image)
+    raise InputError(
+        f"A picture may not be a {type(image).__name__}.",
+        "Pass a path, the bytes of a file, a Pillow image or a NumPy array [height, width, channels].",
+    )
+
+
+def _from_file(file: str | Path | io.BytesIO) -> Image.Image:
+    return Image.open(file, formats=FORMATS)
+
+
+def _from_array(array: NDArray[np.generic]) -> Image.Image:
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or 0 in array.shape:
+        raise InputError(
+            f"An array of shape {list(array.shape)} is no picture.",
+            "Pass [height, width] or [height, width, channels] with 1, 3 or 4 channels, channels last.",
+        )
+    levels = array if array.dtype == np.uint8 else _levels(array)
+    return Image.fromarray(levels[:, :, 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels)
+
+
+def _levels(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(
+            f"An array of {array.dtype} is no picture.", "Pass uint8 in [0, 255], or floating point in [0, 1]."
+        )
+    values = array.astype(np.float64)
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise InputError(
+            f"A picture of {array.dtype} has values outside [0, 1] (smallest {values.min()}, largest {values.max()}).",
+            "Scale it to [0, 1], or pass uint8.",
+        )
+    return np.asarray(np.rint(values * 255), dtype=np.uint8)
+
+
+def _check_size(image: Image.Image, max_pixels: int, name: str) -> None:
+    if image.width * image.height > max_pixels:
+        raise InputError(
+            f"{name} has {image.width} x {image.height} pixels, more than the {max_pixels:,} that are allowed.",
+            "Make it smaller first, or raise ImageOptions.max_pixels if you trust where it comes from.",
+        )
+
+
+def _to_rgb(image: Image.Image, options: ImageOptions) -> Image.Image:
+    if options.exif_orientation:
+        image = ImageOps.exif_transpose(image)
+    if options.transparency is Transparency.DROP or not image.has_transparency_data:
+        return image.convert("RGB")
+    picture = image.convert("RGBA")
+    behind = Image.new("RGBA", picture.size, str(options.transparency))
+    return Image.alpha_composite(behind, picture).convert("RGB")
