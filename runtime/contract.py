@@ -158,14 +158,14 @@ class Variant:
     """The graphs of one precision, how they were made, and what `validate` said of them.
 
     Attributes:
-        made_for: The provider whose own operators the graphs use, or `any` for ai.onnx operators alone.
+        made_for: The provider whose own operators the graphs use, or None for ai.onnx operators alone.
         made_with: Versions of the tools, and options.
     """
 
     precision: Precision
     graphs: dict[Role, Graph]
     made_with: dict[str, str]
-    made_for: Provider | Literal["any"] = "any"
+    made_for: Provider | None = None
     parity: tuple[Parity, ...] = ()
 
 

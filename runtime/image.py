@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .errors import InputError
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.generic]
 
 # Raster formats whose decoders are part of Pillow; EPS, for one, would start Ghostscript.
-FORMATS: Final = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+FORMATS: Final = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # Pillow warns above this many pixels (a 256 MiB RGB picture) that a file may be a decompression bomb.
 MAX_PIXELS: Final = 89_478_485
 
@@ -138,7 +139,14 @@ def _open(image: ImageInput) -> Image.Image:
 
 
 def _from_file(file: str | Path | io.BytesIO) -> Image.Image:
-    return Image.open(file, formats=FORMATS)
+    return Image.open(file, formats=_formats())
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _from_array(array: NDArray[np.generic]) -> Image.Image:

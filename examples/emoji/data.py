@@ -25,11 +25,11 @@ VOCAB_SIZE = 2000
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: its code points, its unique label, and every text that describes it (label first)."""
+    """One emoji: its code points, its unique label, its kin, and every text that describes it (label first)."""
 
     id: str
     label: str
-    category: str
+    subcategory: str
     texts: tuple[str, ...]
 
 
@@ -38,7 +38,7 @@ def load_concepts() -> list[Concept]:
         lines = pairs.read("emoji_pairs/captions.jsonl").decode().splitlines()
     rows = [json.loads(line) for line in lines]
     return [
-        Concept(row["id"], row["label"], row["category"], tuple(dict.fromkeys([row["label"].lower(), *row["texts"]])))
+        Concept(row["id"], row["label"], row["subcategory"], tuple(dict.fromkeys([row["label"].lower(), *row["texts"]])))
         for row in rows
     ]
 
@@ -85,7 +85,9 @@ class Distortion:
     noise: float = 0.04  # standard deviation, on the [0, 1] scale
 
 
-TRAINING = Distortion()
+# Hard at first, so that a drawing style is not learned by heart, then nearer to what the evaluation asks.
+EARLY = Distortion()
+LATE = Distortion(rotate=0.15, shear=0.1, hue=0.2, saturation=0.35, contrast=0.25, blur=0.15, noise=0.03)
 # shift, scale and tint alone: what the trained model is asked to see through in its evaluation
 EVALUATION = Distortion(rotate=0.0, shear=0.0, hue=0.0, saturation=0.0, contrast=0.0, blur=0.0, noise=0.0)
 

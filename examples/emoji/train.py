@@ -1,6 +1,6 @@
 """Train a small genuine SigLIP on emoji drawings and write it as a Hugging Face checkpoint folder.
 
-    python examples/emoji/train.py OUTPUT [--steps 3200]
+    python examples/emoji/train.py OUTPUT [--steps 4200]
 
 Two drawing styles are learned, the third (`data.HELD_OUT_STYLE`) is never seen. See README.md beside this file.
 """
@@ -12,17 +12,20 @@ import json
 import math
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece as spm
 import torch
 import torch.nn.functional as F
 from data import (
+    EARLY,
     IMAGE_SIZE,
+    LATE,
     TRAINED_STYLES,
-    TRAINING,
     VOCAB_SIZE,
     Concept,
+    Distortion,
     distort,
     load_concepts,
     load_drawings,
@@ -63,8 +66,8 @@ def canonical(text: str) -> str:
 class Texts:
     """Draws a description for each concept, and knows which concepts every description is true of."""
 
-    def __init__(self, concepts: list[Concept], vocabulary: spm.SentencePieceProcessor, rng: random.Random):
-        self.concepts, self.vocabulary, self.rng = concepts, vocabulary, rng
+    def __init__(self, concepts: list[Concept], vocabulary: spm.SentencePieceProcessor, seed: int = 0):
+        self.concepts, self.vocabulary, self.rng = concepts, vocabulary, random.Random(seed)
         self.known = [frozenset(c.texts) for c in concepts]
 
     def draw(self, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,14 +122,16 @@ def optimizers(model: SiglipModel, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def pixel_batch(styles: torch.Tensor, chosen: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def pixel_batch(
+    styles: torch.Tensor, chosen: torch.Tensor, how: Distortion, rng: torch.Generator
+) -> torch.Tensor:
     """Each chosen concept twice, each a random blend of its drawings (mostly one of them), distorted, in [-1, 1]."""
     n = len(chosen)
     blend = torch.rand(2 * n, generator=rng)
     blend = torch.where(torch.rand(2 * n, generator=rng) < 0.7, (torch.arange(2 * n) >= n).float(), blend)
     blend = blend[:, None, None, None]
     first, second = (styles[s][chosen].repeat(2, 1, 1, 1).float() / 255 for s in (0, 1))
-    return distort(first * (1 - blend) + second * blend, TRAINING, rng) * 2 - 1
+    return distort(first * (1 - blend) + second * blend, how, rng) * 2 - 1
 
 
 def schedule(progress: float) -> float:
@@ -136,54 +141,107 @@ def schedule(progress: float) -> float:
     return 1.0 if progress < 0.4 else (1 + math.cos(math.pi * (progress - 0.4) / 0.6)) / 2
 
 
-def train(output: Path, steps: int, batch: int, lr: float, seed: int) -> None:
-    torch.manual_seed(seed)
-    rng = torch.Generator().manual_seed(seed)
-    output.mkdir(parents=True, exist_ok=True)
-    concepts = load_concepts()
-    train_vocabulary([canonical(t) for c in concepts for t in (*c.texts, *TEMPLATES)], output / "spiece")
-    texts = Texts(concepts, spm.SentencePieceProcessor(str(output / "spiece.model")), random.Random(seed))
-    styles = torch.stack([load_drawings(concepts, style) for style in TRAINED_STYLES])
+def epoch(concepts: list[Concept], kin: int, rng: torch.Generator) -> list[int]:
+    """Every concept once, in groups of `kin` of the same subcategory: flags are told apart by seeing other flags."""
+    order = torch.randperm(len(concepts), generator=rng).tolist()
+    order.sort(key=lambda i: concepts[i].subcategory)  # the sort is stable, so kin stay shuffled
+    groups = [order[at : at + kin] for at in range(0, len(order), kin)]
+    return [i for group in torch.randperm(len(groups), generator=rng).tolist() for i in groups[group]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a part of the training looks at, up to `until` of its steps."""
+
+    until: float
+    distortion: Distortion
+    kin: int
+    keep: float
+
+
+STAGES = (
+    Stage(until=1 / 3, distortion=EARLY, kin=1, keep=0.5),
+    Stage(until=0.9, distortion=LATE, kin=8, keep=0.5),
+    Stage(until=1.0, distortion=LATE, kin=8, keep=1.0),  # at last whole pictures, as inference sees them
+)
+
+
+class Trainer:
+    """The training's state: a model and its optimizers, and where the data has got to."""
+
+    def __init__(self, output: Path, batch: int, lr: float, seed: int, resume: bool):
+        torch.manual_seed(seed)
+        self.rng, self.batch, self.output = torch.Generator().manual_seed(seed), batch, output
+        self.concepts = load_concepts()
+        if not resume:
+            output.mkdir(parents=True, exist_ok=True)
+            texts = [canonical(t) for c in self.concepts for t in (*c.texts, *TEMPLATES)]
+            train_vocabulary(texts, output / "spiece")
+        vocabulary = spm.SentencePieceProcessor(model_file=str(output / "spiece.model"))
+        self.texts = Texts(self.concepts, vocabulary, seed)
+        self.styles = torch.stack([load_drawings(self.concepts, style) for style in TRAINED_STYLES])
+        self.model = self._resumed() if resume else new_model()
+        self.optimizers = optimizers(self.model, lr)
+        self.order: list[int] = []
+
+    def _resumed(self) -> SiglipModel:
+        return SiglipModel.from_pretrained(self.output, dtype=torch.float32, attn_implementation=ATTENTION).train()
+
+    def step(self, progress: float) -> float:
+        """One step at `progress` in [0, 1]; the loss."""
+        stage = next(s for s in STAGES if progress <= s.until)
+        self._set_rate(schedule(progress))
+        if len(self.order) < self.batch:
+            self.order += epoch(self.concepts, stage.kin, self.rng)
+        chosen, self.order = self.order[: self.batch], self.order[self.batch :]
+        ids, truth = self.texts.draw(chosen)
+        pixels = pixel_batch(self.styles, torch.tensor(chosen), stage.distortion, self.rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            image = image_embeddings(self.model, pixels, stage.keep)
+            text = F.normalize(self.model.text_model(input_ids=ids).pooler_output.float(), dim=-1)
+        loss = sigmoid_loss(self.model, image, text, truth.repeat(2, 1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    def _set_rate(self, factor: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * factor
+
+
+def new_model() -> SiglipModel:
     model = SiglipModel(SiglipConfig(**CONFIG, attn_implementation=ATTENTION)).train()
     torch.nn.init.constant_(model.logit_scale, math.log(10))  # arXiv:2303.15343, section 3.2
     torch.nn.init.constant_(model.logit_bias, -10)
-    optims = optimizers(model, lr)
-    started, order, log = time.monotonic(), torch.empty(0, dtype=torch.long), (output / "train.log").open("w")
-    for step in range(steps):
-        factor = schedule(step / steps)
-        for optim in optims:
-            for group in optim.param_groups:
-                group["lr"] = group["rate"] * factor
-        if len(order) < batch:
-            order = torch.cat([order, torch.randperm(len(concepts), generator=rng)])
-        chosen, order = order[:batch], order[batch:]
-        ids, truth = texts.draw(chosen.tolist())
-        keep = 0.5 if step < 0.85 * steps else 1.0  # the last steps see whole pictures, as inference does
-        with torch.autocast("cpu", torch.bfloat16):
-            image = image_embeddings(model, pixel_batch(styles, chosen, rng), keep)
-            text = F.normalize(model.text_model(input_ids=ids).pooler_output.float(), dim=-1)
-        loss = sigmoid_loss(model, image, text, truth.repeat(2, 1))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad()
-        if step % 20 == 0 or step == steps - 1:
-            line = {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - started)}
-            print(json.dumps(line), file=log, flush=True)
-        if step % 500 == 499 or step == steps - 1:
-            model.save_pretrained(output)
+    return model
+
+
+def train(trainer: Trainer, steps: int, start: int) -> None:
+    started = time.monotonic()
+    with (trainer.output / "train.log").open("a" if start else "w") as log:
+        for step in range(start, steps):
+            loss = trainer.step(step / steps)
+            if step % 20 == 0 or step == steps - 1:
+                line = {"step": step, "loss": round(loss, 4), "seconds": round(time.monotonic() - started)}
+                print(json.dumps(line), file=log, flush=True)
+            if step % 500 == 499 or step == steps - 1:
+                trainer.model.save_pretrained(trainer.output)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--batch", type=int, default=160, help="concepts a step; two drawings of each")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=int, default=0, help="go on from this step with the weights in OUTPUT")
     args = parser.parse_args()
-    train(args.output, args.steps, args.batch, args.lr, args.seed)
+    train(Trainer(args.output, args.batch, args.lr, args.seed, args.start > 0), args.steps, args.start)
 
 
 if __name__ == "__main__":

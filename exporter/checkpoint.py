@@ -1,0 +1,98 @@
+"""A checkpoint: a folder, or a hub id that becomes one, read into config, specs and weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..runtime.contract import ImageSpec, TokenizerSpec
+from ..runtime.errors import CheckpointError
+from .config import SiglipConfig, read_config, read_image_spec, read_tokenizer_spec
+from .towers import expected_shapes
+from .weights import Weights
+
+# What is fetched from a hub: never pickles, never code.
+_HUB_FILES: Final = ("*.json", "*.safetensors", "spiece.model")
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything about a checkpoint but its tensors, which `weights` reads when they are asked for."""
+
+    name: str
+    folder: Path
+    config: SiglipConfig
+    image: ImageSpec
+    tokenizer: TokenizerSpec
+    weights: Weights
+
+    @classmethod
+    def open(cls, name: str | Path) -> Checkpoint:
+        """Read and check a checkpoint.
+
+        Args:
+            name: A folder, or, where there is no such folder, the id of a model on the Hugging Face hub; then
+                huggingface_hub's cache and HF_HUB_OFFLINE are honoured.
+
+        Raises:
+            CheckpointError: It is missing, damaged, of another model, or does not fit its own config.
+        """
+        folder = locate(str(name))
+        config = read_config(folder)
+        weights = Weights.open(folder)
+        weights.check(expected_shapes(config))
+        image = read_image_spec(folder, config.vision_config)
+        tokenizer = read_tokenizer_spec(folder, config.text_config)
+        return cls(_name(str(name), folder), folder, config, image, tokenizer, weights)
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on the cosine, already exponentiated."""
+        value = math.exp(min(float(self.weights.load("logit_scale")), 80.0))  # exp(80) is still a float32
+        return _finite(value, "logit_scale", self.folder)
+
+    @property
+    def logit_bias(self) -> float:
+        """Added to the scaled cosine."""
+        return _finite(float(self.weights.load("logit_bias")), "logit_bias", self.folder)
+
+
+def locate(name: str) -> Path:
+    """The folder of a checkpoint, fetched from the hub where `name` is the id of a model there.
+
+    Raises:
+        CheckpointError: There is no such folder, and no such model can be had.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not _HUB_ID.fullmatch(name):
+        raise CheckpointError(
+            f"There is no folder {name}, and it does not look like the id of a model on a hub (owner/name) either.",
+            "Name a folder with config.json and model.safetensors, or an id such as google/siglip-base-patch16-224.",
+        )
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"There is no folder {name}, and the model {name} could not be had from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}).",
+            "Check the name, the network and HF_HUB_OFFLINE, or name a folder.",
+        ) from error
+
+
+def _name(name: str, folder: Path) -> str:
+    return name if not Path(name).expanduser().exists() else folder.resolve().name
+
+
+def _finite(value: float, name: str, folder: Path) -> float:
+    if not math.isfinite(value):
+        raise CheckpointError(f"The {name} in {folder} is {value}.", "The checkpoint is damaged; get it again.")
+    return value

@@ -1,0 +1,108 @@
+"""The joint graph: both towers, normalisation and logits in one file that reads the towers' own data files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from .trace import BATCH, OPSET
+
+Dimensions = Sequence[int | str | None]
+
+_IMAGES, _TEXTS = "image_batch", "text_batch"
+
+
+def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.Model:
+    """input_ids, pixel_values -> logits_per_image, logits_per_text, text_embeds, image_embeds.
+
+    Output names and order: transformers, `SiglipOutput`. Weights are referred to, not copied.
+
+    Args:
+        vision: The vision tower's ONNX file, beside which the joint graph will be written.
+        text: The text tower's.
+        logit_scale: Factor on the cosine, already exponentiated.
+        logit_bias: Added to it.
+    """
+    towers = {"vision": _named(ir.load(vision), "vision", _IMAGES), "text": _named(ir.load(text), "text", _TEXTS)}
+    pooled = {name: tower.graph.outputs[1] for name, tower in towers.items()}
+    constants = {
+        "logit_scale": np.array(logit_scale, np.float32),
+        "logit_bias": np.array(logit_bias, np.float32),
+        "last_axis": np.array([-1], np.int64),
+    }
+    initializers = [_initializer(name, value) for name, value in constants.items()]
+    tail, outputs = _logits(pooled["vision"], pooled["text"], dict(zip(constants, initializers, strict=True)))
+    nodes, inputs = [], []
+    for tower in (towers["text"], towers["vision"]):
+        graph = tower.graph
+        inputs.extend(graph.inputs)
+        initializers.extend(graph.initializers.values())
+        body = list(graph)
+        graph.outputs.clear()
+        graph.inputs.clear()
+        graph.initializers.clear()
+        graph.remove(body)
+        nodes.extend(body)
+    graph = ir.Graph(inputs, outputs, nodes=[*nodes, *tail], initializers=initializers, opset_imports={"": OPSET}, name="siglip")
+    return ir.Model(graph, ir_version=towers["vision"].ir_version, producer_name="siglip-onnx")
+
+
+def _named(tower: ir.Model, prefix: str, batch: str) -> ir.Model:
+    """Put a prefix before every inner name, so that two towers can live in one graph."""
+    graph = tower.graph
+    outer = {id(value) for value in graph.inputs}
+    for value in list(graph.initializers.values()):
+        value.name = f"{prefix}.{value.name}"
+    for node in graph:
+        node.name = f"{prefix}.{node.name}"
+        for value in node.outputs:
+            if id(value) not in outer:
+                value.name = f"{prefix}.{value.name}"
+    for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([batch if d == BATCH else d for d in _dimensions(value.shape)])
+    return tower
+
+
+def _dimensions(shape: ir.Shape) -> list[int | str | None]:
+    return [d if isinstance(d, int) else d.value for d in shape]
+
+
+def _initializer(name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
+    return ir.Value(
+        name=name, shape=ir.Shape(value.shape), type=_type(value.dtype), const_value=ir.Tensor(value, name=name)
+    )
+
+
+def _type(dtype: np.dtype[np.generic]) -> ir.TensorType:
+    return ir.TensorType(ir.DataType.from_numpy(dtype))
+
+
+def _logits(
+    vision: ir.Value, text: ir.Value, constants: dict[str, ir.Value]
+) -> tuple[list[ir.Node], list[ir.Value]]:
+    """Normalise both embeddings, then scale * cosine + bias, for pictures by texts and the transpose."""
+    nodes: list[ir.Node] = []
+
+    def op(kind: str, name: str, *inputs: ir.Value, shape: Dimensions, **attributes: int | list[int]) -> ir.Value:
+        output = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        nodes.append(ir.node(kind, inputs, attributes, outputs=[output], name=name))
+        return output
+
+    assert vision.shape is not None  # noqa: S101  the towers' outputs are shaped
+    width = _dimensions(vision.shape)[-1]
+
+    def unit(embedding: ir.Value, name: str, batch: str) -> ir.Value:
+        length = op("ReduceL2", f"{name}_length", embedding, constants["last_axis"], shape=(batch, 1), keepdims=1)
+        return op("Div", name, embedding, length, shape=(batch, width))
+
+    images, texts = unit(vision, "image_embeds", _IMAGES), unit(text, "text_embeds", _TEXTS)
+    turned = op("Transpose", "image_embeds_turned", images, shape=(width, _IMAGES), perm=[1, 0])
+    cosines = op("MatMul", "cosines", texts, turned, shape=(_TEXTS, _IMAGES))
+    scaled = op("Mul", "scaled", cosines, constants["logit_scale"], shape=(_TEXTS, _IMAGES))
+    per_text = op("Add", "logits_per_text", scaled, constants["logit_bias"], shape=(_TEXTS, _IMAGES))
+    per_image = op("Transpose", "logits_per_image", per_text, shape=(_IMAGES, _TEXTS), perm=[1, 0])
+    return nodes, [per_image, per_text, texts, images]

@@ -1,0 +1,149 @@
+"""A tower to an ONNX graph: traced without its weights, which are attached afterwards and read when they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from onnxscript import optimizer
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..runtime.errors import ExportError
+
+OPSET: Final = 20  # the first in which Gelu(tanh) is one operator
+OUTPUTS: Final = ("last_hidden_state", "pooler_output")
+BATCH: Final = "batch"
+
+Load = Callable[[str], torch.Tensor]
+
+
+def trace(build: Callable[[], nn.Module], example: torch.Size, dtype: torch.dtype, input_name: str) -> ir.Model:
+    """The ONNX graph of a tower, whose initializers are named as the tower's parameters and hold nothing yet.
+
+    Args:
+        build: Makes the tower; called on the meta device, so no memory is spent on its parameters.
+        example: Shape of the input; the first dimension is traced as free and must not be 1.
+        dtype: Type of the input.
+        input_name: Name of the graph's input.
+
+    Raises:
+        ExportError: torch.onnx cannot trace the tower.
+    """
+    with torch.device("meta"):
+        tower = build().eval()
+    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True):
+        tower = tower.to_empty(device="cpu")
+        inputs = (torch.zeros(example, dtype=dtype),)
+        try:
+            free = ({0: torch.export.Dim(BATCH)},)
+            program = torch.export.export(tower, inputs, dynamic_shapes=free, strict=False)
+            traced = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=False,
+                opset_version=OPSET,
+                input_names=[input_name],
+                output_names=list(OUTPUTS),
+                verbose=False,
+            )
+        except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+            raise ExportError(
+                f"torch {torch.__version__} cannot trace the {input_name} tower: {error}",
+                "Install the versions in constraints.txt.",
+            ) from error
+    assert traced is not None  # noqa: S101  only the legacy exporter returns nothing
+    model: ir.Model = traced.model
+    _simplify(model, [name for name, _ in tower.named_parameters()])
+    return model
+
+
+def attach(model: ir.Model, load: Load) -> None:
+    """Give every empty initializer its content, which `load` fetches by name when the graph is written."""
+    for name, value in model.graph.initializers.items():
+        if value.const_value is None:
+            assert value.dtype is not None and isinstance(value.shape, ir.Shape)  # noqa: S101, PT018
+            value.const_value = ir.LazyTensor(
+                _content(load, name, tuple(value.shape.numpy())),
+                dtype=value.dtype,
+                shape=value.shape,
+                name=name,
+                cache=False,
+            )
+
+
+def _content(load: Load, name: str, shape: tuple[int, ...]) -> Callable[[], ir.Tensor]:
+    def content() -> ir.Tensor:
+        array: NDArray[Any] = np.ascontiguousarray(load(name).numpy())
+        if array.shape != shape:
+            raise ExportError(
+                f"The parameter {name} came out as {list(array.shape)} where the graph needs {list(shape)}.",
+                "This is a defect of siglip-onnx; please report it with the checkpoint's config.json.",
+            )
+        return ir.Tensor(array, name=name)
+
+    return content
+
+
+def _simplify(model: ir.Model, weights: list[str]) -> None:
+    """Fold the constants and drop what folding leaves over.
+
+    The optimizer looks into initializers, and these are empty; as inputs they are left alone.
+    """
+    graph = model.graph
+    parameters = [graph.initializers.pop(name) for name in weights]
+    for value in parameters:
+        value.const_value = None
+    graph.inputs.extend(parameters)
+    optimizer.optimize_ir(model)
+    del graph.inputs[len(graph.inputs) - len(parameters) :]
+    for value in parameters:
+        graph.initializers[str(value.name)] = value
+    _tidy(model)
+
+
+def _tidy(model: ir.Model) -> None:
+    """One name for the free dimension, no names of source files, and no flag that only matters for empty tensors."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        if node.op_type == "Reshape":
+            node.attributes.pop("allowzero", None)
+        for value in node.outputs:
+            _name_batch(value)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        _name_batch(value)
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.doc_string = None
+
+
+def _name_batch(value: ir.Value) -> None:
+    value.metadata_props.clear()
+    if value.shape is not None:
+        value.shape = ir.Shape([d if isinstance(d, int) else BATCH for d in value.shape])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes (that torchvision is absent, that torch will deprecate its own calls) to itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
