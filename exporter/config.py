@@ -213,8 +213,6 @@ def _read(path: Path, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}); a checkpoint needs it.", _COMPLETE
-        ) from error
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); a checkpoint needs it.", _COMPLETE) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not what it should be: {error}.", _COMPLETE) from error

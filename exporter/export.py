@@ -53,7 +53,9 @@ class _Tower:
     sources: dict[str, Source]
 
 
-def export(checkpoint: str | Path, target: str | Path, *, overwrite: bool = False, progress: Progress = print) -> Artifact:
+def export(
+    checkpoint: str | Path, target: str | Path, *, overwrite: bool = False, progress: Progress = print
+) -> Artifact:
     """Export a checkpoint to an fp32 artifact.
 
     The artifact is built beside its place and renamed into it, so `target` never holds half of one.
@@ -165,7 +167,7 @@ def _describe(model: ir.Model, path: str, data: tuple[str, ...]) -> Graph:
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.shape is not None  # noqa: S101, PT018  every input and output of ours is typed and shaped
+    assert value.shape is not None  # noqa: S101  every input and output of ours is typed and shaped
     assert value.dtype is not None  # noqa: S101
     shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
     return TensorSpec(str(value.name), str(value.dtype.numpy()), shape)

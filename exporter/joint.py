@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from .trace import BATCH, OPSET
 
@@ -28,14 +30,15 @@ def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.
     """
     towers = {"vision": _named(ir.load(vision), "vision", _IMAGES), "text": _named(ir.load(text), "text", _TEXTS)}
     pooled = {name: tower.graph.outputs[1] for name, tower in towers.items()}
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "logit_scale": np.array(logit_scale, np.float32),
         "logit_bias": np.array(logit_bias, np.float32),
         "last_axis": np.array([-1], np.int64),
     }
     initializers = [_initializer(name, value) for name, value in constants.items()]
     tail, outputs = _logits(pooled["vision"], pooled["text"], dict(zip(constants, initializers, strict=True)))
-    nodes, inputs = [], []
+    nodes: list[ir.Node] = []
+    inputs: list[ir.Value] = []
     for tower in (towers["text"], towers["vision"]):
         graph = tower.graph
         inputs.extend(graph.inputs)
@@ -46,7 +49,9 @@ def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.
         graph.initializers.clear()
         graph.remove(body)
         nodes.extend(body)
-    graph = ir.Graph(inputs, outputs, nodes=[*nodes, *tail], initializers=initializers, opset_imports={"": OPSET}, name="siglip")
+    graph = ir.Graph(
+        inputs, outputs, nodes=[*nodes, *tail], initializers=initializers, opset_imports={"": OPSET}, name="siglip"
+    )
     return ir.Model(graph, ir_version=towers["vision"].ir_version, producer_name="siglip-onnx")
 
 
@@ -71,7 +76,7 @@ def _dimensions(shape: ir.Shape) -> list[int | str | None]:
     return [d if isinstance(d, int) else d.value for d in shape]
 
 
-def _initializer(name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
+def _initializer(name: str, value: NDArray[Any]) -> ir.Value:
     return ir.Value(
         name=name, shape=ir.Shape(value.shape), type=_type(value.dtype), const_value=ir.Tensor(value, name=name)
     )
@@ -81,9 +86,7 @@ def _type(dtype: np.dtype[np.generic]) -> ir.TensorType:
     return ir.TensorType(ir.DataType.from_numpy(dtype))
 
 
-def _logits(
-    vision: ir.Value, text: ir.Value, constants: dict[str, ir.Value]
-) -> tuple[list[ir.Node], list[ir.Value]]:
+def _logits(vision: ir.Value, text: ir.Value, constants: dict[str, ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
     """Normalise both embeddings, then scale * cosine + bias, for pictures by texts and the transpose."""
     nodes: list[ir.Node] = []
 

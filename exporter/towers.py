@@ -61,8 +61,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         x = x + self.attention(self.norm1(x))
-        x = x + self.mlp(self.norm2(x))
-        return x
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
 
     def attention(self, x: Tensor) -> Tensor:
         """[batch, tokens, width] to the same."""

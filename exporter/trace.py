@@ -1,4 +1,4 @@
-"""A tower to an ONNX graph: traced without its weights, which are attached afterwards and read when they are written."""
+"""A tower to an ONNX graph: traced without its weights, which are attached later and read when they are written."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def attach(model: ir.Model, load: Load) -> None:
             )
 
 
-def _content(load: Load, name: str, shape: tuple[int, ...]) -> Callable[[], ir.Tensor]:
-    def content() -> ir.Tensor:
+def _content(load: Load, name: str, shape: tuple[int, ...]) -> Callable[[], ir.Tensor[Any]]:
+    def content() -> ir.Tensor[Any]:
         array: NDArray[Any] = np.ascontiguousarray(load(name).numpy())
         if array.shape != shape:
             raise ExportError(

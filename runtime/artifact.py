@@ -1,8 +1,8 @@
-"""The artifact: a folder of ONNX graphs and tokenizer files with a contract, opened, checked and extended here alone."""
+"""The artifact: a folder of ONNX graphs and tokenizer files with a contract; opened, checked and extended here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -109,8 +109,8 @@ class Artifact:
                     "Do not use this artifact unless you know who changed it. " + _EXPORT_AGAIN,
                 )
 
-    def with_report(self, precision: Precision, parity: Parity, report: bytes) -> Artifact:
-        """Store a parity report and note its verdict in the contract; the artifact as it is afterwards.
+    def with_report(self, precision: Precision, parity: Parity, files: Mapping[str, bytes]) -> Artifact:
+        """Store the files of a parity report and note its verdict in the contract; the artifact as it is afterwards.
 
         Raises:
             ArtifactError: The folder cannot be written.
@@ -122,7 +122,8 @@ class Artifact:
         contract = self.contract.with_variant(replace(variant, parity=(*others, parity)))
         try:
             self.path(REPORTS).mkdir(exist_ok=True)
-            write_file(self.path(parity.report), report)
+            for inner, content in files.items():
+                write_file(self.path(inner), content)
             write_contract(self.folder, contract)
         except OSError as error:
             raise ArtifactError(

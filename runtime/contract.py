@@ -5,14 +5,14 @@ The file is these classes as JSON, nothing else; `decode` refuses whatever does 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 1
-CONTRACT_FILE = "siglip.json"
+SCHEMA_VERSION: Final = 1
+CONTRACT_FILE: Final = "siglip.json"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 # A path inside the artifact: relative, with forward slashes, and never upwards.
@@ -180,7 +180,7 @@ class Contract:
     embedding: EmbeddingSpec
     files: dict[InnerPath, FileRecord]
     variants: tuple[Variant, ...]
-    schema_version: Literal[1] = field(default=SCHEMA_VERSION)
+    schema_version: Literal[1] = SCHEMA_VERSION
 
     def variant(self, precision: Precision) -> Variant | None:
         """The variant of that precision, or None."""

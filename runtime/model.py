@@ -101,9 +101,7 @@ class Siglip:
                 self._tokenizer = Tokenizer(self.artifact.path(spec.file), spec)
             return self._tokenizer
 
-    def encode_image(
-        self, images: Sequence[ImageInput], *, batch_size: int = 8, normalize: bool = True
-    ) -> FloatArray:
+    def encode_image(self, images: Sequence[ImageInput], *, batch_size: int = 8, normalize: bool = True) -> FloatArray:
         """Embeddings of pictures, float32 [images, size].
 
         Args:
@@ -126,7 +124,7 @@ class Siglip:
         Raises:
             InputError: The inputs have another dtype or shape than the contract says.
         """
-        session = self._session(role)
+        session = self.session(role)
         output: FloatArray = session.run({session.graph.inputs[0].name: inputs})[self.contract.embedding.output]
         return output
 
@@ -179,11 +177,13 @@ class Siglip:
         embeddings = np.concatenate([self.encode(role, prepare(batch)) for batch in batches])
         return normalized(embeddings) if normalize and not self.contract.embedding.normalized else embeddings
 
-    def _session(self, role: Role) -> GraphSession:
+    def session(self, role: Role) -> GraphSession:
+        """The loaded graph of a role; loads it when it is first asked for."""
         with self._lock:
             if role not in self._sessions:
                 session = GraphSession(self.artifact, role, self.precision, self.options)
-                if self.contract.embedding.output not in (spec.name for spec in session.graph.outputs):
+                outputs = {spec.name for spec in session.graph.outputs}
+                if role is not Role.JOINT and self.contract.embedding.output not in outputs:
                     raise ArtifactError(
                         f"The {role} graph has no output {self.contract.embedding.output!r}.", "Export again."
                     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import Artifact
-from .contract import Graph, Precision, Provider, Role, TensorSpec
+from .contract import Precision, Provider, Role, TensorSpec
 from .errors import ArtifactError, InputError, ProviderError
 
 if TYPE_CHECKING:

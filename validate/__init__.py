@@ -1,0 +1,7 @@
+"""Judge an artifact against the PyTorch reference, and say so in a form that a CI can act on."""
+
+from .gates import GATES, Gate
+from .report import Check, Report, Rung
+from .run import store, validate
+
+__all__ = ["GATES", "Check", "Gate", "Report", "Rung", "store", "validate"]

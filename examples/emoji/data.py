@@ -38,7 +38,9 @@ def load_concepts() -> list[Concept]:
         lines = pairs.read("emoji_pairs/captions.jsonl").decode().splitlines()
     rows = [json.loads(line) for line in lines]
     return [
-        Concept(row["id"], row["label"], row["subcategory"], tuple(dict.fromkeys([row["label"].lower(), *row["texts"]])))
+        Concept(
+            row["id"], row["label"], row["subcategory"], tuple(dict.fromkeys([row["label"].lower(), *row["texts"]]))
+        )
         for row in rows
     ]
 

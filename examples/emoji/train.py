@@ -122,9 +122,7 @@ def optimizers(model: SiglipModel, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def pixel_batch(
-    styles: torch.Tensor, chosen: torch.Tensor, how: Distortion, rng: torch.Generator
-) -> torch.Tensor:
+def pixel_batch(styles: torch.Tensor, chosen: torch.Tensor, how: Distortion, rng: torch.Generator) -> torch.Tensor:
     """Each chosen concept twice, each a random blend of its drawings (mostly one of them), distorted, in [-1, 1]."""
     n = len(chosen)
     blend = torch.rand(2 * n, generator=rng)

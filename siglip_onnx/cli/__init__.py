@@ -1,0 +1,91 @@
+"""The command line. Each command lives in a module of its own, which is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import textwrap
+from types import FrameType
+from typing import Final, NoReturn
+
+import click
+
+from .. import __version__
+from ..runtime.errors import SiglipOnnxError
+
+_COMMANDS: Final = {
+    "classify": "Name pictures: how probable is each label?",
+    "doctor": "Show what is installed and which providers work.",
+    "export": "Turn a checkpoint into an ONNX artifact.",
+    "inspect": "Show what an artifact is and what was said of it.",
+    "validate": "Compare an artifact with the PyTorch reference.",
+}
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+_DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h
+_TERMINATED: Final = 143  # 128 + SIGTERM
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="siglip-onnx")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def cli(debug: bool) -> None:
+    """Export SigLIP checkpoints to ONNX, run them without PyTorch, and prove that they still compute the same.
+
+    \b
+    Exit codes: 0 success or PASS, 1 parity FAIL, 2 wrong usage, 3 runtime or provider missing, 4 INCONCLUSIVE,
+    5 checkpoint, 6 export, 7 artifact, 8 picture, text or data, 70 a defect of siglip-onnx, 130 interrupted.
+    """  # noqa: D301  click takes \b for "keep these lines as they are"
+
+
+def main() -> NoReturn:
+    """Run the command line; every error ends in one paragraph and its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("Interrupted; nothing was left half-written.", _INTERRUPTED, debug)
+    except SiglipOnnxError as error:
+        _fail(f"Error: {error}", error.exit_code, debug)
+    except BrokenPipeError:
+        sys.stderr.close()  # or Python complains about it at exit
+        sys.exit(0)
+    except Exception as error:  # a defect, which users should see as one paragraph too
+        _fail(
+            f"Error: siglip-onnx met a {type(error).__name__} that it did not expect ({error}). "
+            "Please report it with the output of the same command under --debug (siglip-onnx --debug …).",
+            _DEFECT,
+            debug,
+        )
+    sys.exit(code or 0)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    """Unwind, so that what is half-written is removed."""
+    sys.exit(_TERMINATED)
+
+
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        raise
+    click.echo(textwrap.fill(message, width=100, break_long_words=False, break_on_hyphens=False), err=True)
+    sys.exit(code)

@@ -1,0 +1,41 @@
+# `make demo` and `make test` work on a fresh machine; both create .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint format train-emoji clean
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	# mypy knows nothing of the folders' mapping in pyproject.toml, so it gets the package as it is installed.
+	rm -rf build/types && mkdir -p build/types
+	cp -r siglip_onnx build/types/ && cp -r exporter runtime validate build/types/siglip_onnx/
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p siglip_onnx
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-emoji: $(READY)
+	$(BIN)/python examples/emoji/train.py build/emoji-checkpoint
+
+# torch first and by its exact version: any other way may fetch a CUDA build of several gigabytes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,export,dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,50 @@
+"""`siglip-onnx inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..runtime import Artifact
+from ..runtime.artifact import verdict_of
+from ..runtime.contract import Contract, Graph
+from .console import artifact_argument, coloured, json_option, print_json, progress, stdout, table
+
+
+@click.command()
+@artifact_argument
+@click.option("--verify", is_flag=True, help="Check the SHA-256 of every file, too.")
+@json_option
+def command(artifact: Path, verify: bool, as_json: bool) -> None:
+    """Show what ARTIFACT is: its model, graphs, sizes, and the verdicts it carries."""
+    opened = Artifact.open(artifact)
+    if verify:
+        with progress() as step:
+            step("Hashing")
+            opened.verify()
+    if as_json:
+        print_json(opened.contract)
+        return
+    _describe(opened.contract)
+    click.echo(f"Every file is the one that the contract lists ({len(opened.contract.files)} files)." * verify)
+
+
+def _describe(contract: Contract) -> None:
+    image, text, logits = contract.image, contract.tokenizer, contract.logits
+    click.echo(contract.name)
+    click.echo(f"  pictures  {image.width} x {image.height}, {image.filter}, mean {image.mean}, std {image.std}")
+    click.echo(f"  texts     {text.length} ids of {text.vocab_size}, padded with {text.pad_id}")
+    click.echo(f"  logits    {logits.scale:.6g} * cosine {logits.bias:+.6g}")
+    click.echo(f"  embedding {contract.embedding.size} wide, output {contract.embedding.output}\n")
+    rows = table("precision", "graph", "file", "MB", "opset", "verdict")
+    for variant in contract.variants:
+        for role, graph in variant.graphs.items():
+            opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opset.items())
+            size = f"{_size(contract, graph) / 1e6:,.1f}"
+            rows.add_row(variant.precision, role, graph.path, size, opset, coloured(verdict_of(variant)))
+    stdout().print(rows)
+
+
+def _size(contract: Contract, graph: Graph) -> int:
+    return sum(contract.files[path].bytes for path in (graph.path, *graph.data))

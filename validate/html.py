@@ -1,0 +1,83 @@
+"""The report as one self-contained page: no script, no request, readable on a phone and in the dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import jinja2
+import numpy as np
+
+from ..runtime.errors import SiglipOnnxError
+from ..runtime.image import ImageInput, ImageOptions, load_image
+from . import metrics
+from .report import Report, describe
+
+if TYPE_CHECKING:
+    from .ladder import Ladder
+
+_POINTS: Final = 1500  # as many as a page of a few hundred kilobytes carries
+_PICTURES: Final = 12
+_LABELS: Final = 3
+
+
+@dataclass(frozen=True)
+class _Picture:
+    name: str
+    data: str
+    ours: list[tuple[str, float]]
+    reference: list[tuple[str, float]]
+
+
+def page(report: Report, ladder: Ladder) -> str:
+    """The page; plots and pictures are left out where the artifact could not run that far."""
+    try:
+        evidence = _evidence(ladder)
+    except SiglipOnnxError:  # a rung of the ladder has said so already
+        evidence = {"points": [], "axis": [], "pictures": []}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("siglip_onnx.validate", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.jinja").render(report=report, describe=describe, **evidence)
+
+
+def _evidence(ladder: Ladder) -> dict[str, Any]:
+    ours, theirs = ladder.logits(ladder.choices)
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(theirs.size)[:_POINTS]
+    best = np.unique(np.concatenate([chosen, np.argsort(theirs, axis=None)[-_POINTS // 3 :]]))
+    x, y = theirs.ravel()[best], ours.ravel()[best]
+    sound = np.isfinite(y)
+    low, high = float(min(x.min(), y[sound].min(initial=0))), float(max(x.max(), y[sound].max(initial=0)))
+
+    def place(value: Any) -> Any:
+        return np.round((value - low) / (high - low or 1) * 300, 1)
+
+    points = list(zip(place(x[sound]).tolist(), (300 - place(y[sound])).tolist(), strict=True))
+    return {"points": points, "axis": [round(low, 1), round(high, 1)], "pictures": _pictures(ladder, ours, theirs)}
+
+
+def _pictures(ladder: Ladder, ours: Any, theirs: Any) -> list[_Picture]:
+    """The pictures whose logits moved most, with the best labels before and after."""
+    texts = [ladder.samples.texts[row] for row in ladder.choices]
+    moved = np.argsort(-np.abs(ours - theirs).max(1))[:_PICTURES]
+    names = list(ladder.samples.images)
+    return [
+        _Picture(names[i], _thumbnail(ladder.samples.images[names[i]]), _best(ours[i], texts), _best(theirs[i], texts))
+        for i in moved
+    ]
+
+
+def _best(logits: Any, texts: list[str]) -> list[tuple[str, float]]:
+    probabilities = metrics.sigmoid(logits)
+    return [(texts[i], float(probabilities[i])) for i in np.argsort(-logits, kind="stable")[:_LABELS]]
+
+
+def _thumbnail(image: ImageInput) -> str:
+    picture = load_image(image, ImageOptions()).copy()
+    picture.thumbnail((128, 128))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,158 @@
+"""The reference: transformers' own SiglipModel, tokenizer and image processor, in float32 on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.contract import ImageSpec, TokenizerSpec
+from ..runtime.errors import CheckpointError, ProviderError
+from ..runtime.files import sha256
+from ..runtime.image import ImageInput, ImageOptions, load_image
+
+Floats = NDArray[np.float32]
+_BATCH: Final = 8
+_CONSISTENT: Final = 1e-4  # how far the reference's own forward may be from the sum of its parts, in logits
+
+
+class Reference:
+    """A checkpoint as transformers computes it.
+
+    Args:
+        folder: The checkpoint.
+        image: What the checkpoint's own files say of pictures.
+        tokenizer: What they say of texts.
+
+    Raises:
+        ProviderError: torch or transformers is missing.
+        CheckpointError: transformers cannot open the checkpoint.
+    """
+
+    def __init__(self, folder: Path, image: ImageSpec, tokenizer: TokenizerSpec) -> None:
+        self.folder, self._length = folder, tokenizer.length
+        self._lower = tokenizer.lower_case
+        try:
+            import torch
+            from transformers import SiglipModel
+            from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+            from transformers.models.siglip.tokenization_siglip import SiglipTokenizer
+        except ImportError as error:
+            raise ProviderError(
+                f"The PyTorch reference cannot be imported ({error}).", "Run: pip install 'siglip-onnx[cpu,export]'."
+            ) from error
+        self._torch = torch
+        try:
+            with _quiet():
+                self._model: Any = SiglipModel.from_pretrained(
+                    folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+                ).eval()
+                self._tokenizer: Any = SiglipTokenizer.from_pretrained(folder, local_files_only=True)
+                self._processor: Any = SiglipImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"transformers cannot open {folder}: {error}", "Download the checkpoint again."
+            ) from error
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the names and contents of the weight files."""
+        whole = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            whole.update(f"{file.name} {sha256(file)}\n".encode())
+        return whole.hexdigest()
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on the cosine, as the model applies it."""
+        return float(self._model.logit_scale.detach().exp())
+
+    @property
+    def logit_bias(self) -> float:
+        """Added to the scaled cosine."""
+        return float(self._model.logit_bias.detach())
+
+    def ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """int64 [texts, length]."""
+        known = [self._one_by_one(text) for text in texts]
+        with _quiet():
+            rows = self._tokenizer(known, padding="max_length", truncation=True, max_length=self._length)
+        return np.asarray(rows["input_ids"], np.int64)
+
+    def _one_by_one(self, text: str) -> str:
+        """Lower-case Σ out of context, as the published ids have it and transformers before version 5 did."""
+        return text.replace("Σ", "σ") if self._lower else text
+
+    def pixels(self, images: Sequence[ImageInput]) -> Floats:
+        """float32 [images, 3, height, width]."""
+        pictures = [load_image(image, ImageOptions()) for image in images]
+        with _quiet():
+            # one-pixel pictures are ambiguous to the processor unless it is told where the channels are
+            parts = [self._processor(p, return_tensors="np", input_data_format="channels_last") for p in pictures]
+        return np.concatenate([part["pixel_values"] for part in parts])
+
+    def image_embeddings(self, pixels: Floats) -> Iterator[Floats]:
+        """pooler_output of the vision tower, a batch [≤8, size] at a time."""
+        for part in self._batches(pixels):
+            yield self._model.vision_model(pixel_values=part).pooler_output.numpy()
+
+    def text_embeddings(self, ids: NDArray[np.int64]) -> Iterator[Floats]:
+        """pooler_output of the text tower, a batch [≤8, size] at a time."""
+        for part in self._batches(ids):
+            yield self._model.text_model(input_ids=part).pooler_output.numpy()
+
+    def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
+        """Logits [images, texts] of pooler_outputs, in float64."""
+        image, text = (
+            rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+            for rows in (images, texts)
+        )
+        return np.asarray(image @ text.T * self.logit_scale + self.logit_bias)
+
+    def check_logits(self, pixels: Floats, ids: NDArray[np.int64]) -> None:
+        """Compare `logits` with the model's own whole forward on a few pictures and texts.
+
+        Raises:
+            CheckpointError: They differ, so this version of transformers computes something else.
+        """
+        pixels, ids = pixels[:2], ids[:2]
+        with self._torch.inference_mode():
+            whole = self._model(
+                pixel_values=self._torch.from_numpy(pixels), input_ids=self._torch.from_numpy(ids)
+            ).logits_per_image.numpy()
+        parts = self.logits(next(self.image_embeddings(pixels)), next(self.text_embeddings(ids)))
+        if not np.allclose(whole, parts, rtol=0, atol=_CONSISTENT * max(1.0, float(np.abs(parts).max()))):
+            raise CheckpointError(
+                f"transformers' SiglipModel gives logits of {whole.ravel()[0]}, its towers {parts.ravel()[0]}.",
+                "Install the versions in constraints.txt.",
+            )
+
+    def _batches(self, rows: NDArray[Any]) -> Iterator[Any]:
+        for start in range(0, len(rows), _BATCH):
+            with self._torch.inference_mode():
+                yield self._torch.from_numpy(rows[start : start + _BATCH])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' notes (unused special ids, long texts, progress bars) to itself."""
+    from transformers.utils import logging as notes
+
+    verbosity, bars = notes.get_verbosity(), notes.is_progress_bar_enabled()
+    notes.set_verbosity(logging.ERROR)
+    notes.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            notes.set_verbosity(verbosity)
+            if bars:
+                notes.enable_progress_bar()
