@@ -84,6 +84,7 @@ def _normalizers(spec: TokenizerSpec, proto: Any) -> list[Json]:
         _replace(_WHITE_SPACE, " "),
         {"type": "Strip", "strip_left": True, "strip_right": True},
         *(_replace(f" *{special} *", piece) for special, piece in zip(specials, spec.special_pieces, strict=True)),
+        {"type": "NFC"},  # the charsmap composes, but the tokenizers library shows it long clusters in pieces
         {"type": "Precompiled", "precompiled_charsmap": charsmap},
         _replace(" {2,}", " "),
         {"type": "Strip", "strip_left": True, "strip_right": True},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 from collections.abc import Sequence
@@ -103,9 +104,12 @@ def load_image(image: ImageInput, options: ImageOptions) -> Image.Image:
     """
     name = f"The picture {image}" if isinstance(image, str | Path) else "A picture"
     try:
-        opened = _open(image)
-        _check_size(opened, options.max_pixels, name)
-        return _to_rgb(opened, options)
+        with contextlib.ExitStack() as files:
+            opened = _open(image)
+            if opened is not image:
+                files.enter_context(opened)
+            _check_size(opened, options.max_pixels, name)
+            return _to_rgb(opened, options)
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"{name} is not in a format that can be read, or damaged ({_reason(error)}).",

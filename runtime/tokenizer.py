@@ -70,6 +70,13 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise InputError(f"A text must be a string, not {type(text).__name__} ({text!r:.80}).", "Pass a str.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"The text {text!r:.80} is not valid Unicode: half of a surrogate pair at {error.start}.",
+                "Decode it with errors='replace' first.",
+            ) from error
         segments = self._special.split(_SPACE + text.replace(_SPACE, " "))  # texts at even places, specials between
         ids: list[int] = []
         for place, segment in enumerate(segments):
@@ -93,13 +100,7 @@ class Tokenizer:
         sentencepiece drops a leading space; reading the segment behind the unknown piece, whose ids are cut off
         again, keeps it.
         """
-        try:
-            ids = self._pieces.encode(self.spec.unk_piece + self.canonical(segment))
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"The text {segment[1:]!r:.80} is not valid Unicode (half of a surrogate pair at {error.start}).",
-                "Decode it with errors='replace' first.",
-            ) from error
+        ids = self._pieces.encode(self.spec.unk_piece + self.canonical(segment))
         return list(ids[self._prefix_length :])
 
     def canonical(self, text: str) -> str:

@@ -1,0 +1,5 @@
+"""`python -m siglip_onnx` is `siglip-onnx`."""
+
+from .cli import main
+
+main()

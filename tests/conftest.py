@@ -1,0 +1,80 @@
+"""What the tests share: the bundled trained checkpoint, an artifact made from it, and copies to break."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from siglip_onnx.exporter import export
+from siglip_onnx.runtime import Artifact, Siglip
+from siglip_onnx.runtime.artifact import record_files, write_contract
+from siglip_onnx.runtime.contract import Contract
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
+CHECKPOINT = ROOT / "examples" / "emoji" / "checkpoint"
+EVAL = ROOT / "examples" / "emoji" / "eval"
+LARGE = DATA / "siglip-large-patch16-384"
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled checkpoint, exported once; tests must not change it."""
+    folder = tmp_path_factory.mktemp("exported") / "artifact"
+    export(CHECKPOINT, folder, progress=lambda step: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(artifact: Path) -> Siglip:
+    return Siglip.load(artifact)
+
+
+@pytest.fixture
+def broken(artifact: Path, tmp_path: Path) -> Path:
+    """A copy of the artifact for a test to change."""
+    return Path(shutil.copytree(artifact, tmp_path / "broken"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the bundled checkpoint for a test to change."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+
+
+def rewrite(folder: Path, change: Callable[[Contract], Contract] = lambda contract: contract) -> None:
+    """Change an artifact's contract and hash its files anew, as an exporter with a defect would have written it."""
+    contract = change(Artifact.open(folder).contract)
+    write_contract(folder, replace(contract, files=record_files(folder)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def cli(*arguments: str | Path, **environment: str) -> Run:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "siglip_onnx", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def is_one_paragraph(text: str) -> bool:
+    """Whether an error is what users should see: something, no traceback, no empty line inside."""
+    return bool(text.strip()) and "Traceback" not in text and "\n\n" not in text.strip()

@@ -1,0 +1,84 @@
+"""What is written is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from siglip_onnx.runtime.files import new_folder, sha256, write_file
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "a") as partial:
+        (partial / "x").write_text("1")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a" / "x").read_text() == "1"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "a") as partial:
+        (partial / "x").write_text("old")
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a") as partial:
+        (partial / "x").write_text("new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "a" / "x").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with new_folder(tmp_path / "a") as partial:
+            (partial / content).write_text(content)
+    assert names(tmp_path / "a") == ["new"]
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_folder(tmp_path / "a") as partial:
+        (partial / "x").write_text("old")
+    real = os.rename
+
+    def second_fails(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / "a" and "-old" not in str(source):
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(OSError, match="Input/output"), new_folder(tmp_path / "a") as partial:
+        (partial / "x").write_text("new")
+    assert (tmp_path / "a" / "x").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_a_dead_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    dead, live = tmp_path / ".a.partial-999999999-ab", tmp_path / f".a.partial-{os.getpid()}-cd"
+    dead.mkdir()
+    live.mkdir()
+    with new_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == [live.name, "a"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    write_file(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["x.json"]
+
+
+def test_a_hash_is_the_published_one(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

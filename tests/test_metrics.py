@@ -1,0 +1,86 @@
+"""Measurements against values worked out by hand, and against every way a NaN might slip through."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from siglip_onnx.runtime.contract import Verdict
+from siglip_onnx.validate import metrics
+from siglip_onnx.validate.report import Rung, at_least, at_most, failed, overall
+
+ROWS = np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
+
+
+def test_cosines() -> None:
+    turned = np.array([[4.0, -3.0], [2.0, 0.0], [0.0, -1.0]])
+    assert metrics.row_cosines(turned, ROWS).tolist() == [0.0, 1.0, -1.0]
+
+
+def test_centred_cosines_see_what_raw_ones_hide() -> None:
+    common = np.array([100.0, 0.0, 0.0])
+    reference = common + np.array([[0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]])
+    swapped = reference[[1, 0, 3, 2]]
+    assert metrics.row_cosines(swapped, reference).min() > 0.9997
+    assert metrics.centred_cosines(swapped, reference).max() < -0.99
+
+
+def test_line_fit() -> None:
+    x = np.array([[0.0, 1.0], [2.0, 5.0]])
+    assert metrics.line_fit(2 * x + 3, x) == pytest.approx((2.0, 5.0))
+    assert math.isnan(metrics.line_fit(x, np.ones_like(x))[0])
+
+
+def test_relative_error() -> None:
+    assert metrics.relative_error(ROWS + 0.1, ROWS) == pytest.approx(0.025)
+
+
+def test_sigmoid_at_both_ends() -> None:
+    assert metrics.sigmoid(np.array([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_agreement() -> None:
+    reference = np.array([[3.0, 2, 1, 0], [0, 1, 2, 3]])
+    ours = np.array([[3.0, 2, 1, 0], [0, 1, 3, 2]])
+    found = metrics.agreement(ours, reference, k=2)
+    assert (found.top1, found.topk, found.worst) == (0.5, 1.0, 1)
+
+
+def test_recall_counts_ties_for_and_twins_as_true() -> None:
+    scores = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0], [5.0, 4.0, 3.0]])
+    assert metrics.recall(scores, np.eye(3, dtype=bool), 1) == pytest.approx(1 / 3)
+    assert metrics.recall(scores, np.eye(3, dtype=bool), 2) == pytest.approx(2 / 3)
+    twins = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]], dtype=bool)
+    assert metrics.recall(scores, twins, 1) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_no_value_that_is_not_finite_passes(bad: float) -> None:
+    for judge in (at_least, at_most):
+        assert judge(Rung.LOGITS, "x", bad, 0.0).verdict is Verdict.FAIL
+        assert judge(Rung.LOGITS, "x", None, 0.0).verdict is Verdict.INCONCLUSIVE
+
+
+def test_one_nan_reaches_every_measurement() -> None:
+    ours = ROWS.copy()
+    ours[1, 1] = math.nan
+    assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.0))
+    assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.5))
+    assert np.isnan(metrics.centred_cosines(ours, ROWS)).any()
+    assert math.isnan(metrics.relative_error(ours, ROWS))
+    assert math.isnan(metrics.line_fit(ours, ROWS)[0])
+    assert metrics.agreement(ours, ROWS).top1 < 1
+    assert metrics.recall(ours, np.ones((3, 2), bool), 1) < 1
+
+
+def test_a_row_of_zeros_is_no_match() -> None:
+    assert np.isnan(metrics.row_cosines(np.zeros_like(ROWS), ROWS)).all()
+
+
+def test_nothing_and_half_a_ladder_are_no_pass() -> None:
+    every = [at_most(rung, "x", 0.0, 1.0) for rung in Rung]
+    assert overall(every) is Verdict.PASS
+    assert overall([]) is Verdict.INCONCLUSIVE
+    assert overall(every[:-1]) is Verdict.INCONCLUSIVE
+    assert overall([*every, failed(Rung.BATCH, "x", "")]) is Verdict.FAIL
