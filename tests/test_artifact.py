@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -111,7 +112,7 @@ def test_a_swapped_graph_with_a_matching_hash_is_found_by_its_interface(broken: 
 
 def test_a_missing_file_is_named(broken: Path) -> None:
     (broken / "onnx/text_model.onnx_data").unlink()
-    with pytest.raises(ArtifactError, match="text_model.onnx_data cannot be read"):
+    with pytest.raises(ArtifactError, match=r"text_model\.onnx_data cannot be read"):
         Siglip.load(broken).session(Role.TEXT)
 
 
@@ -157,10 +158,8 @@ def test_our_reader_agrees_with_onnx(artifact: Path) -> None:
 
 @given(st.binary(max_size=400))
 def test_no_bytes_crash_the_graph_reader(data: bytes) -> None:
-    try:
+    with contextlib.suppress(ValueError):  # the only way it may refuse
         assert isinstance(external_locations(data), frozenset)
-    except ValueError:
-        pass  # the only way it may refuse
 
 
 def test_a_missing_precision_lists_what_there_is(artifact: Path) -> None:

@@ -309,7 +309,7 @@ def test_an_unwritable_folder_is_one_paragraph() -> None:
 def test_too_little_room_is_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ExportError, match="only 0.00 GB left"):
+    with pytest.raises(ExportError, match=r"only 0\.00 GB left"):
         export(CHECKPOINT, tmp_path / "artifact", progress=quiet)
     assert list(tmp_path.iterdir()) == []
 

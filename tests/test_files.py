@@ -24,9 +24,14 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a") as partial:
         (partial / "x").write_text("old")
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a") as partial:
-        (partial / "x").write_text("new")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with new_folder(tmp_path / "a") as partial:
+            (partial / "x").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert (tmp_path / "a" / "x").read_text() == "old"
     assert names(tmp_path) == ["a"]
 

@@ -1,0 +1,35 @@
+"""The main job on the bundled trained model: export it, judge it, use it. `make demo` runs this."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+EMOJI = Path("examples/emoji")
+ARTIFACT = Path("build/demo/emoji")
+PICTURES = ("distorted-noto-1f43b.webp", "held-out-twemoji-1f418.webp")
+
+
+def run(*arguments: str | Path) -> None:
+    """Show a command, run it, and end with its exit code if it fails."""
+    words = ["siglip-onnx", *map(str, arguments)]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "siglip_onnx", *words[1:]], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def main() -> None:
+    """Export, validate, classify."""
+    run("export", EMOJI / "checkpoint", ARTIFACT, "--overwrite")
+    run("validate", ARTIFACT, "--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
+    pictures = [EMOJI / "eval" / name for name in PICTURES]
+    run("classify", ARTIFACT, *pictures, "--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3")
+    print(f"\nOpen {ARTIFACT / 'reports' / 'parity-fp32-cpu.html'} to look at the verdict.")
+
+
+if __name__ == "__main__":
+    main()
