@@ -175,6 +175,7 @@ class Trainer:
             output.mkdir(parents=True, exist_ok=True)
             texts = [canonical(t) for c in self.concepts for t in (*c.texts, *TEMPLATES)]
             train_vocabulary(texts, output / "spiece")
+            write_processor_files(output)
         vocabulary = spm.SentencePieceProcessor(model_file=str(output / "spiece.model"))
         self.texts = Texts(self.concepts, vocabulary, seed)
         self.styles = torch.stack([load_drawings(self.concepts, style) for style in TRAINED_STYLES])
@@ -209,6 +210,42 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * factor
+
+
+def write_processor_files(folder: Path) -> None:
+    """Tokenizer and preprocessor configuration, with the entries of a published SigLIP checkpoint."""
+    piece = {"lstrip": True, "normalized": False, "rstrip": True, "single_word": False}
+    special = {name: {"content": "</s>", **piece} for name in ("eos_token", "pad_token")}
+    special["unk_token"] = {"content": "<unk>", **piece}
+    added = {"1": {"content": "</s>", **piece, "special": True}, "2": {"content": "<unk>", **piece, "special": True}}
+    files = {
+        "special_tokens_map.json": special,
+        "tokenizer_config.json": {
+            "added_tokens_decoder": added,
+            "do_lower_case": True,
+            "eos_token": "</s>",
+            "model_input_names": ["input_ids"],
+            "model_max_length": TEXT_LENGTH,
+            "pad_token": "</s>",
+            "processor_class": "SiglipProcessor",
+            "tokenizer_class": "SiglipTokenizer",
+            "unk_token": "<unk>",
+        },
+        "preprocessor_config.json": {
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_processor_type": "SiglipImageProcessor",
+            "image_std": [0.5, 0.5, 0.5],
+            "processor_class": "SiglipProcessor",
+            "resample": 3,
+            "rescale_factor": 1 / 255,
+            "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        },
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def new_model() -> SiglipModel:
