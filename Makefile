@@ -1,5 +1,6 @@
 # `make demo` and `make test` work on a fresh machine; both create .venv first.
 PYTHON ?= python3
+TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -33,7 +34,7 @@ train-emoji: $(READY)
 # torch first and by its exact version: any other way may fetch a CUDA build of several gigabytes.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,export,dev]'
 	touch $(READY)
 
