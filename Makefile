@@ -31,7 +31,8 @@ format: $(READY)
 train-emoji: $(READY)
 	$(BIN)/python examples/emoji/train.py build/emoji-checkpoint
 
-# torch first and by its exact version: any other way may fetch a CUDA build of several gigabytes.
+# torch first and by its exact version, so that nothing else decides which build is fetched. Where pip finds no CPU
+# build by itself, point it at one: make demo TORCH="torch==2.13.0 --index-url …".
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+
 from siglip_onnx.exporter.config import read_config
 from siglip_onnx.exporter.towers import expected_shapes
 

@@ -16,7 +16,7 @@ from .weights import Weights
 
 # What is fetched from a hub: never pickles, never code.
 _HUB_FILES: Final = ("*.json", "*.safetensors", "spiece.model")
-_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def locate(name: str) -> Path:
     Raises:
         CheckpointError: There is no such folder, and no such model can be had.
     """
-    folder = Path(name).expanduser()
+    folder = Path(name)
     if folder.is_dir():
         return folder
     if folder.exists() or not _HUB_ID.fullmatch(name):
@@ -89,7 +89,7 @@ def locate(name: str) -> Path:
 
 
 def _name(name: str, folder: Path) -> str:
-    return name if not Path(name).expanduser().exists() else folder.resolve().name
+    return name if not Path(name).exists() else folder.resolve().name
 
 
 def _finite(value: float, name: str, folder: Path) -> float:

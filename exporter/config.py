@@ -11,7 +11,8 @@ import msgspec
 from ..runtime.contract import ImageSpec, TokenizerSpec
 from ..runtime.errors import CheckpointError
 
-Size = Annotated[int, msgspec.Meta(ge=1)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _T = TypeVar("_T")
 
 
@@ -22,8 +23,8 @@ class VisionConfig:
     model_type: str = "siglip_vision_model"
     hidden_size: Size = 768
     intermediate_size: Size = 3072
-    num_hidden_layers: Size = 12
-    num_attention_heads: Size = 12
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
     num_channels: Literal[3] = 3
     image_size: Size = 224
     patch_size: Size = 16
@@ -45,8 +46,8 @@ class TextConfig:
     vocab_size: Size = 32000
     hidden_size: Size = 768
     intermediate_size: Size = 3072
-    num_hidden_layers: Size = 12
-    num_attention_heads: Size = 12
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
     max_position_embeddings: Size = 64
     hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6
@@ -92,6 +93,8 @@ class _TokenizerFile:
     pad_token: str | dict[str, Any] = "</s>"  # noqa: S105  not a password
     eos_token: str | dict[str, Any] = "</s>"  # noqa: S105
     unk_token: str | dict[str, Any] = "<unk>"  # noqa: S105
+    added_tokens_decoder: dict[str, Any] = field(default_factory=dict)
+    sp_model_kwargs: dict[str, Any] | None = None
 
 
 # PIL.Image.Resampling
@@ -181,6 +184,14 @@ def read_tokenizer_spec(folder: Path, text: TextConfig) -> TokenizerSpec:
     pad, eos, unk = (_content(token) for token in (file.pad_token, file.eos_token, file.unk_token))
     if absent := sorted({pad, eos, unk} - ids.keys()):
         raise CheckpointError(f"{model} has no piece {absent[0]!r}, which {path} uses.", _COMPLETE)
+    added = {_content(token) for token in file.added_tokens_decoder.values()} - {pad, eos, unk}
+    length = int(min(file.model_max_length, text.max_position_embeddings))
+    if added or file.sp_model_kwargs or length < 2:
+        raise CheckpointError(
+            f"{path} asks for a tokenizer that is not SigLIP's own (added tokens: {sorted(added) or 'none'}, "
+            f"sp_model_kwargs: {file.sp_model_kwargs or 'none'}, model_max_length: {file.model_max_length}).",
+            "Use the tokenizer_config.json that belongs to a SigLIP checkpoint.",
+        )
     return TokenizerSpec(
         file="spiece.model",
         lower_case=file.do_lower_case,
@@ -188,7 +199,7 @@ def read_tokenizer_spec(folder: Path, text: TextConfig) -> TokenizerSpec:
         unk_piece=unk,
         eos_id=ids[eos],
         pad_id=ids[pad],
-        length=int(min(file.model_max_length, text.max_position_embeddings)),
+        length=length,
         vocab_size=text.vocab_size,
     )
 
@@ -214,5 +225,5 @@ def _read(path: Path, kind: type[_T]) -> _T:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); a checkpoint needs it.", _COMPLETE) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not what it should be: {error}.", _COMPLETE) from error

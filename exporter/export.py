@@ -26,7 +26,7 @@ from ..runtime.contract import (
     TensorSpec,
     Variant,
 )
-from ..runtime.errors import ExportError, SiglipOnnxError
+from ..runtime.errors import ExportError
 from ..runtime.files import new_folder
 from .checkpoint import Checkpoint
 from .fast_tokenizer import fast_tokenizer
@@ -71,26 +71,27 @@ def export(
         ExportError: The artifact cannot be made or written.
     """
     progress("Reading the checkpoint")
-    source, folder = Checkpoint.open(checkpoint), Path(target)
-    _check_target(folder, overwrite, source)
-    with _writing(folder), new_folder(folder) as partial:
-        graphs = _write_graphs(source, partial, progress)
-        progress("Writing tokenizer and configuration")
-        _write_files(source, partial)
-        progress("Hashing")
-        write_contract(partial, _contract(source, partial, graphs))
-        Artifact.open(partial).verify(graph.path for graph in graphs.values())
+    source, folder = Checkpoint.open(checkpoint), Path(target).resolve()
+    with _writing(folder):
+        _check_target(folder, overwrite, source)
+        with new_folder(folder, replace=overwrite) as partial:
+            graphs = _write_graphs(source, partial, progress)
+            progress("Writing tokenizer and configuration")
+            _write_files(source, partial)
+            progress("Hashing")
+            write_contract(partial, _contract(source, partial, graphs))
+            Artifact.open(partial).verify(graph.path for graph in graphs.values())
     return Artifact.open(folder)
 
 
 def _check_target(folder: Path, overwrite: bool, source: Checkpoint) -> None:
-    if folder.resolve() == source.folder.resolve():
+    if folder == source.folder.resolve():
         raise ExportError(f"The artifact would replace its own checkpoint, {folder}.", "Name another folder.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise ExportError(f"{folder} exists already.", "Name another folder, or replace it with --overwrite.")
         Artifact.open(folder)  # what is not an artifact is never replaced
-    room = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    room = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free, needed = shutil.disk_usage(room).free, int(source.weights.nbytes * _ROOM)
     if free < needed:
         raise ExportError(
@@ -104,8 +105,6 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error.__cause__, SiglipOnnxError):
-            raise error.__cause__ from error
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise ExportError(
             f"The artifact cannot be written to {folder} ({error.strerror or error}); nothing was left behind.",

@@ -53,9 +53,17 @@ class Weights:
         return cls(tensors)
 
     def load(self, name: str) -> Tensor:
-        """One tensor, float32, on the CPU."""
-        with safe_open(self.tensors[name].file, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+        """One tensor, float32, on the CPU.
+
+        Raises:
+            CheckpointError: Its file has vanished or changed since it was opened.
+        """
+        path = self.tensors[name].file
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{name} can no longer be read from {path} ({error}).", _AGAIN) from error
         return tensor.to(torch.float32)
 
     @property

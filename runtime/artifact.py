@@ -64,7 +64,9 @@ class Artifact:
         return variant.graphs[role]
 
     def verify(self, inner_paths: Iterable[str] | None = None) -> None:
-        """Check size and SHA-256 of the named files (by default of all), and where graphs read their weights from.
+        """Check size and SHA-256 of files, and where graphs read their weights from.
+
+        Without names, every file is checked, and the reports that verdicts stand on.
 
         Raises:
             ArtifactError: A file is missing, is not the one that the contract lists, or reads outside the artifact.
@@ -75,7 +77,18 @@ class Artifact:
         for variant in self.contract.variants:
             for graph in variant.graphs.values():
                 if graph.path in chosen:
-                    self._verify_external_data(graph)
+                    self.verify_external_data(graph)
+        if inner_paths is None:
+            self._verify_reports()
+
+    def _verify_reports(self) -> None:
+        for parity in (parity for variant in self.contract.variants for parity in variant.parity):
+            path = self.path(parity.report)
+            if not path.is_file() or sha256(path) != parity.report_sha256:
+                raise ArtifactError(
+                    f"The verdict {parity.verdict} stands on {path}, which is missing or was changed.",
+                    "Run `siglip-onnx validate` again.",
+                )
 
     def _verify_file(self, inner: str, record: FileRecord) -> None:
         path = self.path(inner)
@@ -95,10 +108,15 @@ class Artifact:
                 _EXPORT_AGAIN,
             )
 
-    def _verify_external_data(self, graph: Graph) -> None:
+    def verify_external_data(self, graph: Graph) -> None:
+        """Check that a graph reads weights from its own data files alone.
+
+        Raises:
+            ArtifactError: It reads from elsewhere, or is no ONNX file.
+        """
         try:
             locations = external_locations(self.path(graph.path).read_bytes())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ArtifactError(f"{self.path(graph.path)} is no ONNX file ({error}).", _EXPORT_AGAIN) from error
         parent = PurePosixPath(graph.path).parent
         for location in sorted(locations):
@@ -112,14 +130,19 @@ class Artifact:
     def with_report(self, precision: Precision, parity: Parity, files: Mapping[str, bytes]) -> Artifact:
         """Store the files of a parity report and note its verdict in the contract; the artifact as it is afterwards.
 
+        Verdicts that others have noted in the meantime are kept.
+
         Raises:
-            ArtifactError: The folder cannot be written.
+            ArtifactError: The folder cannot be written, or holds another artifact by now.
         """
-        variant = self.contract.variant(precision)
-        if variant is None:
-            raise ArtifactError(f"The artifact {self.folder} has no {precision} variant.", "Ask for one that it has.")
+        contract = Artifact.open(self.folder).contract
+        variant = contract.variant(precision)
+        if variant is None or contract.without_verdicts() != self.contract.without_verdicts():
+            raise ArtifactError(
+                f"The artifact {self.folder} was changed while it was judged.", "Judge it again, as it is now."
+            )
         others = tuple(p for p in variant.parity if p.provider != parity.provider)
-        contract = self.contract.with_variant(replace(variant, parity=(*others, parity)))
+        contract = contract.with_variant(replace(variant, parity=(*others, parity)))
         try:
             self.path(REPORTS).mkdir(exist_ok=True)
             for inner, content in files.items():
@@ -165,7 +188,7 @@ def _read_contract(path: Path) -> Contract:
         ) from error
     try:
         return contracts.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} does not fit the contract of version 1: {error}.", _EXPORT_AGAIN) from error
 
 

@@ -67,11 +67,11 @@ class TokenizerSpec:
 
     file: InnerPath
     lower_case: bool
-    special_pieces: dict[str, int]
+    special_pieces: Annotated[dict[str, int], msgspec.Meta(min_length=1)]
     unk_piece: str
     eos_id: int
     pad_id: int
-    length: Annotated[int, msgspec.Meta(ge=2)]
+    length: Annotated[int, msgspec.Meta(ge=2, le=65536)]
     vocab_size: int
     canonicalisation: Literal["siglip"] = "siglip"
     padding_side: Literal["right"] = "right"
@@ -87,8 +87,8 @@ class ImageSpec:
         rescale: Factor from a byte to the scale that `mean` and `std` are on, per channel in `colour_order`.
     """
 
-    height: Annotated[int, msgspec.Meta(ge=1)]
-    width: Annotated[int, msgspec.Meta(ge=1)]
+    height: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=8192)]
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
     rescale: float
     mean: tuple[float, float, float]
@@ -191,6 +191,10 @@ class Contract:
         others = tuple(v for v in self.variants if v.precision != variant.precision)
         return replace(self, variants=(*others, variant))
 
+    def without_verdicts(self) -> Contract:
+        """The same contract before anybody judged it."""
+        return replace(self, variants=tuple(replace(variant, parity=()) for variant in self.variants))
+
 
 def encode(contract: Contract) -> bytes:
     """The contract as indented JSON (RFC 8259, UTF-8)."""
@@ -203,4 +207,20 @@ def decode(data: bytes) -> Contract:
     Raises:
         msgspec.DecodeError: The data is no JSON, or does not fit the contract; the message names the place.
     """
-    return msgspec.json.decode(data, type=Contract)
+    contract = msgspec.json.decode(data, type=Contract)
+    if unknown := _unknown(msgspec.json.decode(data), msgspec.json.decode(msgspec.json.encode(contract)), "$"):
+        raise msgspec.ValidationError(f"Object contains an unknown field at {unknown}")
+    return contract
+
+
+def _unknown(found: object, known: object, place: str) -> str | None:
+    """Where `found` has a key that `known` lacks; a misspelt key must not turn into a default."""
+    if isinstance(found, dict) and isinstance(known, dict):
+        if extra := found.keys() - known.keys():
+            return f"`{place}.{min(extra)}`"
+        pairs = [(found[key], known[key], f"{place}.{key}") for key in found]
+    elif isinstance(found, list) and isinstance(known, list):
+        pairs = [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(found, known, strict=True))]
+    else:
+        return None
+    return next(filter(None, (_unknown(*pair) for pair in pairs)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PARTIAL = ".partial-"
+_OLD = "-old"
 
 
 def sha256(path: Path) -> str:
@@ -33,46 +35,61 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not.
 
-    It lies beside `target` and is renamed into place; an old `target` is replaced. What a killed process
-    left beside `target` is removed first.
+    It lies beside `target` and is renamed into place. What a killed process left beside `target` is tidied first.
+
+    Args:
+        target: Where the folder will be; it may be an empty folder already.
+        replace: Put it in the place of a folder that is not empty.
+
+    Raises:
+        FileExistsError: `target` came to be in the meantime, and may not be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target)
+    _tidy_leftovers(target)
     partial = _partial_name(target)
     partial.mkdir()
     try:
         yield partial
         _sync(partial)
-        _move_into_place(partial, target)
+        _move_into_place(partial, target, replace)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _move_into_place(partial: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(partial, target)
+def _move_into_place(partial: Path, target: Path, replace: bool) -> None:
+    if not (target.exists() and replace):
+        os.rename(partial, target)  # fails on a folder that is not empty
         return
-    old = partial.with_name(partial.name + "-old")
-    os.rename(target, old)
+    old = partial.with_name(partial.name + _OLD)
     try:
+        os.rename(target, old)
         os.rename(partial, target)
     except BaseException:
-        os.rename(old, target)
+        if not target.exists():
+            os.rename(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_leftovers(target: Path) -> None:
-    for leftover in target.parent.glob(f".{target.name}{_PARTIAL}*"):
-        process = leftover.name.rpartition(_PARTIAL)[2].partition("-")[0]
-        if not (process.isdigit() and _alive(int(process))):
+def _tidy_leftovers(target: Path) -> None:
+    """Remove what dead processes left; put back what one of them had moved aside and not replaced."""
+    ours = re.compile(re.escape(f".{target.name}{_PARTIAL}") + r"(\d{1,9})-[0-9a-f]{8}(-old)?")
+    for leftover in target.parent.iterdir():
+        named = ours.fullmatch(leftover.name)
+        if named is None or _alive(int(named[1])):
+            continue
+        if named[2] and not target.exists():
+            os.rename(leftover, target)
+        else:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # there os.kill would end it; such leftovers stay
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -86,7 +103,7 @@ def _sync(folder: Path) -> None:
     """Push every file to the disk, so that the rename never becomes visible before the content."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
+            with path.open("r+b") as file:
                 os.fsync(file.fileno())
 
 

@@ -56,6 +56,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        if tag >> 32:  # other readers cut it to 32 bits, and would see another field than we
+            raise ValueError("not a protobuf message")
         wire = tag & 7
         if wire == _VARINT:
             _, at = _varint(message, at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -157,6 +157,9 @@ class Siglip:
         """
         if "{}" not in template:
             raise InputError(f"The template {template!r} has no place for a label.", "Write {} where it belongs.")
+        _require_several(labels, "label")
+        if not all(isinstance(label, str) for label in labels):
+            raise InputError("A label is no string.", "Pass a list of str.")
         texts = self.encode_text([template.replace("{}", label) for label in labels])
         table = self.probabilities(self.encode_image(images), texts)
         return [[Label(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")] for row in table]
@@ -169,8 +172,7 @@ class Siglip:
         batch_size: int,
         normalize: bool,
     ) -> FloatArray:
-        if isinstance(items, str | bytes) or not len(items):
-            raise InputError("Nothing to encode, or a single item.", "Pass a list with at least one picture or text.")
+        _require_several(items, "picture or text")
         if batch_size < 1:
             raise InputError(f"A batch cannot hold {batch_size} items.", "Use a batch size of at least 1.")
         batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
@@ -194,6 +196,15 @@ class Siglip:
 def normalized(embeddings: FloatArray) -> FloatArray:
     """Each row scaled to length 1."""
     return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32)
+
+
+def _require_several(items: object, what: str) -> None:
+    """Refuse one item where a sequence is due; most single items are sequences of something else."""
+    one_array = isinstance(items, np.ndarray) and items.ndim <= 3
+    if one_array or isinstance(items, str | bytes) or not isinstance(items, Sized):
+        raise InputError(f"A single {what}, or none ({type(items).__name__}).", f"Pass a list, even for one {what}.")
+    if not len(items):
+        raise InputError("Nothing to encode.", f"Pass at least one {what}.")
 
 
 def _member(kind: type[_Choice], name: str) -> _Choice:

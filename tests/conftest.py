@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from siglip_onnx.exporter import export
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact import record_files, write_contract

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.contract import Contract, Role, TensorSpec
 from siglip_onnx.validate import Rung

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime import contract as contracts
 from siglip_onnx.runtime.contract import Precision, Role
@@ -32,6 +33,10 @@ def test_a_contract_survives_json(artifact: Path) -> None:
     ("place", "value"),
     [
         (("schema_version",), 2),
+        (("color_order",), "BGR"),
+        (("image", "color_order"), "BGR"),
+        (("variants", 0, "graphs", "vision", "inputs", 0, "layout"), "NCHW"),
+        (("tokenizer", "special_pieces"), {}),
         (("tokenizer", "length"), "64"),
         (("tokenizer", "padding_side"), "left"),
         (("image", "filter"), "cubic"),
@@ -147,6 +152,21 @@ def test_external_data_is_found_wherever_it_hides() -> None:
     model = helper.make_model(graph, functions=[function])
     found = external_locations(model.SerializeToString())
     assert found == {"in a branch", "in a constant", "in f", "in the graph"}
+
+
+def test_a_tag_that_other_readers_cut_short_hides_nothing() -> None:
+    entry = b"\x0a\x08location\x12\x06secret"
+    tensor = b"\xea\x80\x80\x80\x10" + bytes([len(entry)]) + entry  # field 13 + 2**29, which C++ reads as field 13
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    with pytest.raises(ValueError, match="not a protobuf"):
+        external_locations(b"\x3a" + bytes([len(graph)]) + graph)
+
+
+def test_a_graph_may_not_read_elsewhere_even_unverified(broken: Path) -> None:
+    path = broken / "onnx/vision_model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"vision_model.onnx_data", b"../../../../etc/passwd"))
+    with pytest.raises(ArtifactError, match="wants to read its weights"):
+        Siglip.load(broken, verify=False).session(Role.VISION)
 
 
 def test_our_reader_agrees_with_onnx(artifact: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from siglip_onnx.runtime import errors
 
 from siglip_onnx import __version__
+from siglip_onnx.runtime import errors
 
 from .conftest import CHECKPOINT, DATA, EVAL, cli, is_one_paragraph
 
@@ -59,6 +61,9 @@ def test_an_extreme_picture_is_classified(artifact: Path, name: str) -> None:
         (("classify", "{artifact}", BEAR), 2),
         (("classify", "{artifact}", BEAR, "--label", "x", "--precision", "fp17"), 2),
         (("frobnicate",), 2),
+        (("export", "./no/such", "somewhere"), 5),
+        (("export", "../typo", "somewhere"), 5),
+        (("classify", "{artifact}", BEAR, "--labels-from", BEAR), 8),
         (("inspect", "nowhere"), 7),
         (("classify", "nowhere", BEAR, "--label", "x"), 7),
         (("classify", "{artifact}", BEAR, "--label", "x", "--precision", "int8"), 7),
@@ -76,9 +81,22 @@ def test_exit_codes(artifact: Path, arguments: tuple[str | Path, ...], code: int
     assert run.out == ""
 
 
+def test_names_are_shown_as_they_are(artifact: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "[red]:bear:[a].webp"
+    picture.write_bytes(BEAR.read_bytes())
+    run = cli("classify", artifact, picture, "--label", "[/b]", "--label", ":bear:")
+    assert run.code == 0
+    assert all(name in run.out.replace("\n", "") for name in ("[red]:bear:[a].webp", "[/b]", ":bear:"))
+
+
+def test_a_reader_that_stops_listening_is_no_parity_failure() -> None:
+    command = f"{sys.executable} -m siglip_onnx doctor | true; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode in (0, 141)
+
+
 def test_debug_shows_the_traceback() -> None:
     run = cli("--debug", "inspect", "nowhere")
-    assert run.code != 0
+    assert run.code == errors.ArtifactError.exit_code
     assert "Traceback" in run.err
     assert "ArtifactError" in run.err
 

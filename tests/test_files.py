@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from siglip_onnx.runtime.files import new_folder, sha256, write_file
 
 
@@ -38,7 +39,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     for content in ("old", "new"):
-        with new_folder(tmp_path / "a") as partial:
+        with new_folder(tmp_path / "a", replace=True) as partial:
             (partial / content).write_text(content)
     assert names(tmp_path / "a") == ["new"]
     assert names(tmp_path) == ["a"]
@@ -55,19 +56,46 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatc
         real(source, target)
 
     monkeypatch.setattr(os, "rename", second_fails)
-    with pytest.raises(OSError, match="Input/output"), new_folder(tmp_path / "a") as partial:
+    with pytest.raises(OSError, match="Input/output"), new_folder(tmp_path / "a", replace=True) as partial:
         (partial / "x").write_text("new")
     assert (tmp_path / "a" / "x").read_text() == "old"
     assert names(tmp_path) == ["a"]
 
 
 def test_what_a_dead_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
-    dead, live = tmp_path / ".a.partial-999999999-ab", tmp_path / f".a.partial-{os.getpid()}-cd"
-    dead.mkdir()
-    live.mkdir()
+    dead = tmp_path / ".a.partial-999999999-0123abcd"
+    others = [tmp_path / f".a.partial-{os.getpid()}-0123abcd", tmp_path / ".a.partial-notes"]
+    for folder in (dead, *others):
+        folder.mkdir()
     with new_folder(tmp_path / "a"):
         pass
-    assert names(tmp_path) == [live.name, "a"]
+    assert names(tmp_path) == sorted([*(other.name for other in others), "a"])
+
+
+def test_what_a_killed_replacement_moved_aside_is_put_back(tmp_path: Path) -> None:
+    aside = tmp_path / ".a.partial-999999999-0123abcd-old"
+    aside.mkdir()
+    (aside / "x").write_text("old")
+
+    def fails() -> None:
+        with new_folder(tmp_path / "a", replace=True):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert (tmp_path / "a" / "x").read_text() == "old"
+
+
+def test_what_came_to_be_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
+    def races() -> None:
+        with new_folder(tmp_path / "a"):
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "x").write_text("theirs")
+
+    with pytest.raises(OSError, match="not empty"):
+        races()
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a" / "x").read_text() == "theirs"
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

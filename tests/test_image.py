@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from siglip_onnx.exporter.config import read_config, read_image_spec
 from siglip_onnx.runtime import ImageOptions, Transparency
 from siglip_onnx.runtime.errors import InputError

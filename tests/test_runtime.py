@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import siglip_onnx.runtime
 from siglip_onnx.runtime import Label, Siglip
 from siglip_onnx.runtime.contract import Role
@@ -135,7 +136,11 @@ def test_threads_share_a_model(artifact: Path) -> None:
     ("call", "message"),
     [
         (lambda m: m.encode_text([]), "Nothing to encode"),
-        (lambda m: m.encode_text("a cat"), "single item"),
+        (lambda m: m.encode_text("a cat"), "single picture or text"),
+        (lambda m: m.encode_image(EVAL / "labels.txt"), "single picture or text"),
+        (lambda m: m.encode_image(np.zeros((64, 64, 3), np.uint8)), "single picture or text"),
+        (lambda m: m.classify([EVAL / "x"], "cat"), "single label"),
+        (lambda m: m.classify([EVAL / "x"], [1, 2]), "no string"),
         (lambda m: m.encode_text(["a"], batch_size=0), "cannot hold 0"),
         (lambda m: m.encode_text([None]), "must be a string"),
         (lambda m: m.encode_image([EVAL / "nowhere.png"]), "nowhere.png cannot be read"),

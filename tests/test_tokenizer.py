@@ -13,6 +13,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+
 from siglip_onnx.exporter.config import TextConfig, read_config, read_tokenizer_spec
 from siglip_onnx.exporter.fast_tokenizer import fast_tokenizer
 from siglip_onnx.runtime.contract import TokenizerSpec

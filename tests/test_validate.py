@@ -7,15 +7,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
+
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact import verdict_of
-from siglip_onnx.runtime.contract import Precision, Verdict
-from siglip_onnx.runtime.errors import InconclusiveError, InputError, ParityError
+from siglip_onnx.runtime.contract import Precision, Provider, Verdict
+from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError, ParityError
 from siglip_onnx.validate import GATES, Report, Rung, store, validate
+from siglip_onnx.validate.report import DataRecord
 
-from .conftest import CHECKPOINT, EVAL, cli, is_one_paragraph
-from .faults import FAULTS
+from .conftest import CHECKPOINT, EVAL, cli, is_one_paragraph, rewrite
+from .faults import FAULTS, in_contract
 
 PAIRS = 12
 
@@ -109,7 +114,7 @@ def test_the_bundled_photos_are_enough_for_a_verdict(artifact: Path) -> None:
 def test_too_little_data_is_inconclusive(artifact: Path, tmp_path: Path) -> None:
     report = judge(artifact, data_folder(tmp_path, 3))
     assert report.verdict is Verdict.INCONCLUSIVE
-    with pytest.raises(InconclusiveError, match="8 are needed"):
+    with pytest.raises(InconclusiveError, match="are needed"):
         report.require_pass()
     run = cli("validate", artifact, "--reference", CHECKPOINT, "--data", tmp_path, "--report", tmp_path / "r", "--json")
     assert run.code == 4
@@ -120,6 +125,7 @@ def test_too_little_data_is_inconclusive(artifact: Path, tmp_path: Path) -> None
     ("content", "message"),
     [
         (None, "cannot be read"),
+        ('{"image": "a.png", "text": "\\ud800"}', "valid Unicode"),
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("no json", "Line 1"),
@@ -138,7 +144,70 @@ def test_data_that_cannot_be_read_is_refused(artifact: Path, tmp_path: Path, con
 def test_an_unreadable_picture_never_passes(artifact: Path, tmp_path: Path) -> None:
     folder = data_folder(tmp_path, PAIRS)
     next(folder.glob("*.webp")).write_bytes(b"not a picture")
-    assert judge(artifact, folder).verdict is Verdict.FAIL
+    with pytest.raises(InputError, match="cannot be read"):
+        judge(artifact, folder)
+
+
+def test_one_pair_alone_is_inconclusive_too(artifact: Path, tmp_path: Path) -> None:
+    assert judge(artifact, data_folder(tmp_path, 1)).verdict is Verdict.INCONCLUSIVE
+
+
+MORE_FAULTS = {
+    "embeddings said to be normalised": in_contract("embedding", normalized=True),
+    "another embedding size": in_contract("embedding", size=191),
+    "the wrong output": in_contract("embedding", output="last_hidden_state"),
+    "shorter texts": in_contract("tokenizer", length=32),
+    "no unknown piece": in_contract("tokenizer", special_pieces={"</s>": 1}),
+    "another mean for other readers": lambda folder: in_file(folder, "preprocessor_config.json", image_mean=[0, 0, 0]),
+    "a cased vocabulary for other readers": lambda folder: in_file(
+        folder, "tokenizer_config.json", do_lower_case=False
+    ),
+    "a broken tokenizer.json": lambda folder: in_file(folder, "tokenizer.json", model=None),
+    "another bias in the joint graph": lambda folder: in_joint(folder),
+}
+
+
+def in_file(folder: Path, name: str, **changes: object) -> None:
+    content = json.loads((folder / name).read_text("utf-8"))
+    (folder / name).write_text(json.dumps({**content, **changes}), "utf-8")
+    rewrite(folder)
+
+
+def in_joint(folder: Path) -> None:
+    model = onnx.load(folder / "onnx/model.onnx", load_external_data=False)
+    bias = next(t for t in model.graph.initializer if t.name == "logit_bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array(0.0, np.float32), "logit_bias"))
+    (folder / "onnx/model.onnx").write_bytes(model.SerializeToString())
+    rewrite(folder)
+
+
+@pytest.mark.parametrize("name", MORE_FAULTS)
+def test_whatever_else_is_wrong_is_no_pass(broken: Path, few: Path, name: str) -> None:
+    MORE_FAULTS[name](broken)
+    assert judge(broken, few).verdict is Verdict.FAIL
+
+
+def test_a_report_that_is_no_pass_never_counts_as_one() -> None:
+    data = DataRecord("none", "0", 0, 0, 0)
+    report = Report("", 0, "x", "", Precision.FP32, Provider.CPU, "", "", data, {}, Verdict.INCONCLUSIVE, ())
+    with pytest.raises(InconclusiveError):
+        report.require_pass()
+
+
+def test_a_verdict_edited_by_hand_is_found(broken: Path, few: Path) -> None:
+    model = Siglip.load(broken)
+    path = store(model.artifact, *validate(model, CHECKPOINT, few, progress=quiet))
+    path.write_text(path.read_text().replace("PASS", "FAIL"))
+    with pytest.raises(ArtifactError, match="verdict PASS stands on"):
+        Artifact.open(broken).verify()
+
+
+def test_a_verdict_on_another_artifact_is_not_stored(broken: Path, few: Path) -> None:
+    model = Siglip.load(broken)
+    judged = validate(model, CHECKPOINT, few, progress=quiet)
+    in_contract("logits", bias=-1.0)(broken)
+    with pytest.raises(ArtifactError, match="changed while it was judged"):
+        store(model.artifact, *judged)
 
 
 def test_the_report_is_kept_in_the_artifact_and_its_verdict_in_the_contract(broken: Path, few: Path) -> None:

@@ -13,8 +13,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..exporter.checkpoint import Checkpoint
+from ..exporter.config import read_image_spec, read_tokenizer_spec
 from ..runtime.contract import Role
-from ..runtime.errors import SiglipOnnxError
+from ..runtime.errors import ArtifactError, SiglipOnnxError
 from ..runtime.model import Siglip, normalized
 from . import metrics
 from .gates import Gate
@@ -36,15 +38,34 @@ class Ladder:
 
     Args:
         model: What is judged.
-        reference: What it is compared with.
+        source: The checkpoint that it was made from.
+        reference: The same as transformers computes it.
         samples: On what.
         gate: The limits.
         progress: Told what is being done, in a few words, before each longer step.
     """
 
-    def __init__(self, model: Siglip, reference: Reference, samples: Samples, gate: Gate, progress: Progress) -> None:
-        self.model, self.reference, self.samples, self.gate = model, reference, samples, gate
-        self.progress = progress
+    def __init__(
+        self,
+        model: Siglip,
+        source: Checkpoint,
+        reference: Reference,
+        samples: Samples,
+        gate: Gate,
+        progress: Progress,
+    ) -> None:
+        self.model, self.source, self.reference = model, source, reference
+        self.samples, self.gate, self.progress = samples, gate, progress
+
+    def prepare(self) -> None:
+        """Read the data and try the reference.
+
+        Raises:
+            InputError: A picture or text cannot be read.
+            CheckpointError: The reference contradicts itself.
+        """
+        self.progress("Reading the data")
+        self.reference.check_logits(self.pixels, self.ids)
 
     def climb(self) -> Iterator[Check]:
         """Every check of every rung; what cannot be measured fails its rung and hides nothing above it."""
@@ -54,6 +75,8 @@ class Ladder:
                 yield from measure(self)
             except SiglipOnnxError as error:
                 yield failed(rung, "can be measured", str(error))
+            except Exception as error:  # a broken artifact may break anything; whatever it is, it is no pass
+                yield failed(rung, "can be measured", f"{type(error).__name__}: {error}")
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
@@ -79,7 +102,6 @@ class Ladder:
     def wanted(self) -> dict[Role, Array]:
         """The reference's embeddings, [rows, size], of its own pixels and ids."""
         self.progress("Running the reference")
-        self.reference.check_logits(self.pixels, self.ids)
         return {
             Role.VISION: np.concatenate(list(self.reference.image_embeddings(self.pixels))),
             Role.TEXT: np.concatenate(list(self.reference.text_embeddings(self.ids))),
@@ -129,7 +151,9 @@ def _contract(ladder: Ladder) -> Iterator[Check]:
 
 
 def _tokens(ladder: Ladder) -> Iterator[Check]:
-    texts = ladder.samples.texts
+    texts, folder = ladder.samples.texts, ladder.model.artifact.folder
+    spec = read_tokenizer_spec(folder, ladder.source.config.text_config)
+    yield _same_file(Rung.TOKENS, "tokenizer_config.json", spec == ladder.source.tokenizer)
     yield _same_rows("runtime ids", ladder.our_ids, ladder.ids, texts)
     path = ladder.model.artifact.path("tokenizer.json")
     usual = [i for i, text in enumerate(texts) if _NOT_IN_FAST not in text]
@@ -140,18 +164,30 @@ def _tokens(ladder: Ladder) -> Iterator[Check]:
 def _fast_ids(path: str, texts: list[str], length: int) -> list[list[int]]:
     import tokenizers
 
-    fast = tokenizers.Tokenizer.from_file(path)
+    try:
+        fast = tokenizers.Tokenizer.from_file(path)
+    except Exception as error:  # what the library raises has no common base but this
+        raise ArtifactError(f"{path} cannot be read: {error}.", "Export the checkpoint again.") from error
     rows = [fast.encode(text).ids for text in texts]
     return [row if len(row) == length else [-1] * length for row in rows]
 
 
 def _same_rows(name: str, ours: Array, theirs: Array, texts: tuple[str, ...]) -> Check:
+    if ours.shape != theirs.shape:
+        return failed(Rung.TOKENS, name, f"{list(ours.shape)} where the reference has {list(theirs.shape)}")
     wrong = np.flatnonzero((ours != theirs).any(1))
     detail = f"{len(texts)} texts" + (f"; first difference: {texts[wrong[0]]!r:.60}" if len(wrong) else "")
     return at_most(Rung.TOKENS, f"{name} that differ", float(len(wrong)), 0.0, detail)
 
 
+def _same_file(rung: Rung, name: str, same: bool) -> Check:
+    """A file that other consumers read in the place of the contract."""
+    return at_least(rung, f"{name} as the checkpoint's", float(same), 1.0)
+
+
 def _pixels(ladder: Ladder) -> Iterator[Check]:
+    spec = read_image_spec(ladder.model.artifact.folder, ladder.source.config.vision_config)
+    yield _same_file(Rung.PIXELS, "preprocessor_config.json", spec == ladder.source.image)
     yield _largest_difference("pictures", list(ladder.samples.images), ladder.our_pixels, ladder.pixels)
     probes = list(ladder.samples.probes.values())
     ours, theirs = ladder.model.images(probes), ladder.reference.pixels(probes)
@@ -180,12 +216,14 @@ def _embeddings(ladder: Ladder) -> Iterator[Check]:
 
 def _tower(ladder: Ladder, role: Role, names: tuple[str, ...]) -> Iterator[Check]:
     ours, theirs, gate, rung = ladder.found[role], ladder.wanted[role], ladder.gate, Rung.EMBEDDINGS
-    if ours.shape != theirs.shape:
-        yield failed(rung, f"{role} shape", f"{list(ours.shape)} where the reference has {list(theirs.shape)}")
+    due = (len(theirs), ladder.model.contract.embedding.size)
+    if not ours.shape == theirs.shape == due:
+        yield failed(rung, f"{role} shape", f"{list(ours.shape)}; reference {list(theirs.shape)}, contract {list(due)}")
         return
-    if len(ours) < gate.samples:
-        yield inconclusive(rung, f"{role} rows", f"{len(ours)} rows; {gate.samples} are needed")
-    broken = np.flatnonzero(~np.isfinite(ours).all(1))
+    if len(ladder.samples.images) < gate.samples:
+        yield inconclusive(rung, f"{role} rows", f"{len(ladder.samples.images)} pairs; {gate.samples} are needed")
+        return
+    broken = np.flatnonzero(~np.isfinite(ours).all(axis=1))
     detail = f"first: {names[broken[0]]!r:.60}" if len(broken) else f"{len(ours)} rows"
     yield at_most(rung, f"{role} rows with NaN or Inf", float(len(broken)), 0.0, detail)
     raw, centred = metrics.row_cosines(ours, theirs), metrics.centred_cosines(ours, theirs)
@@ -194,9 +232,28 @@ def _tower(ladder: Ladder, role: Role, names: tuple[str, ...]) -> Iterator[Check
         for which, share in (("min", 0.0), ("p0.1", 0.001), ("p1", 0.01), ("median", 0.5)):
             yield at_least(rung, f"{role} {name} {which}", metrics.lowest(values, share), limit, worst)
     yield at_most(rung, f"{role} relative error", metrics.relative_error(ours, theirs), gate.relative_error)
+    yield _hidden(ladder, role)
+
+
+def _hidden(ladder: Ladder, role: Role) -> Check:
+    """The other output of a tower, on a few rows."""
+    rows = {Role.VISION: ladder.pixels, Role.TEXT: ladder.ids}[role][:1]
+    session = ladder.model.session(role)
+    ours = session.run({session.graph.inputs[0].name: rows})["last_hidden_state"]
+    theirs = ladder.reference.hidden(ladder.pixels[:1], ladder.ids[:1])[role]
+    return _close(Rung.EMBEDDINGS, f"{role} last_hidden_state relative error", ours, theirs, ladder.gate)
+
+
+def _close(rung: Rung, name: str, ours: Array, theirs: Array, gate: Gate) -> Check:
+    if ours.shape != theirs.shape:
+        return failed(rung, name, f"{list(ours.shape)} where the reference has {list(theirs.shape)}")
+    return at_most(rung, name, metrics.relative_error(ours, theirs), gate.relative_error)
 
 
 def _logits(ladder: Ladder) -> Iterator[Check]:
+    if min(len(ladder.samples.images), len(ladder.choices)) < ladder.gate.samples:
+        yield inconclusive(Rung.LOGITS, "pictures and labels", f"{ladder.gate.samples} of each are needed")
+        return
     ours, theirs = ladder.logits(ladder.choices)
     difference, gate, rung = np.abs(ours - theirs), ladder.gate, Rung.LOGITS
     slope, offset = metrics.line_fit(ours, theirs)
@@ -204,30 +261,41 @@ def _logits(ladder: Ladder) -> Iterator[Check]:
     yield at_most(rung, "difference p99.9", float(np.quantile(difference, 0.999)), gate.logit_p999)
     yield at_most(rung, "offset", abs(offset), gate.logit_offset)
     yield at_most(rung, "slope - 1", abs(slope - 1), gate.logit_slope)
-    yield _joint(ladder)
+    yield from _joint(ladder)
 
 
-def _joint(ladder: Ladder) -> Check:
+def _joint(ladder: Ladder) -> Iterator[Check]:
     """The joint graph, which other consumers run, on a few pictures and texts."""
     pixels, ids = ladder.pixels[:JOINT_SIZE], ladder.ids[: JOINT_SIZE + 1]
-    found = ladder.model.session(Role.JOINT).run({"pixel_values": pixels, "input_ids": ids})["logits_per_image"]
-    wanted = ladder.reference.logits(ladder.wanted[Role.VISION][: len(pixels)], ladder.wanted[Role.TEXT][: len(ids)])
-    name = "joint graph, difference max"
-    if found.shape != wanted.shape:
-        return failed(Rung.LOGITS, name, f"{list(found.shape)} where the reference has {list(wanted.shape)}")
-    return at_most(Rung.LOGITS, name, float(np.abs(found - wanted).max()), ladder.gate.logit_max)
+    found = ladder.model.session(Role.JOINT).run({"pixel_values": pixels, "input_ids": ids})
+    images, texts = ladder.wanted[Role.VISION][: len(pixels)], ladder.wanted[Role.TEXT][: len(ids)]
+    logits = ladder.reference.logits(images, texts)
+    for name, wanted in (("logits_per_image", logits), ("logits_per_text", logits.T)):
+        ours, title = found[name], f"joint graph, {name} difference max"
+        if ours.shape != wanted.shape:
+            yield failed(Rung.LOGITS, title, f"{list(ours.shape)} where the reference has {list(wanted.shape)}")
+        else:
+            yield at_most(Rung.LOGITS, title, float(np.abs(ours - wanted).max()), ladder.gate.logit_max)
+    for name, wanted in (("image_embeds", images), ("text_embeds", texts)):
+        title = f"joint graph, {name} relative error"
+        yield _close(Rung.LOGITS, title, found[name], metrics.unit(wanted), ladder.gate)
 
 
 def _probabilities(ladder: Ladder) -> Iterator[Check]:
     ours, theirs = map(metrics.sigmoid, ladder.logits(ladder.choices))
     drift = np.abs(ours - theirs)
     yield at_most(Rung.PROBABILITIES, "drift max", float(drift.max()), ladder.gate.probability)
+    model, few = ladder.model, slice(JOINT_SIZE)
+    files, texts = list(ladder.samples.images.values())[few], [ladder.samples.texts[row] for row in ladder.choices[few]]
+    found = model.probabilities(model.encode_image(files), model.encode_text(texts))
+    largest = float(np.abs(found - theirs[few, few]).max())
+    yield at_most(Rung.PROBABILITIES, "as the runtime's users get them, drift max", largest, ladder.gate.probability)
 
 
 def _ranking(ladder: Ladder) -> Iterator[Check]:
     ours, theirs = ladder.logits(ladder.choices)
     images, labels = ours.shape
-    if images < ladder.gate.samples or labels < 2:
+    if min(images, labels) < ladder.gate.samples:
         yield inconclusive(Rung.RANKING, "pictures and labels", f"{images} pictures and {labels} labels")
         return
     agreement = metrics.agreement(ours, theirs)

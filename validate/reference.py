@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
-from ..runtime.contract import ImageSpec, TokenizerSpec
-from ..runtime.errors import CheckpointError, ProviderError
+from ..runtime.contract import Role, TokenizerSpec
+from ..runtime.errors import CheckpointError, InputError, ProviderError
 from ..runtime.files import sha256
-from ..runtime.image import ImageInput, ImageOptions, load_image
 
 Floats = NDArray[np.float32]
+Picture = Path | PIL.Image.Image
 _BATCH: Final = 8
 _CONSISTENT: Final = 1e-4  # how far the reference's own forward may be from the sum of its parts, in logits
 
@@ -28,7 +29,6 @@ class Reference:
 
     Args:
         folder: The checkpoint.
-        image: What the checkpoint's own files say of pictures.
         tokenizer: What they say of texts.
 
     Raises:
@@ -36,7 +36,7 @@ class Reference:
         CheckpointError: transformers cannot open the checkpoint.
     """
 
-    def __init__(self, folder: Path, image: ImageSpec, tokenizer: TokenizerSpec) -> None:
+    def __init__(self, folder: Path, tokenizer: TokenizerSpec) -> None:
         self.folder, self._length = folder, tokenizer.length
         self._lower = tokenizer.lower_case
         try:
@@ -56,7 +56,7 @@ class Reference:
                 ).eval()
                 self._tokenizer: Any = SiglipTokenizer.from_pretrained(folder, local_files_only=True)
                 self._processor: Any = SiglipImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # transformers raises errors of many kinds for a config it does not like
             raise CheckpointError(
                 f"transformers cannot open {folder}: {error}", "Download the checkpoint again."
             ) from error
@@ -90,13 +90,21 @@ class Reference:
         """Lower-case Σ out of context, as the published ids have it and transformers before version 5 did."""
         return text.replace("Σ", "σ") if self._lower else text
 
-    def pixels(self, images: Sequence[ImageInput]) -> Floats:
-        """float32 [images, 3, height, width]."""
-        pictures = [load_image(image, ImageOptions()) for image in images]
+    def pixels(self, images: Sequence[Picture]) -> Floats:
+        """float32 [images, 3, height, width]; raises InputError for a picture that cannot be read."""
+        return np.concatenate([self._pixels(image) for image in images])
+
+    def _pixels(self, image: Picture) -> Floats:
+        """Decoded by Pillow alone, so that a defect of the runtime's own reading cannot be on both sides."""
+        try:
+            opened = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
+            picture = opened.convert("RGB")
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+            raise InputError(f"The picture {image} cannot be read ({error}).", "Replace it.") from error
         with _quiet():
             # one-pixel pictures are ambiguous to the processor unless it is told where the channels are
-            parts = [self._processor(p, return_tensors="np", input_data_format="channels_last") for p in pictures]
-        return np.concatenate([part["pixel_values"] for part in parts])
+            rows = self._processor(picture, return_tensors="np", input_data_format="channels_last")
+        return np.asarray(rows["pixel_values"], np.float32)
 
     def image_embeddings(self, pixels: Floats) -> Iterator[Floats]:
         """pooler_output of the vision tower, a batch [≤8, size] at a time."""
@@ -107,6 +115,13 @@ class Reference:
         """pooler_output of the text tower, a batch [≤8, size] at a time."""
         for part in self._batches(ids):
             yield self._model.text_model(input_ids=part).pooler_output.numpy()
+
+    def hidden(self, pixels: Floats, ids: NDArray[np.int64]) -> dict[Role, Floats]:
+        """last_hidden_state of each tower, [rows, tokens, width]."""
+        with self._torch.inference_mode():
+            vision = self._model.vision_model(pixel_values=self._torch.from_numpy(pixels))
+            text = self._model.text_model(input_ids=self._torch.from_numpy(ids))
+        return {Role.VISION: vision.last_hidden_state.numpy(), Role.TEXT: text.last_hidden_state.numpy()}
 
     def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
         """Logits [images, texts] of pooler_outputs, in float64."""

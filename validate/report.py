@@ -154,13 +154,14 @@ class Report:
             ParityError: The verdict is FAIL.
             InconclusiveError: The verdict is INCONCLUSIVE.
         """
-        problem = self.first_problem()
-        if self.verdict is Verdict.PASS or problem is None:
+        if self.verdict is Verdict.PASS:
             return
-        what = f"{self.artifact} at {self.precision} on {self.provider}: {problem.rung} / {problem.name}"
+        problem = self.first_problem()
+        where = f"{problem.rung} / {problem.name}. {describe(problem)}" if problem else "a rung has no check."
+        what = f"{self.artifact} at {self.precision} on {self.provider}: {self.verdict}, {where}"
         if self.verdict is Verdict.FAIL:
-            raise ParityError(f"{what} failed. {describe(problem)}", "Do not deploy it; see the report.")
-        raise InconclusiveError(f"{what} could not be judged. {describe(problem)}", "Give more data with --data.")
+            raise ParityError(what, "Do not deploy it; see the report.")
+        raise InconclusiveError(what, "Give more data with --data.")
 
 
 def describe(check: Check) -> str:

@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -61,8 +60,9 @@ def validate(
     samples = Samples.read(data)
     progress("Opening the reference")
     source = Checkpoint.open(checkpoint)
-    reference = Reference(source.folder, source.image, source.tokenizer)
-    ladder = Ladder(model, reference, samples, GATES[model.precision], progress)
+    reference = Reference(source.folder, source.tokenizer)
+    ladder = Ladder(model, source, reference, samples, GATES[model.precision], progress)
+    ladder.prepare()
     checks = tuple(ladder.climb())
     report = Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,12 +96,17 @@ def store(artifact: Artifact, report: Report, html: str) -> Path:
 
 def _fingerprint(contract: Contract) -> str:
     """Hash of a contract without the verdicts on it."""
-    bare = replace(contract, variants=tuple(replace(v, parity=()) for v in contract.variants))
-    return hashlib.sha256(encode(bare)).hexdigest()
+    return hashlib.sha256(encode(contract.without_verdicts())).hexdigest()
 
 
 def _environment() -> dict[str, str]:
-    installed = {dist.name.lower() for dist in importlib.metadata.distributions()}
-    versions: dict[str, str] = {tool: importlib.metadata.version(tool) for tool in _TOOLS if tool in installed}
+    versions = {tool: version for tool in _TOOLS if (version := _version(tool))}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return {**versions, "python": platform.python_version(), "system": platform.system(), "machine": machine}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..runtime.errors import InputError
 from ..runtime.files import sha256
-from ..runtime.image import ImageInput
+from ..runtime.labels import read_labels
+from .reference import Picture
 
 BUNDLED: Final = Path(__file__).parent / "photos"
 _FORM: Final = 'Each line of captions.jsonl is an object such as {"image": "cat.jpg", "text": "a cat"}.'
@@ -33,6 +34,7 @@ TEXT_PROBES: Final = (
     "100% of $5 & #1 @ 2^3 = 8 ~ *",
     "set_001/IMG-20260827.JPG",
     "a photo of a </s> cat",
+    "an <unk> word",
     "</s>",
     "cat</s></s>dog",
     "</S> is no end",
@@ -72,10 +74,10 @@ class Samples:
     """
 
     name: str
-    images: dict[str, ImageInput]
+    images: dict[str, Picture]
     pairs: tuple[str, ...]
     labels: tuple[str, ...]
-    probes: dict[str, ImageInput]
+    probes: dict[str, Picture]
 
     @classmethod
     def read(cls, folder: Path | None = None) -> Samples:
@@ -90,16 +92,19 @@ class Samples:
         name, folder = ("bundled photos", BUNDLED) if folder is None else (folder.resolve().name, folder)
         pairs = _captions(folder / "captions.jsonl")
         labels = folder / "labels.txt"
-        choices = labels.read_text("utf-8").splitlines() if labels.exists() else list(pairs.values())
-        images: dict[str, ImageInput] = {image: folder / image for image in pairs}
+        choices = read_labels(labels.read_bytes(), str(labels)) if labels.exists() else list(pairs.values())
+        images: dict[str, Picture] = {image: folder / image for image in pairs}
         return cls(name, images, tuple(pairs.values()), tuple(dict.fromkeys(choices)), picture_probes())
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over every picture and text."""
+        """Hash over every picture and text; raises InputError for a picture that cannot be read."""
         whole = hashlib.sha256()
         for (name, image), text in zip(self.images.items(), self.pairs, strict=True):
-            digest = sha256(image) if isinstance(image, Path) else "-"
+            try:
+                digest = sha256(image) if isinstance(image, Path) else "-"
+            except OSError as error:
+                raise InputError(f"{image} cannot be read ({error.strerror}).", "Correct captions.jsonl.") from error
             whole.update(json.dumps([name, digest, text]).encode())
         whole.update(json.dumps(self.labels).encode())
         return whole.hexdigest()
@@ -110,7 +115,7 @@ class Samples:
         return tuple(dict.fromkeys((*self.pairs, *self.labels, *TEXT_PROBES)))
 
 
-def picture_probes() -> dict[str, ImageInput]:
+def picture_probes() -> dict[str, Picture]:
     """Pictures of unusual size and mode, the same at every call."""
     rng = np.random.default_rng(20240)
 
@@ -131,7 +136,7 @@ def picture_probes() -> dict[str, ImageInput]:
 
 def _captions(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}).", _FORM) from error
     pairs: dict[str, str] = {}
@@ -152,8 +157,16 @@ def _caption(path: Path, number: int, line: str) -> tuple[str, str]:
         image, text = row["image"], row["text"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"Line {number} of {path} is no caption ({error!r}).", _FORM) from error
-    if not (isinstance(image, str) and isinstance(text, str)):
-        raise InputError(f"Line {number} of {path} has a value that is no string.", _FORM)
+    if not (isinstance(image, str) and isinstance(text, str) and _is_unicode(image + text)):
+        raise InputError(f"Line {number} of {path} has a value that is no string of valid Unicode.", _FORM)
     if not (path.parent / image).is_file():
         raise InputError(f"Line {number} of {path} names {image}, which is not there.", "Correct the line.")
     return image, text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

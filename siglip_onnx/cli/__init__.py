@@ -6,6 +6,7 @@ import importlib
 import signal
 import sys
 import textwrap
+import traceback
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -23,10 +24,18 @@ _COMMANDS: Final = {
 }
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 _DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h
+_PIPE: Final = 141  # 128 + SIGPIPE
 _TERMINATED: Final = 143  # 128 + SIGTERM
 
 
 class _LazyGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would end with 1, which here means a parity failure
+            sys.stderr.close()  # or Python complains about the pipe at exit
+            sys.exit(_PIPE)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
@@ -49,14 +58,15 @@ def cli(debug: bool) -> None:
 
     \b
     Exit codes: 0 success or PASS, 1 parity FAIL, 2 wrong usage, 3 runtime or provider missing, 4 INCONCLUSIVE,
-    5 checkpoint, 6 export, 7 artifact, 8 picture, text or data, 70 a defect of siglip-onnx, 130 interrupted.
+    5 checkpoint, 6 export, 7 artifact, 8 picture, text or data, 70 a defect of siglip-onnx, 130 interrupted,
+    141 nobody reads the output, 143 terminated.
     """  # noqa: D301  click takes \b for "keep these lines as they are"
 
 
 def main() -> NoReturn:
     """Run the command line; every error ends in one paragraph and its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
-    debug = "--debug" in sys.argv[1:]
+    debug = sys.argv[1:2] == ["--debug"]
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as error:
@@ -66,9 +76,6 @@ def main() -> NoReturn:
         _fail("Interrupted; nothing was left half-written.", _INTERRUPTED, debug)
     except SiglipOnnxError as error:
         _fail(f"Error: {error}", error.exit_code, debug)
-    except BrokenPipeError:
-        sys.stderr.close()  # or Python complains about it at exit
-        sys.exit(0)
     except Exception as error:  # a defect, which users should see as one paragraph too
         _fail(
             f"Error: siglip-onnx met a {type(error).__name__} that it did not expect ({error}). "
@@ -86,6 +93,6 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
-        raise
+        traceback.print_exc()
     click.echo(textwrap.fill(message, width=100, break_long_words=False, break_on_hyphens=False), err=True)
     sys.exit(code)

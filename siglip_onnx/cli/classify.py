@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TextIO
 
 import click
 
 from ..runtime import ImageOptions, Siglip, Transparency
+from ..runtime.labels import read_labels
 from .console import json_option, precision_option, print_json, progress, provider_option, stdout, table
 
 
@@ -16,7 +16,9 @@ from .console import json_option, precision_option, print_json, progress, provid
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--label", "labels", multiple=True, help="A label to choose among; give it again for each.")
 @click.option(
-    "--labels-from", type=click.File(encoding="utf-8"), help="A file with a label a line, or - for standard input."
+    "--labels-from",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="A file with a label a line, or - for standard input.",
 )
 @click.option("--template", default="{}", show_default=True, help='What the model reads, as in "a photo of {}".')
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Labels to show for each picture.")
@@ -35,7 +37,7 @@ def command(
     artifact: Path,
     images: tuple[str, ...],
     labels: tuple[str, ...],
-    labels_from: TextIO | None,
+    labels_from: str | None,
     template: str,
     top: int,
     exif_orientation: bool,
@@ -45,7 +47,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Tell how probable each label is for each of the pictures IMAGES, by the model in ARTIFACT."""
-    choices = [*labels, *(line.strip() for line in labels_from or () if line.strip())]
+    choices = list(labels)
+    if labels_from is not None:
+        with click.open_file(labels_from, "rb") as file:
+            choices += read_labels(file.read(), labels_from)
     if not choices:
         raise click.UsageError("Give at least one --label, or a file with --labels-from.")
     options = ImageOptions(exif_orientation, Transparency(transparency))

@@ -31,10 +31,18 @@ provider_option = click.option(
 )
 
 
+class _Console(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command line end with its own exit code; rich's is 1, which here means a parity failure."""
+        raise BrokenPipeError
+
+
 def stdout() -> rich.console.Console:
     """A console as wide as the terminal; wide enough for every table where there is none."""
-    console = rich.console.Console(highlight=False)
-    return console if console.is_terminal else rich.console.Console(highlight=False, width=160)
+    console = _Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
 
 
 def table(*headers: str) -> rich.table.Table:
