@@ -287,7 +287,7 @@ def _probabilities(ladder: Ladder) -> Iterator[Check]:
     yield at_most(Rung.PROBABILITIES, "drift max", float(drift.max()), ladder.gate.probability)
     model, few = ladder.model, slice(JOINT_SIZE)
     files, texts = list(ladder.samples.images.values())[few], [ladder.samples.texts[row] for row in ladder.choices[few]]
-    found = model.probabilities(model.encode_image(files), model.encode_text(texts))
+    found = model.probabilities(model.encode_image(files, batch_size=1), model.encode_text(texts, batch_size=1))
     largest = float(np.abs(found - theirs[few, few]).max())
     yield at_most(Rung.PROBABILITIES, "as the runtime's users get them, drift max", largest, ladder.gate.probability)
 
