@@ -37,9 +37,14 @@ def load_concepts() -> list[Concept]:
     with zipfile.ZipFile(PAIRS) as pairs:
         lines = pairs.read("emoji_pairs/captions.jsonl").decode().splitlines()
     rows = [json.loads(line) for line in lines]
+    labels = {row["label"].lower() for row in rows}
     return [
         Concept(
-            row["id"], row["label"], row["subcategory"], tuple(dict.fromkeys([row["label"].lower(), *row["texts"]]))
+            row["id"],
+            row["label"],
+            row["subcategory"],
+            # the label of another concept is no description of this one: a cat face is not to be named "cat"
+            (row["label"].lower(), *sorted(set(row["texts"]) - labels)),
         )
         for row in rows
     ]
