@@ -97,7 +97,8 @@ def test_ten_thousand_odd_strings_have_the_reference_ids(folder: Path, ours: Tok
 def test_tokenizer_json_has_the_reference_ids(folder: Path, ours: Tokenizer) -> None:
     fast = tokenizers.Tokenizer.from_str(fast_tokenizer(folder / "spiece.model", spec_of(folder)).decode())
     texts = [*(text for text, _ in CASES), *TEXT_PROBES, "a </s> cat", "</s>", "x</s>y </s> z", "<front> / </b>"]
-    assert [fast.encode(text).ids for text in texts] == ours(texts).tolist()
+    usual = [text for text in texts if "<unk>" not in text]
+    assert [fast.encode(text).ids for text in usual] == ours(usual).tolist()
     odd = [text for text in odd_strings(4000) if "<unk>" not in text]
     differ = [text for text in odd if fast.encode(text).ids != ours([text])[0].tolist()]
     # The tokenizers library loses a combining mark behind a character that it replaces (docs/artifact.md).
