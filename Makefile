@@ -5,16 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format train-emoji clean
+.PHONY: demo test lint format train-emoji clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow"
-
-test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .

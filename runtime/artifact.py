@@ -20,11 +20,7 @@ _EXPORT_AGAIN = "Export the checkpoint again with `siglip-onnx export`, or copy 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact's folder and its contract.
-
-    >>> artifact = Artifact.open("siglip-artifact")        # doctest: +SKIP
-    >>> artifact.verify()                                  # doctest: +SKIP
-    """
+    """An artifact's folder and its contract, as in `Artifact.open("siglip-large").verify()`."""
 
     folder: Path
     contract: Contract

@@ -33,9 +33,9 @@ class Label:
 class Siglip:
     """A SigLIP model without PyTorch. Threads may share it; each tower is loaded when it is first used.
 
-    >>> model = Siglip.load("siglip-artifact")                                   # doctest: +SKIP
-    >>> model.classify(["cat.jpg"], ["a cat", "a dog"])[0][0]                     # doctest: +SKIP
-    Label(label='a cat', probability=0.98)
+        model = Siglip.load("siglip-large")
+        best = model.classify(["cat.jpg"], ["a cat", "a dog"])[0][0]
+        print(best.label, best.probability)
 
     Args:
         artifact: What to run.
