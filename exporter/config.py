@@ -16,20 +16,26 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class VisionConfig:
-    """The vision tower. Defaults: transformers, `configuration_siglip.py`, SiglipVisionConfig."""
+@dataclass(frozen=True, kw_only=True)
+class TowerConfig:
+    """What both towers have. Defaults: transformers, `configuration_siglip.py`, which gives both the same."""
 
-    model_type: str = "siglip_vision_model"
     hidden_size: Size = 768
     intermediate_size: Size = 3072
     num_hidden_layers: Count = 12
     num_attention_heads: Count = 12
+    hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
+    layer_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(TowerConfig):
+    """The vision tower. Defaults: transformers, `configuration_siglip.py`, SiglipVisionConfig."""
+
+    model_type: str = "siglip_vision_model"
     num_channels: Literal[3] = 3
     image_size: Size = 224
     patch_size: Size = 16
-    hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
     vision_use_head: Literal[True] = True
 
     @property
@@ -38,19 +44,13 @@ class VisionConfig:
         return (self.image_size // self.patch_size) ** 2
 
 
-@dataclass(frozen=True)
-class TextConfig:
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(TowerConfig):
     """The text tower. Defaults: transformers, `configuration_siglip.py`, SiglipTextConfig."""
 
     model_type: str = "siglip_text_model"
     vocab_size: Size = 32000
-    hidden_size: Size = 768
-    intermediate_size: Size = 3072
-    num_hidden_layers: Count = 12
-    num_attention_heads: Count = 12
     max_position_embeddings: Size = 64
-    hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
     projection_size: Size | None = None
 
     @property

@@ -58,14 +58,12 @@ def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.
 def _named(tower: ir.Model, prefix: str, batch: str) -> ir.Model:
     """Put a prefix before every inner name, so that two towers can live in one graph."""
     graph = tower.graph
-    outer = {id(value) for value in graph.inputs}
     for value in list(graph.initializers.values()):
         value.name = f"{prefix}.{value.name}"
     for node in graph:
         node.name = f"{prefix}.{node.name}"
         for value in node.outputs:
-            if id(value) not in outer:
-                value.name = f"{prefix}.{value.name}"
+            value.name = f"{prefix}.{value.name}"
     for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
         if value.shape is not None:
             value.shape = ir.Shape([batch if d == BATCH else d for d in _dimensions(value.shape)])
@@ -77,13 +75,8 @@ def _dimensions(shape: ir.Shape) -> list[int | str | None]:
 
 
 def _initializer(name: str, value: NDArray[Any]) -> ir.Value:
-    return ir.Value(
-        name=name, shape=ir.Shape(value.shape), type=_type(value.dtype), const_value=ir.Tensor(value, name=name)
-    )
-
-
-def _type(dtype: np.dtype[np.generic]) -> ir.TensorType:
-    return ir.TensorType(ir.DataType.from_numpy(dtype))
+    kind = ir.TensorType(ir.DataType.from_numpy(value.dtype))
+    return ir.Value(name=name, shape=ir.Shape(value.shape), type=kind, const_value=ir.Tensor(value, name=name))
 
 
 def _logits(vision: ir.Value, text: ir.Value, constants: dict[str, ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:

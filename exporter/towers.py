@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import SiglipConfig, TextConfig, VisionConfig
+from .config import SiglipConfig, TextConfig, TowerConfig, VisionConfig
 
 _GELU: Final = {"gelu_pytorch_tanh": "tanh", "gelu": "none"}
 
@@ -36,7 +36,7 @@ class Linear(nn.Module):
 class Mlp(nn.Module):
     """Two Linears with a GELU between them."""
 
-    def __init__(self, config: VisionConfig | TextConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
@@ -50,7 +50,7 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     """A pre-norm transformer layer without mask."""
 
-    def __init__(self, config: VisionConfig | TextConfig, tokens: int) -> None:
+    def __init__(self, config: TowerConfig, tokens: int) -> None:
         super().__init__()
         self.tokens, self.width, self.heads = tokens, config.hidden_size, config.num_attention_heads
         self.norm1 = nn.LayerNorm(self.width, eps=config.layer_norm_eps)
@@ -235,7 +235,7 @@ def _norm(new: str, old: str) -> Sources:
     return {**_copied(f"{new}.weight", f"{old}.weight"), **_copied(f"{new}.bias", f"{old}.bias")}
 
 
-def _layers(tower: str, config: VisionConfig | TextConfig) -> Sources:
+def _layers(tower: str, config: TowerConfig) -> Sources:
     sources: Sources = {}
     scale = 1 / math.sqrt(config.hidden_size // config.num_attention_heads)
     for i in range(config.num_hidden_layers):
@@ -272,7 +272,7 @@ def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def _layer_shapes(tower: str, config: VisionConfig | TextConfig) -> dict[str, tuple[int, ...]]:
+def _layer_shapes(tower: str, config: TowerConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     width, inner = config.hidden_size, config.intermediate_size
     for i in range(config.num_hidden_layers):

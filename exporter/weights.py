@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -130,8 +129,7 @@ def _files(folder: Path) -> Iterable[Path]:
 
 def _header(path: Path) -> dict[str, TensorInfo]:
     try:
-        with ExitStack() as stack:
-            file = stack.enter_context(safe_open(path, framework="pt"))
+        with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
             return {n: TensorInfo(path, tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
     except FileNotFoundError as error:

@@ -43,7 +43,7 @@ def page(report: Report, ladder: Ladder) -> str:
 
 
 def _evidence(ladder: Ladder) -> dict[str, Any]:
-    ours, theirs = ladder.logits(ladder.choices)
+    ours, theirs = ladder.label_logits
     rng = np.random.default_rng(0)
     chosen = rng.permutation(theirs.size)[:_POINTS]
     best = np.unique(np.concatenate([chosen, np.argsort(theirs, axis=None)[-_POINTS // 3 :]]))

@@ -99,18 +99,20 @@ class Ladder:
         return self.model.images(list(self.samples.images.values()))
 
     @cached_property
+    def inputs(self) -> dict[Role, Array]:
+        """What the reference feeds each tower: its own pixels and ids."""
+        return {Role.VISION: self.pixels, Role.TEXT: self.ids}
+
+    @cached_property
     def wanted(self) -> dict[Role, Array]:
-        """The reference's embeddings, [rows, size], of its own pixels and ids."""
+        """The reference's embeddings, [rows, size], of its own inputs."""
         self.progress("Running the reference")
-        return {
-            Role.VISION: np.concatenate(list(self.reference.image_embeddings(self.pixels))),
-            Role.TEXT: np.concatenate(list(self.reference.text_embeddings(self.ids))),
-        }
+        return {role: self.reference.embeddings(role, rows) for role, rows in self.inputs.items()}
 
     @cached_property
     def found(self) -> dict[Role, Array]:
-        """Our embeddings of the reference's pixels and ids, each row run alone."""
-        return {Role.VISION: self._alone(Role.VISION, self.pixels), Role.TEXT: self._alone(Role.TEXT, self.ids)}
+        """Our embeddings of the reference's inputs, each row run alone."""
+        return {role: self._alone(role, rows) for role, rows in self.inputs.items()}
 
     def _alone(self, role: Role, rows: Array) -> Array:
         self.progress(f"Running the {role} tower")
@@ -118,11 +120,11 @@ class Ladder:
 
     @cached_property
     def end_to_end(self) -> dict[Role, Array]:
-        """Our embeddings of our own pixels and ids; the towers run again only where these differ."""
-        inputs = {Role.VISION: (self.our_pixels, self.pixels), Role.TEXT: (self.our_ids, self.ids)}
+        """Our embeddings of our own inputs; the towers run again only where these differ."""
+        ours = {Role.VISION: self.our_pixels, Role.TEXT: self.our_ids}
         return {
-            role: self.found[role] if np.array_equal(ours, theirs) else self._alone(role, ours)
-            for role, (ours, theirs) in inputs.items()
+            role: self.found[role] if np.array_equal(rows, self.inputs[role]) else self._alone(role, rows)
+            for role, rows in ours.items()
         }
 
     def rows(self, texts: tuple[str, ...]) -> list[int]:
@@ -135,6 +137,11 @@ class Ladder:
         """Labels among the texts, those with the same ids only once."""
         rows = self.rows(self.samples.labels)
         return list({self.ids[row].tobytes(): row for row in reversed(rows)}.values())[::-1]
+
+    @cached_property
+    def label_logits(self) -> tuple[Array, Array]:
+        """`logits` of every picture and label."""
+        return self.logits(self.choices)
 
     def logits(self, texts: list[int]) -> tuple[Array, Array]:
         """Our logits and the reference's, [images, texts], from the files to the end."""
@@ -174,10 +181,14 @@ def _fast_ids(path: str, texts: list[str], length: int) -> list[list[int]]:
 
 def _same_rows(name: str, ours: Array, theirs: Array, texts: tuple[str, ...]) -> Check:
     if ours.shape != theirs.shape:
-        return failed(Rung.TOKENS, name, f"{list(ours.shape)} where the reference has {list(theirs.shape)}")
+        return _other_shape(Rung.TOKENS, name, ours, theirs)
     wrong = np.flatnonzero((ours != theirs).any(1))
     detail = f"{len(texts)} texts" + (f"; first difference: {texts[wrong[0]]!r:.60}" if len(wrong) else "")
     return at_most(Rung.TOKENS, f"{name} that differ", float(len(wrong)), 0.0, detail)
+
+
+def _other_shape(rung: Rung, name: str, ours: Array, theirs: Array) -> Check:
+    return failed(rung, name, f"{list(ours.shape)} where the reference has {list(theirs.shape)}")
 
 
 def _same_file(rung: Rung, name: str, same: bool) -> Check:
@@ -197,15 +208,15 @@ def _pixels(ladder: Ladder) -> Iterator[Check]:
 def _largest_difference(kind: str, names: list[str], ours: Array, theirs: Array) -> Check:
     name = f"{kind}, largest difference"
     if ours.shape != theirs.shape:
-        return failed(Rung.PIXELS, name, f"{list(ours.shape)} where the reference has {list(theirs.shape)}")
+        return _other_shape(Rung.PIXELS, name, ours, theirs)
     differences = np.abs(ours - theirs).max((1, 2, 3))
     worst = int(differences.argmax())
     return at_most(Rung.PIXELS, name, float(differences[worst]), 0.0, f"{len(names)} {kind}; worst: {names[worst]}")
 
 
 def _determinism(ladder: Ladder) -> Iterator[Check]:
-    for role, inputs in ((Role.VISION, ladder.pixels[:1]), (Role.TEXT, ladder.ids[:1])):
-        first, second = (ladder.model.encode(role, inputs) for _ in range(2))
+    for role, rows in ladder.inputs.items():
+        first, second = (ladder.model.encode(role, rows[:1]) for _ in range(2))
         yield at_most(Rung.DETERMINISM, f"{role}, two runs differ by", float(np.abs(first - second).max()), 0.0)
 
 
@@ -237,16 +248,15 @@ def _tower(ladder: Ladder, role: Role, names: tuple[str, ...]) -> Iterator[Check
 
 def _hidden(ladder: Ladder, role: Role) -> Check:
     """The other output of a tower, on a few rows."""
-    rows = {Role.VISION: ladder.pixels, Role.TEXT: ladder.ids}[role][:1]
-    session = ladder.model.session(role)
+    rows, session = ladder.inputs[role][:1], ladder.model.session(role)
     ours = session.run({session.graph.inputs[0].name: rows})["last_hidden_state"]
-    theirs = ladder.reference.hidden(ladder.pixels[:1], ladder.ids[:1])[role]
+    theirs = ladder.reference.hidden(role, rows)
     return _close(Rung.EMBEDDINGS, f"{role} last_hidden_state relative error", ours, theirs, ladder.gate)
 
 
 def _close(rung: Rung, name: str, ours: Array, theirs: Array, gate: Gate) -> Check:
     if ours.shape != theirs.shape:
-        return failed(rung, name, f"{list(ours.shape)} where the reference has {list(theirs.shape)}")
+        return _other_shape(rung, name, ours, theirs)
     return at_most(rung, name, metrics.relative_error(ours, theirs), gate.relative_error)
 
 
@@ -254,7 +264,7 @@ def _logits(ladder: Ladder) -> Iterator[Check]:
     if min(len(ladder.samples.images), len(ladder.choices)) < ladder.gate.samples:
         yield inconclusive(Rung.LOGITS, "pictures and labels", f"{ladder.gate.samples} of each are needed")
         return
-    ours, theirs = ladder.logits(ladder.choices)
+    ours, theirs = ladder.label_logits
     difference, gate, rung = np.abs(ours - theirs), ladder.gate, Rung.LOGITS
     slope, offset = metrics.line_fit(ours, theirs)
     yield at_most(rung, "difference max", float(difference.max()), gate.logit_max, f"{difference.size} logits")
@@ -273,7 +283,7 @@ def _joint(ladder: Ladder) -> Iterator[Check]:
     for name, wanted in (("logits_per_image", logits), ("logits_per_text", logits.T)):
         ours, title = found[name], f"joint graph, {name} difference max"
         if ours.shape != wanted.shape:
-            yield failed(Rung.LOGITS, title, f"{list(ours.shape)} where the reference has {list(wanted.shape)}")
+            yield _other_shape(Rung.LOGITS, title, ours, wanted)
         else:
             yield at_most(Rung.LOGITS, title, float(np.abs(ours - wanted).max()), ladder.gate.logit_max)
     for name, wanted in (("image_embeds", images), ("text_embeds", texts)):
@@ -282,7 +292,7 @@ def _joint(ladder: Ladder) -> Iterator[Check]:
 
 
 def _probabilities(ladder: Ladder) -> Iterator[Check]:
-    ours, theirs = map(metrics.sigmoid, ladder.logits(ladder.choices))
+    ours, theirs = map(metrics.sigmoid, ladder.label_logits)
     drift = np.abs(ours - theirs)
     yield at_most(Rung.PROBABILITIES, "drift max", float(drift.max()), ladder.gate.probability)
     model, few = ladder.model, slice(JOINT_SIZE)
@@ -293,7 +303,7 @@ def _probabilities(ladder: Ladder) -> Iterator[Check]:
 
 
 def _ranking(ladder: Ladder) -> Iterator[Check]:
-    ours, theirs = ladder.logits(ladder.choices)
+    ours, theirs = ladder.label_logits
     images, labels = ours.shape
     if min(images, labels) < ladder.gate.samples:
         yield inconclusive(Rung.RANKING, "pictures and labels", f"{images} pictures and {labels} labels")
@@ -323,7 +333,7 @@ def _retrieval(ladder: Ladder) -> Iterator[Check]:
 
 
 def _batch(ladder: Ladder) -> Iterator[Check]:
-    for role, rows in ((Role.VISION, ladder.pixels), (Role.TEXT, ladder.ids)):
+    for role, rows in ladder.inputs.items():
         for size in BATCHES:
             name = f"{role}, alone against a batch of {size}"
             chosen = np.arange(size) % len(rows)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..runtime.contract import Role, TokenizerSpec
 from ..runtime.errors import CheckpointError, InputError, ProviderError
 from ..runtime.files import sha256
+from . import metrics
 
 Floats = NDArray[np.float32]
 Picture = Path | PIL.Image.Image
@@ -106,30 +107,23 @@ class Reference:
             rows = self._processor(picture, return_tensors="np", input_data_format="channels_last")
         return np.asarray(rows["pixel_values"], np.float32)
 
-    def image_embeddings(self, pixels: Floats) -> Iterator[Floats]:
-        """pooler_output of the vision tower, a batch [≤8, size] at a time."""
-        for part in self._batches(pixels):
-            yield self._model.vision_model(pixel_values=part).pooler_output.numpy()
+    def embeddings(self, role: Role, rows: NDArray[Any]) -> Floats:
+        """pooler_output of a tower, [rows, size], of ready pixel_values or input_ids."""
+        starts = range(0, len(rows), _BATCH)
+        return np.concatenate([self._tower(role, rows[at : at + _BATCH]).pooler_output.numpy() for at in starts])
 
-    def text_embeddings(self, ids: NDArray[np.int64]) -> Iterator[Floats]:
-        """pooler_output of the text tower, a batch [≤8, size] at a time."""
-        for part in self._batches(ids):
-            yield self._model.text_model(input_ids=part).pooler_output.numpy()
+    def hidden(self, role: Role, rows: NDArray[Any]) -> Floats:
+        """last_hidden_state of a tower, [rows, tokens, width]."""
+        return np.asarray(self._tower(role, rows).last_hidden_state.numpy(), np.float32)
 
-    def hidden(self, pixels: Floats, ids: NDArray[np.int64]) -> dict[Role, Floats]:
-        """last_hidden_state of each tower, [rows, tokens, width]."""
+    def _tower(self, role: Role, rows: NDArray[Any]) -> Any:
+        tower = {Role.VISION: self._model.vision_model, Role.TEXT: self._model.text_model}[role]
         with self._torch.inference_mode():
-            vision = self._model.vision_model(pixel_values=self._torch.from_numpy(pixels))
-            text = self._model.text_model(input_ids=self._torch.from_numpy(ids))
-        return {Role.VISION: vision.last_hidden_state.numpy(), Role.TEXT: text.last_hidden_state.numpy()}
+            return tower(self._torch.from_numpy(rows))
 
     def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
         """Logits [images, texts] of pooler_outputs, in float64."""
-        image, text = (
-            rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-            for rows in (images, texts)
-        )
-        return np.asarray(image @ text.T * self.logit_scale + self.logit_bias)
+        return np.asarray(metrics.unit(images) @ metrics.unit(texts).T * self.logit_scale + self.logit_bias)
 
     def check_logits(self, pixels: Floats, ids: NDArray[np.int64]) -> None:
         """Compare `logits` with the model's own whole forward on a few pictures and texts.
@@ -142,17 +136,12 @@ class Reference:
             whole = self._model(
                 pixel_values=self._torch.from_numpy(pixels), input_ids=self._torch.from_numpy(ids)
             ).logits_per_image.numpy()
-        parts = self.logits(next(self.image_embeddings(pixels)), next(self.text_embeddings(ids)))
+        parts = self.logits(self.embeddings(Role.VISION, pixels), self.embeddings(Role.TEXT, ids))
         if not np.allclose(whole, parts, rtol=0, atol=_CONSISTENT * max(1.0, float(np.abs(parts).max()))):
             raise CheckpointError(
                 f"transformers' SiglipModel gives logits of {whole.ravel()[0]}, its towers {parts.ravel()[0]}.",
                 "Install the versions in constraints.txt.",
             )
-
-    def _batches(self, rows: NDArray[Any]) -> Iterator[Any]:
-        for start in range(0, len(rows), _BATCH):
-            with self._torch.inference_mode():
-                yield self._torch.from_numpy(rows[start : start + _BATCH])
 
 
 @contextlib.contextmanager

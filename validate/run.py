@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -16,14 +14,14 @@ from ..exporter.checkpoint import Checkpoint
 from ..runtime.artifact import REPORTS, Artifact
 from ..runtime.contract import Contract, Parity, encode
 from ..runtime.model import Siglip
+from ..runtime.versions import installed_version
 from .gates import GATES
 from .html import page
-from .ladder import Ladder
+from .ladder import Ladder, Progress
 from .reference import Reference
 from .report import DataRecord, Report, overall
 from .samples import Samples
 
-Progress = Callable[[str], None]
 _TOOLS: Final = (
     "siglip-onnx",
     "onnxruntime",
@@ -100,13 +98,6 @@ def _fingerprint(contract: Contract) -> str:
 
 
 def _environment() -> dict[str, str]:
-    versions = {tool: version for tool in _TOOLS if (version := _version(tool))}
+    versions = {tool: version for tool in _TOOLS if (version := installed_version(tool))}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return {**versions, "python": platform.python_version(), "system": platform.system(), "machine": machine}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import rich.text
 from .. import __version__
 from ..runtime.errors import ProviderError
 from ..runtime.session import PROVIDERS, available_providers
+from ..runtime.versions import installed_version
 from .console import json_option, print_json, stdout, table
 
 # What each package is for: running, exporting and judging.
@@ -74,18 +74,11 @@ def _machine() -> dict[str, str]:
 
 
 def _package(name: str, purpose: str) -> _Finding:
-    version = _version(name)
-    covered = version is None and name in _OPTIONAL and _version(_OPTIONAL[name]) is not None
+    version = installed_version(name)
+    covered = version is None and name in _OPTIONAL and installed_version(_OPTIONAL[name]) is not None
     extra = "cpu" if purpose == "run" else "export"
     install = "" if version or covered else f"pip install 'siglip-onnx[{extra}]'"
     return _Finding(name, version, purpose, install)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _providers() -> list[_Finding]:
