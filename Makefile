@@ -18,7 +18,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	# mypy knows nothing of the folders' mapping in pyproject.toml, so it gets the package as it is installed.
 	rm -rf build/types && mkdir -p build/types
-	cp -r siglip_onnx build/types/ && cp -r exporter runtime validate build/types/siglip_onnx/
+	cp -r siglip_onnx build/types/ && cp -r exporter quantize runtime validate build/types/siglip_onnx/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p siglip_onnx
 
 format: $(READY)

@@ -23,20 +23,19 @@ from ..runtime.contract import (
     LogitSpec,
     Precision,
     Role,
-    TensorSpec,
     Variant,
 )
 from ..runtime.errors import ExportError
 from ..runtime.files import new_folder
 from .checkpoint import Checkpoint
 from .fast_tokenizer import fast_tokenizer
-from .joint import join
+from .interface import base_name, data_path, describe, graph_path
+from .joint import write_joint
 from .towers import Source, TextTower, VisionTower, text_sources, vision_sources
 from .trace import attach, trace
 
 Progress = Callable[[str], None]
 
-VISION, TEXT, JOINT = "onnx/vision_model.onnx", "onnx/text_model.onnx", "onnx/model.onnx"
 _TOOLS: Final = ("siglip-onnx", "torch", "onnx", "onnx-ir", "onnxscript")
 _ROOM: Final = 1.05  # graphs and tokenizer files beside the weights
 
@@ -45,7 +44,6 @@ _ROOM: Final = 1.05  # graphs and tokenizer files beside the weights
 class _Tower:
     """What differs between the two towers when they are exported."""
 
-    path: str
     input_name: str
     example: tuple[int, ...]
     dtype: torch.dtype
@@ -117,7 +115,6 @@ def _towers(source: Checkpoint) -> dict[Role, _Tower]:
     size = vision.image_size
     return {
         Role.VISION: _Tower(
-            VISION,
             "pixel_values",
             (2, 3, size, size),
             torch.float32,
@@ -125,7 +122,7 @@ def _towers(source: Checkpoint) -> dict[Role, _Tower]:
             vision_sources(vision),
         ),
         Role.TEXT: _Tower(
-            TEXT, "input_ids", (2, length), torch.int64, lambda: TextTower(text, length), text_sources(text, length)
+            "input_ids", (2, length), torch.int64, lambda: TextTower(text, length), text_sources(text, length)
         ),
     }
 
@@ -138,13 +135,15 @@ def _write_graphs(source: Checkpoint, folder: Path, progress: Progress) -> dict[
         model = trace(tower.build, torch.Size(tower.example), tower.dtype, tower.input_name)
         progress(f"Writing the {role} tower")
         attach(model, _loader(source, tower.sources))
-        ir.save(model, folder / tower.path, external_data=Path(tower.path + "_data").name)
-        graphs[role] = _describe(model, tower.path, (tower.path + "_data",))
+        path = graph_path(role)
+        ir.save(model, folder / path, external_data=base_name(data_path(path)))
+        graphs[role] = describe(model, path, (data_path(path),))
     progress("Writing the joint graph")
-    joint = join(folder / VISION, folder / TEXT, source.logit_scale, source.logit_bias)
-    ir.save(joint, folder / JOINT)
-    data = tuple(path for role in (Role.TEXT, Role.VISION) for path in graphs[role].data)
-    return {**graphs, Role.JOINT: _describe(joint, JOINT, data)}
+    logits = LogitSpec(source.logit_scale, source.logit_bias)
+    path, towers = graph_path(Role.JOINT), (folder / graphs[role].path for role in (Role.VISION, Role.TEXT))
+    joint = write_joint(folder / path, logits, *towers)
+    data = tuple(data_path(graph_path(role)) for role in (Role.TEXT, Role.VISION))
+    return {**graphs, Role.JOINT: describe(joint, path, data)}
 
 
 def _loader(source: Checkpoint, sources: dict[str, Source]) -> Callable[[str], torch.Tensor]:
@@ -153,23 +152,6 @@ def _loader(source: Checkpoint, sources: dict[str, Source]) -> Callable[[str], t
         return made_of.make(*(source.weights.load(tensor) for tensor in made_of.names))
 
     return load
-
-
-def _describe(model: ir.Model, path: str, data: tuple[str, ...]) -> Graph:
-    return Graph(
-        path=path,
-        data=data,
-        opset=dict(model.graph.opset_imports),
-        inputs=tuple(map(_tensor_spec, model.graph.inputs)),
-        outputs=tuple(map(_tensor_spec, model.graph.outputs)),
-    )
-
-
-def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.shape is not None  # noqa: S101  every input and output of ours is typed and shaped
-    assert value.dtype is not None  # noqa: S101
-    shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
-    return TensorSpec(str(value.name), str(value.dtype.numpy()), shape)
 
 
 def _write_files(source: Checkpoint, folder: Path) -> None:

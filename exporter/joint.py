@@ -10,11 +10,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .trace import BATCH, OPSET
+from ..runtime.contract import LogitSpec
+from .interface import BATCH, OUTPUTS
 
 Dimensions = Sequence[int | str | None]
 
 _IMAGES, _TEXTS = "image_batch", "text_batch"
+
+
+def write_joint(target: Path, logits: LogitSpec, vision: Path, text: Path) -> ir.Model:
+    """Write the joint graph of two towers, whose data files must come to lie beside it."""
+    model = join(vision, text, logits.scale, logits.bias)
+    ir.save(model, target)
+    return model
 
 
 def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.Model:
@@ -29,7 +37,7 @@ def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.
         logit_bias: Added to it.
     """
     towers = {"vision": _named(ir.load(vision), "vision", _IMAGES), "text": _named(ir.load(text), "text", _TEXTS)}
-    pooled = {name: tower.graph.outputs[1] for name, tower in towers.items()}
+    pooled = {name: tower.graph.outputs[OUTPUTS.index("pooler_output")] for name, tower in towers.items()}
     constants: dict[str, NDArray[Any]] = {
         "logit_scale": np.array(logit_scale, np.float32),
         "logit_bias": np.array(logit_bias, np.float32),
@@ -49,8 +57,9 @@ def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.
         graph.initializers.clear()
         graph.remove(body)
         nodes.extend(body)
+    opsets = {**towers["vision"].graph.opset_imports, **towers["text"].graph.opset_imports}
     graph = ir.Graph(
-        inputs, outputs, nodes=[*nodes, *tail], initializers=initializers, opset_imports={"": OPSET}, name="siglip"
+        inputs, outputs, nodes=[*nodes, *tail], initializers=initializers, opset_imports=opsets, name="siglip"
     )
     return ir.Model(graph, ir_version=towers["vision"].ir_version, producer_name="siglip-onnx")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -18,10 +20,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..runtime.errors import ExportError
+from .interface import BATCH, OPSET, OUTPUTS
 
-OPSET: Final = 20  # the first in which Gelu(tanh) is one operator
-OUTPUTS: Final = ("last_hidden_state", "pooler_output")
-BATCH: Final = "batch"
+_SCOPES: Final = "pkg.torch.onnx.name_scopes"  # where torch.onnx notes the modules around a node
 
 Load = Callable[[str], torch.Tensor]
 
@@ -112,6 +113,7 @@ def _simplify(model: ir.Model, weights: list[str]) -> None:
 
 def _tidy(model: ir.Model) -> None:
     """One name for the free dimension, no names of source files, and no flag that only matters for empty tensors."""
+    _name_nodes(model)
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
@@ -125,6 +127,18 @@ def _tidy(model: ir.Model) -> None:
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
     model.graph.doc_string = None
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Call a node after the module it comes from, as in layers.0.mlp.fc1/MatMul, so that reports can be read."""
+    seen: Counter[str] = Counter()
+    scope = ""
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        scope = scopes[-2] if len(scopes) > 1 else scope  # a node of the optimizer's belongs to the one before it
+        name = f"{scope}/{node.op_type}".lstrip("/")
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
 def _name_batch(value: ir.Value) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from . import contract as contracts
-from .contract import CONTRACT_FILE, Contract, FileRecord, Graph, Parity, Precision, Role, Variant, Verdict
+from .contract import CONTRACT_FILE, Contract, FileRecord, Graph, Parity, Precision, Provider, Role, Variant, Verdict
 from .errors import ArtifactError
-from .files import sha256, write_file
+from .files import sha256, sync, write_file
 from .graph_file import external_locations
 
 REPORTS = "reports"
@@ -20,10 +20,15 @@ _EXPORT_AGAIN = "Export the checkpoint again with `siglip-onnx export`, or copy 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact's folder and its contract, as in `Artifact.open("siglip-large").verify()`."""
+    """An artifact's folder and its contract, as in `Artifact.open("siglip-large").verify()`.
+
+    Attributes:
+        staged: A folder with files that are not in their place yet; see `stage`.
+    """
 
     folder: Path
     contract: Contract
+    staged: Path | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Artifact:
@@ -42,20 +47,22 @@ class Artifact:
 
     def path(self, inner: str) -> Path:
         """Where a file of the artifact lies; `inner` is as the contract writes it."""
+        if self.staged is not None and (self.staged / inner).exists():
+            return self.staged / inner
         return self.folder / inner
 
-    def graph(self, role: Role, precision: Precision) -> Graph:
-        """The graph of one role and precision.
+    def graph(self, role: Role, precision: Precision, provider: Provider = Provider.CPU) -> Graph:
+        """The graph of one role and precision: the one made for the provider if there is one, else the portable one.
 
         Raises:
             ArtifactError: The artifact has no such graph; the message lists what it has.
         """
-        variant = self.contract.variant(precision)
+        variant = self.contract.variant(precision, provider)
         if variant is None or role not in variant.graphs:
             have = ", ".join(f"{v.precision} ({', '.join(v.graphs)})" for v in self.contract.variants) or "none"
             raise ArtifactError(
                 f"The artifact {self.folder} has no {role} graph at {precision}; it has: {have}.",
-                "Ask for one of these.",
+                "Ask for one of these, or make it with `siglip-onnx quantize`.",
             )
         return variant.graphs[role]
 
@@ -131,25 +138,75 @@ class Artifact:
         Raises:
             ArtifactError: The folder cannot be written, or holds another artifact by now.
         """
-        contract = Artifact.open(self.folder).contract
-        variant = contract.variant(precision)
+        contract = self.contract if self.staged else Artifact.open(self.folder).contract
+        variant = contract.variant(precision, parity.provider)
         if variant is None or contract.without_verdicts() != self.contract.without_verdicts():
             raise ArtifactError(
                 f"The artifact {self.folder} was changed while it was judged.", "Judge it again, as it is now."
             )
         others = tuple(p for p in variant.parity if p.provider != parity.provider)
         contract = contract.with_variant(replace(variant, parity=(*others, parity)))
+        place = self.staged or self.folder
         try:
-            self.path(REPORTS).mkdir(exist_ok=True)
+            (place / REPORTS).mkdir(exist_ok=True)
             for inner, content in files.items():
-                write_file(self.path(inner), content)
-            write_contract(self.folder, contract)
+                write_file(place / inner, content)
+            if self.staged is None:
+                write_contract(self.folder, contract)
         except OSError as error:
             raise ArtifactError(
                 f"The report cannot be written into {self.folder} ({error.strerror}).",
                 "Make the folder writable, or name another place with --report.",
             ) from error
         return replace(self, contract=contract)
+
+    def stage(self, folder: Path, variants: Iterable[Variant]) -> Artifact:
+        """The artifact as it would be with more variants, whose files lie in `folder`; nothing is changed yet.
+
+        A variant takes the place of the one of its precision and provider. Files of the artifact that a staged graph
+        needs beside it may be in `folder`, too.
+        """
+        variants = tuple(variants)
+        paths = {path for variant in variants for path in variant.files if (folder / path).exists()}
+        records = {path: _record(folder / path) for path in paths}
+        changed = {path for path, record in records.items() if self.contract.files.get(path) != record}
+        stays = [v for v in self.contract.variants if not changed.intersection(v.files)]
+        contract = replace(self.contract, variants=tuple(stays))
+        for variant in variants:
+            contract = contract.with_variant(variant)
+        before, after = ({path for v in c.variants for path in v.files} for c in (self.contract, contract))
+        files = {name: record for name, record in contract.files.items() if name not in before - after} | records
+        return Artifact(self.folder, replace(contract, files=files), folder)
+
+    def commit(self) -> Artifact:
+        """Put what is staged into its place; variants that came to be in the meantime stay.
+
+        The contract lets go of what is replaced before a file moves, and takes up the new variants when all are
+        there: a process killed in between leaves an artifact without them, never one with half of them.
+
+        Raises:
+            ArtifactError: A file that the new variants use was changed in the meantime.
+            OSError: A file cannot be moved; the artifact is then without what would have been replaced.
+        """
+        assert self.staged is not None  # noqa: S101  see stage
+        new = [v for v in self.contract.variants if any((self.staged / g.path).exists() for g in v.graphs.values())]
+        old = Artifact.open(self.folder)
+        whole = old.stage(self.staged, new).contract
+        if any(whole.files.get(path) != self.contract.files[path] for v in new for path in v.files):
+            raise ArtifactError(f"{self.folder} was changed in the meantime.", "Work on it as it is now.")
+        sync(self.staged)
+        kept = {name: record for name, record in whole.files.items() if old.contract.files.get(name) == record}
+        rest = tuple(variant for variant in whole.variants if variant not in new)
+        write_contract(self.folder, replace(whole, variants=rest, files=kept))
+        for path in [path for path in self.staged.rglob("*") if path.is_file()]:
+            name = path.relative_to(self.staged).as_posix()
+            if name.startswith(f"{REPORTS}/") or whole.files[name] != old.contract.files.get(name):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(self.folder / name)
+        write_contract(self.folder, whole)
+        for name in old.contract.files.keys() - whole.files.keys():
+            (self.folder / name).unlink(missing_ok=True)
+        return Artifact.open(self.folder)
 
 
 def write_contract(folder: Path, contract: Contract) -> None:
@@ -162,10 +219,14 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     inner = {p.relative_to(folder).as_posix(): p for p in paths}
     return {
-        name: FileRecord(sha256(path), path.stat().st_size)
+        name: _record(path)
         for name, path in inner.items()
         if name != CONTRACT_FILE and not name.startswith(f"{REPORTS}/")
     }
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(sha256(path), path.stat().st_size)
 
 
 def verdict_of(variant: Variant) -> Verdict | None:

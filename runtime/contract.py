@@ -20,12 +20,18 @@ InnerPath = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!.*(^|/)\.\.?(/|$))[A-
 
 
 class Precision(StrEnum):
-    """The arithmetic of a variant's weights."""
+    """The arithmetic of a variant, or the size of its weights.
+
+    `int8` finds the range of each activation while it runs, `int8-static` has them built in, `int8-weights` and
+    `int4` have integer weights alone, and `bf16` has bfloat16 weights and leaves the arithmetic to the provider.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+    INT8_STATIC = "int8-static"
+    INT8_WEIGHTS = "int8-weights"
     INT4 = "int4"
 
 
@@ -33,6 +39,7 @@ class Provider(StrEnum):
     """What runs a graph."""
 
     CPU = "cpu"
+    CUDA = "cuda"
 
 
 class Role(StrEnum):
@@ -41,6 +48,13 @@ class Role(StrEnum):
     VISION = "vision"
     TEXT = "text"
     JOINT = "joint"
+
+
+class Yardstick(StrEnum):
+    """What a variant was compared with: the PyTorch reference, or this artifact's own fp32 variant."""
+
+    CHECKPOINT = "checkpoint"
+    FP32 = "fp32"
 
 
 class Verdict(StrEnum):
@@ -145,12 +159,13 @@ class Graph:
 
 @dataclass(frozen=True)
 class Parity:
-    """The last verdict on a variant, and the report that it stands in."""
+    """The last verdict on a variant, what it was compared with, and the report that it stands in."""
 
     verdict: Verdict
     provider: Provider
     report: InnerPath
     report_sha256: Sha256
+    against: Yardstick = Yardstick.CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -158,7 +173,8 @@ class Variant:
     """The graphs of one precision, how they were made, and what `validate` said of them.
 
     Attributes:
-        made_for: The provider whose own operators the graphs use, or None for ai.onnx operators alone.
+        graphs: The graph of each role. A variant of one tower has the fp32 graph of the other.
+        made_for: The one provider that the graphs are for, or None.
         made_with: Versions of the tools, and options.
     """
 
@@ -167,6 +183,11 @@ class Variant:
     made_with: dict[str, str]
     made_for: Provider | None = None
     parity: tuple[Parity, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of its graphs."""
+        return tuple(dict.fromkeys(path for graph in self.graphs.values() for path in (graph.path, *graph.data)))
 
 
 @dataclass(frozen=True)
@@ -182,13 +203,15 @@ class Contract:
     variants: tuple[Variant, ...]
     schema_version: Literal[1] = SCHEMA_VERSION
 
-    def variant(self, precision: Precision) -> Variant | None:
-        """The variant of that precision, or None."""
-        return next((v for v in self.variants if v.precision == precision), None)
+    def variant(self, precision: Precision, provider: Provider = Provider.CPU) -> Variant | None:
+        """The variant of that precision that was made for the provider, else the one made for none, else None."""
+        found = {v.made_for: v for v in self.variants if v.precision == precision}
+        return found.get(provider) or found.get(None)
 
     def with_variant(self, variant: Variant) -> Contract:
-        """The same contract with `variant` in the place of the one of its precision, or added."""
-        others = tuple(v for v in self.variants if v.precision != variant.precision)
+        """The same contract with `variant` in the place of the one of its precision and provider, or added."""
+        key = (variant.precision, variant.made_for)
+        others = tuple(v for v in self.variants if (v.precision, v.made_for) != key)
         return replace(self, variants=(*others, variant))
 
     def without_verdicts(self) -> Contract:

@@ -35,6 +35,18 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to work in, which vanishes when the block ends; leftovers of dead processes go, too."""
+    _tidy_leftovers(target)
+    partial = _partial_name(target)
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not.
 
@@ -48,15 +60,10 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         FileExistsError: `target` came to be in the meantime, and may not be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _tidy_leftovers(target)
-    partial = _partial_name(target)
-    partial.mkdir()
-    try:
+    with scratch_folder(target) as partial:
         yield partial
-        _sync(partial)
+        sync(partial)
         _move_into_place(partial, target, replace)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _move_into_place(partial: Path, target: Path, replace: bool) -> None:
@@ -99,7 +106,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Push every file to the disk, so that the rename never becomes visible before the content."""
     for path in folder.rglob("*"):
         if path.is_file():

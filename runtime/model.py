@@ -15,7 +15,7 @@ from .artifact import Artifact
 from .contract import Precision, Provider, Role
 from .errors import ArtifactError, InputError
 from .image import ImageInput, ImageOptions, ImageProcessor
-from .session import GraphSession, SessionOptions, available_providers
+from .session import GraphSession, SessionOptions, require
 from .tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
@@ -58,7 +58,9 @@ class Siglip:
         self._sessions: dict[Role, GraphSession] = {}
         self._lock = threading.Lock()
         for role in (Role.VISION, Role.TEXT):
-            artifact.graph(role, precision)  # a variant that is not there is an error now, not at first use
+            artifact.graph(
+                role, precision, self.options.provider
+            )  # a variant that is not there is an error now, not at first use
 
     @classmethod
     def load(
@@ -87,7 +89,7 @@ class Siglip:
             InputError: There is no precision or provider of that name.
         """
         options = SessionOptions(_member(Provider, provider), threads, verify)
-        available_providers()  # a missing ONNX Runtime is an error now, not at first use
+        require(options.provider)  # a missing provider is an error now, not at first use
         return cls(Artifact.open(artifact), _member(Precision, precision), options, image_options)
 
     @property

@@ -28,7 +28,10 @@ class ProviderSpec:
     install: str
 
 
-PROVIDERS: Final = {Provider.CPU: ProviderSpec("CPUExecutionProvider", "pip install 'siglip-onnx[cpu]'")}
+PROVIDERS: Final = {
+    Provider.CPU: ProviderSpec("CPUExecutionProvider", "pip install 'siglip-onnx[cpu]'"),
+    Provider.CUDA: ProviderSpec("CUDAExecutionProvider", "pip install 'siglip-onnx[gpu]'"),
+}
 
 _DTYPES: Final = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
 
@@ -63,7 +66,7 @@ class GraphSession:
     """
 
     def __init__(self, artifact: Artifact, role: Role, precision: Precision, options: SessionOptions) -> None:
-        self.graph = artifact.graph(role, precision)
+        self.graph = artifact.graph(role, precision, options.provider)
         if options.verify:
             artifact.verify((self.graph.path, *self.graph.data))
         else:
@@ -125,17 +128,36 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+def require(provider: Provider) -> None:
+    """Return only if the provider is there.
+
+    Raises:
+        ProviderError: ONNX Runtime is not installed, or has no such provider.
+    """
+    spec = PROVIDERS[provider]
+    if provider not in available_providers():
+        version = _onnxruntime().__version__
+        raise ProviderError(f"The installed ONNX Runtime {version} has no {spec.ort_name}.", f"Try: {spec.install}.")
+
+
+def bare_session(graph: bytes | str) -> onnxruntime.InferenceSession:
+    """A session on the CPU for a graph that this process has just made, or its path; nothing is checked."""
+    ort = _onnxruntime()
+    config = ort.SessionOptions()
+    config.log_severity_level = 3
+    return ort.InferenceSession(graph, config, providers=[PROVIDERS[Provider.CPU].ort_name])
+
+
 def _load(path: str, options: SessionOptions) -> onnxruntime.InferenceSession:
     ort = _onnxruntime()
     provider = PROVIDERS[options.provider]
-    if options.provider not in available_providers():
-        raise ProviderError(
-            f"The installed ONNX Runtime {ort.__version__} has no {provider.ort_name}.", f"Try: {provider.install}."
-        )
+    require(options.provider)
     config = ort.SessionOptions()
     config.log_severity_level = 3  # errors only; a warning would go straight to standard error
     if options.threads is not None:
         config.intra_op_num_threads = options.threads
+    if options.provider is not Provider.CPU:
+        config.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # a node on the CPU is an error
     try:
         session = ort.InferenceSession(path, config, providers=[provider.ort_name])
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this

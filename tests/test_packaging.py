@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .conftest import ROOT
 
-FOLDERS = ("siglip_onnx", "exporter", "runtime", "validate")
+FOLDERS = ("siglip_onnx", "exporter", "quantize", "runtime", "validate")
 
 
 def test_a_wheel_holds_every_file(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import siglip_onnx.runtime
-from siglip_onnx.runtime import Label, Siglip
-from siglip_onnx.runtime.contract import Role
-from siglip_onnx.runtime.errors import ArtifactError, InputError
+from siglip_onnx.runtime import Label, Siglip, session
+from siglip_onnx.runtime.contract import Provider, Role
+from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
 
 from .conftest import EVAL
 
@@ -155,10 +155,16 @@ def test_bad_input_is_refused(model: Siglip, call, message: str) -> None:  # typ
         call(model)
 
 
+def test_a_provider_that_is_not_there_is_an_error_at_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "available_providers", lambda: (Provider.CPU,))
+    with pytest.raises(ProviderError, match="no CUDAExecutionProvider"):
+        Siglip.load(artifact, provider="cuda")
+
+
 def test_unknown_names_list_what_there_is(artifact: Path) -> None:
     with pytest.raises(InputError, match="Use one of: fp32, fp16"):
         Siglip.load(artifact, precision="fp23")
     with pytest.raises(InputError, match="Use one of: cpu"):
-        Siglip.load(artifact, provider="cuda")
+        Siglip.load(artifact, provider="gpu")
     with pytest.raises(ArtifactError, match="no vision graph at fp16"):
         Siglip.load(artifact, precision="fp16")

@@ -16,7 +16,7 @@ from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact import verdict_of
 from siglip_onnx.runtime.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError, ParityError
-from siglip_onnx.validate import GATES, Report, Rung, store, validate
+from siglip_onnx.validate import GATES, Report, Rung, report_path, store, validate
 from siglip_onnx.validate.report import DataRecord
 
 from .conftest import CHECKPOINT, EVAL, cli, is_one_paragraph, rewrite
@@ -196,7 +196,8 @@ def test_a_report_that_is_no_pass_never_counts_as_one() -> None:
 
 def test_a_verdict_edited_by_hand_is_found(broken: Path, few: Path) -> None:
     model = Siglip.load(broken)
-    path = store(model.artifact, *validate(model, CHECKPOINT, few, progress=quiet))
+    report, html = validate(model, CHECKPOINT, few, progress=quiet)
+    path = store(model.artifact, report, html).path(report_path(report))
     path.write_text(path.read_text().replace("PASS", "FAIL"))
     with pytest.raises(ArtifactError, match="verdict PASS stands on"):
         Artifact.open(broken).verify()
@@ -213,7 +214,7 @@ def test_a_verdict_on_another_artifact_is_not_stored(broken: Path, few: Path) ->
 def test_the_report_is_kept_in_the_artifact_and_its_verdict_in_the_contract(broken: Path, few: Path) -> None:
     model = Siglip.load(broken)
     report, html = validate(model, CHECKPOINT, few, progress=quiet)
-    path = store(model.artifact, report, html)
+    path = store(model.artifact, report, html).path(report_path(report))
     assert Report.from_json(path.read_bytes()) == report
     variant = Artifact.open(broken).contract.variant(Precision.FP32)
     assert variant is not None

@@ -2,6 +2,6 @@
 
 from .gates import GATES, Gate
 from .report import Check, Report, Rung
-from .run import store, validate
+from .run import report_path, store, validate
 
-__all__ = ["GATES", "Check", "Gate", "Report", "Rung", "store", "validate"]
+__all__ = ["GATES", "Check", "Gate", "Report", "Rung", "report_path", "store", "validate"]

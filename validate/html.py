@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import jinja2
 import numpy as np
@@ -30,7 +30,34 @@ class _Picture:
     reference: list[tuple[str, float]]
 
 
-def page(report: Report, ladder: Ladder) -> str:
+class Made(Protocol):
+    """What the page tells of how a variant was made: `quantize.Record`, which lives beside this layer."""
+
+    @property
+    def towers(self) -> Any:
+        """What was done to each tower."""
+
+
+def _walked(tower: Any) -> dict[str, Any]:
+    """Places on a square of 300 for the towers of a search that were timed, and the ends of its axes."""
+    steps = [step for step in tower.walk if step.measured.speed is not None]
+    sizes = np.array([step.measured.bytes / 1e6 for step in steps])
+    errors = np.log10(np.maximum([1 - step.measured.centred_cosine for step in steps], 1e-9))
+    x, y = (300 * (v - v.min()) / ((v.max() - v.min()) or 1) for v in (sizes, errors))
+    dots = [
+        {
+            "x": round(float(x[i]), 1),
+            "y": round(300 - float(y[i]), 1),
+            "chosen": tuple(step.keep) == tuple(tower.kept),
+            "title": f"{len(step.keep)} kept, {sizes[i]:.2f} MB, {step.measured.speed:.2f} times fp32",
+        }
+        for i, step in enumerate(steps)
+    ]
+    ends = {"small": f"{sizes.min():.2f} MB", "large": f"{sizes.max():.2f} MB"}
+    return {"dots": dots, "low": f"{10 ** errors.min():.1e}", "high": f"{10 ** errors.max():.1e}", **ends}
+
+
+def page(report: Report, ladder: Ladder, made: Made | None = None) -> str:
     """The page; plots and pictures are left out where the artifact could not run that far."""
     try:
         evidence = _evidence(ladder)
@@ -39,7 +66,9 @@ def page(report: Report, ladder: Ladder) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("siglip_onnx.validate", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("report.html.jinja").render(report=report, describe=describe, **evidence)
+    return environment.get_template("report.html.jinja").render(
+        report=report, describe=describe, made=made, walked=_walked, **evidence
+    )
 
 
 def _evidence(ladder: Ladder) -> dict[str, Any]:

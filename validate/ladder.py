@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exporter.checkpoint import Checkpoint
 from ..exporter.config import read_image_spec, read_tokenizer_spec
-from ..runtime.contract import Role
+from ..runtime.contract import Role, Yardstick
 from ..runtime.errors import ArtifactError, SiglipOnnxError
 from ..runtime.model import Siglip, normalized
 from . import metrics
+from .baseline import Baseline
 from .gates import Gate
 from .reference import Reference
-from .report import Check, Rung, at_least, at_most, failed, inconclusive
+from .report import RUNGS, Check, Rung, at_least, at_most, failed, inconclusive
 from .samples import Samples
+
+if TYPE_CHECKING:
+    from ..exporter.checkpoint import Checkpoint
 
 Progress = Callable[[str], None]
 Array = NDArray[Any]
@@ -38,8 +41,8 @@ class Ladder:
 
     Args:
         model: What is judged.
-        source: The checkpoint that it was made from.
-        reference: The same as transformers computes it.
+        source: The checkpoint that it was made from; None to compare with the fp32 variant.
+        reference: What is right: the checkpoint as transformers computes it, or the fp32 variant.
         samples: On what.
         gate: The limits.
         progress: Told what is being done, in a few words, before each longer step.
@@ -48,8 +51,8 @@ class Ladder:
     def __init__(
         self,
         model: Siglip,
-        source: Checkpoint,
-        reference: Reference,
+        source: Checkpoint | None,
+        reference: Reference | Baseline,
         samples: Samples,
         gate: Gate,
         progress: Progress,
@@ -65,11 +68,16 @@ class Ladder:
             CheckpointError: The reference contradicts itself.
         """
         self.progress("Reading the data")
-        self.reference.check_logits(self.pixels, self.ids)
+        if isinstance(self.reference, Reference):
+            self.reference.check_logits(self.pixels, self.ids)
+        else:
+            _ = self.pixels
 
     def climb(self) -> Iterator[Check]:
         """Every check of every rung; what cannot be measured fails its rung and hides nothing above it."""
         for rung, measure in _RUNGS.items():
+            if rung not in RUNGS[self.against]:
+                continue
             self.progress(f"Checking {rung}")
             try:
                 yield from measure(self)
@@ -77,6 +85,17 @@ class Ladder:
                 yield failed(rung, "can be measured", str(error))
             except Exception as error:  # a broken artifact may break anything; whatever it is, it is no pass
                 yield failed(rung, "can be measured", f"{type(error).__name__}: {error}")
+
+    @property
+    def against(self) -> Yardstick:
+        """What the model is compared with."""
+        return Yardstick.FP32 if self.source is None else Yardstick.CHECKPOINT
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, for the rungs that are climbed only where there is one."""
+        assert self.source is not None  # noqa: S101  see RUNGS
+        return self.source
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
@@ -159,8 +178,8 @@ def _contract(ladder: Ladder) -> Iterator[Check]:
 
 def _tokens(ladder: Ladder) -> Iterator[Check]:
     texts, folder = ladder.samples.texts, ladder.model.artifact.folder
-    spec = read_tokenizer_spec(folder, ladder.source.config.text_config)
-    yield _same_file(Rung.TOKENS, "tokenizer_config.json", spec == ladder.source.tokenizer)
+    spec = read_tokenizer_spec(folder, ladder.checkpoint.config.text_config)
+    yield _same_file(Rung.TOKENS, "tokenizer_config.json", spec == ladder.checkpoint.tokenizer)
     yield _same_rows("runtime ids", ladder.our_ids, ladder.ids, texts)
     path = ladder.model.artifact.path("tokenizer.json")
     usual = [i for i, text in enumerate(texts) if _NOT_IN_FAST not in text]
@@ -197,8 +216,8 @@ def _same_file(rung: Rung, name: str, same: bool) -> Check:
 
 
 def _pixels(ladder: Ladder) -> Iterator[Check]:
-    spec = read_image_spec(ladder.model.artifact.folder, ladder.source.config.vision_config)
-    yield _same_file(Rung.PIXELS, "preprocessor_config.json", spec == ladder.source.image)
+    spec = read_image_spec(ladder.model.artifact.folder, ladder.checkpoint.config.vision_config)
+    yield _same_file(Rung.PIXELS, "preprocessor_config.json", spec == ladder.checkpoint.image)
     yield _largest_difference("pictures", list(ladder.samples.images), ladder.our_pixels, ladder.pixels)
     probes = list(ladder.samples.probes.values())
     ours, theirs = ladder.model.images(probes), ladder.reference.pixels(probes)

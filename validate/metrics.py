@@ -53,6 +53,13 @@ def line_fit(ours: Array, reference: Array) -> tuple[float, float]:
     return float(slope), float((y - x).mean())
 
 
+def residual_sigma(ours: Array, reference: Array) -> float:
+    """Standard deviation of what is left of the differences once offset and slope are taken off."""
+    slope, _ = line_fit(ours, reference)
+    x, y = reference.astype(np.float64), ours.astype(np.float64)
+    return float((y - y.mean() - slope * (x - x.mean())).std())
+
+
 def sigmoid(logits: Array) -> Floats:
     """1 / (1 + exp(-x)) without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))))

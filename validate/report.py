@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ..runtime.contract import Precision, Provider, Verdict
+from ..runtime.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InconclusiveError, ParityError
 
 REPORT_VERSION: Final = 1
@@ -85,12 +85,19 @@ def _judged(
     return Check(rung, name, Verdict.PASS if good else Verdict.FAIL, value, limit, sense, detail)
 
 
-def overall(checks: Sequence[Check]) -> Verdict:
-    """FAIL if any check failed; PASS only if every rung has a check and all passed."""
+# A variant shares its tokenizer and pixels with the fp32 variant, whose own verdict has judged them.
+RUNGS: Final = {
+    Yardstick.CHECKPOINT: frozenset(Rung),
+    Yardstick.FP32: frozenset(Rung) - {Rung.TOKENS, Rung.PIXELS},
+}
+
+
+def overall(checks: Sequence[Check], against: Yardstick = Yardstick.CHECKPOINT) -> Verdict:
+    """FAIL if any check failed; PASS only if every rung that is due has a check and all passed."""
     verdicts = {check.verdict for check in checks}
     if Verdict.FAIL in verdicts:
         return Verdict.FAIL
-    complete = {check.rung for check in checks} == set(Rung)
+    complete = {check.rung for check in checks} >= RUNGS[against]
     return Verdict.PASS if complete and verdicts == {Verdict.PASS} else Verdict.INCONCLUSIVE
 
 
@@ -111,8 +118,9 @@ class Report:
 
     Attributes:
         contract_sha256: Hash of the judged contract, without the verdicts that it carries.
-        reference: Name of the checkpoint.
-        reference_sha256: Hash over its weight files.
+        reference: Name of the checkpoint, or of the fp32 variant.
+        reference_sha256: Hash over the checkpoint's weight files, or of the report that the fp32 variant passed by.
+        against: Which of the two it is.
         environment: Versions and machine.
     """
 
@@ -128,6 +136,7 @@ class Report:
     environment: dict[str, str]
     verdict: Verdict
     checks: tuple[Check, ...]
+    against: Yardstick = Yardstick.CHECKPOINT
     schema_version: Literal[1] = REPORT_VERSION
 
     def first_problem(self) -> Check | None:

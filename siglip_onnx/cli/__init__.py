@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "doctor": "Show what is installed and which providers work.",
     "export": "Turn a checkpoint into an ONNX artifact.",
     "inspect": "Show what an artifact is and what was said of it.",
+    "quantize": "Derive a smaller or faster variant and judge it.",
     "validate": "Compare an artifact with the PyTorch reference.",
 }
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
@@ -58,8 +59,8 @@ def cli(debug: bool) -> None:
 
     \b
     Exit codes: 0 success or PASS, 1 parity FAIL, 2 wrong usage, 3 runtime or provider missing, 4 INCONCLUSIVE,
-    5 checkpoint, 6 export, 7 artifact, 8 picture, text or data, 70 a defect of siglip-onnx, 130 interrupted,
-    141 nobody reads the output, 143 terminated.
+    5 checkpoint, 6 export, 7 artifact, 8 picture, text or data, 9 quantization, 70 a defect of siglip-onnx,
+    130 interrupted, 141 nobody reads the output, 143 terminated.
     """  # noqa: D301  click takes \b for "keep these lines as they are"
 
 

@@ -28,7 +28,11 @@ _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
 
 @click.command()
 @artifact_argument
-@click.option("--reference", "checkpoint", required=True, help="The checkpoint that it was exported from.")
+@click.option(
+    "--reference",
+    "checkpoint",
+    help="The checkpoint that it was exported from; without it a derived variant is compared with the fp32 one.",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -45,7 +49,7 @@ _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
 @json_option
 def command(
     artifact: Path,
-    checkpoint: str,
+    checkpoint: str | None,
     data: Path | None,
     folder: Path | None,
     precision: Precision,
@@ -57,7 +61,7 @@ def command(
     The exit code is 0 for PASS, 1 for FAIL and 4 for INCONCLUSIVE.
     """
     try:
-        from ..validate import store, validate
+        from ..validate import report_path, store, validate
     except ImportError as error:
         raise ProviderError(
             f"Validating needs packages that are not installed ({error}).",
@@ -67,7 +71,7 @@ def command(
     with progress() as step:
         report, html = validate(model, checkpoint, data, progress=step)
     if folder is None:
-        path = store(model.artifact, report, html)
+        path = store(model.artifact, report, html).path(report_path(report))
     else:
         path = folder / f"parity-{report.precision}-{report.provider}.json"
         _write(path, report.to_json(), html.encode())
@@ -95,5 +99,8 @@ def _print(report, path: Path) -> None:  # type: ignore[no-untyped-def]  # its m
         checks.add_row(check.rung, check.name, found, allowed, coloured(check.verdict), rich.text.Text(check.detail))
     console.print(checks)
     judged = f" {report.artifact} at {report.precision} on {report.provider}, on {report.data.images} pictures and "
-    console.print(coloured(report.verdict), f"{judged}{report.data.texts} texts of {report.data.name}.", sep="")
+    console.print(
+        coloured(report.verdict), f"{judged}{report.data.texts} texts of {report.data.name}, ", sep="", end=""
+    )
+    console.print(f"against {report.reference}.")
     console.print(f"Report: {path.with_suffix('.html')} (and .json)", soft_wrap=True)

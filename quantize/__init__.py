@@ -1,0 +1,23 @@
+"""Derive smaller and faster variants of an artifact, and keep those that are proved to be right."""
+
+from .recipes import RECIPES, Bf16, Fp16, Int4, Int8, Int8Static, Int8Weights, Recipe
+from .record import Record
+from .run import Job, Result, quantize
+from .search import Goal, Metric
+
+__all__ = [
+    "RECIPES",
+    "Bf16",
+    "Fp16",
+    "Goal",
+    "Int4",
+    "Int8",
+    "Int8Static",
+    "Int8Weights",
+    "Job",
+    "Metric",
+    "Recipe",
+    "Record",
+    "Result",
+    "quantize",
+]

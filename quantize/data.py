@@ -1,0 +1,75 @@
+"""Which pairs calibrate a variant, and which judge it: never the same."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ..runtime.errors import InputError
+from ..runtime.image import ImageOptions, load_image
+from ..validate.samples import Samples
+
+JUDGED: Final = 8  # as many as a verdict needs; see validate/gates.py
+_BUNDLED: Final = 5  # of the photos that come with siglip-onnx
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pairs to calibrate with, pairs to judge by, and pictures that were left out as unreadable."""
+
+    calibration: Samples
+    judged: Samples
+    skipped: tuple[str, ...] = ()
+
+
+def read(folder: Path | None, due: int, asked: int | None, *, skip_unreadable: bool) -> Data:
+    """Take evenly spaced pairs out of a folder's for calibration; the rest judges.
+
+    Args:
+        folder: With captions.jsonl and perhaps labels.txt; None for the bundled photos.
+        due: How many pairs the recipe likes to have; fewer will do where there are fewer.
+        asked: How many the user asked for, if so.
+        skip_unreadable: Leave out pictures that cannot be read, instead of refusing them.
+
+    Raises:
+        InputError: A picture cannot be read, or there are too few pairs.
+    """
+    samples, skipped = _readable(Samples.read(folder), skip_unreadable)
+    there = len(samples.pairs)
+    spare = there - JUDGED
+    due = min(due, _BUNDLED) if folder is None else due
+    count = min(due, spare) if asked is None else asked
+    if count > spare or (due and count < 1):
+        raise InputError(
+            f"{samples.name} has {there} pairs of picture and caption, but {max(count, 1)} to calibrate with and "
+            f"{JUDGED} others to judge by are needed.",
+            f"Give more data, or ask for at most {spare} with --samples." if spare > 0 else "Give more data.",
+        )
+    chosen = {i * there // count for i in range(count)} if count else set()
+    return Data(_subset(samples, chosen), _subset(samples, set(range(there)) - chosen), skipped)
+
+
+def _subset(samples: Samples, rows: set[int]) -> Samples:
+    names = list(samples.images)
+    images = {names[i]: samples.images[names[i]] for i in sorted(rows)}
+    return replace(samples, images=images, pairs=tuple(samples.pairs[i] for i in sorted(rows)))
+
+
+def _readable(samples: Samples, skip: bool) -> tuple[Samples, tuple[str, ...]]:
+    broken: dict[str, InputError] = {}
+    for name, image in samples.images.items():
+        try:
+            with contextlib.closing(load_image(image, ImageOptions())):
+                pass
+        except InputError as error:
+            broken[name] = error
+    if broken and not skip:
+        first, problem = next(iter(broken.items()))
+        raise InputError(
+            f"{len(broken)} of {len(samples.images)} pictures cannot be read, first {first}: {problem.what}",
+            "Replace them, or leave them out with --skip-unreadable.",
+        )
+    rows = {i for i, name in enumerate(samples.images) if name not in broken}
+    return _subset(samples, rows), tuple(broken)

@@ -1,0 +1,215 @@
+"""The graphs of one variant: each tower calibrated, searched, derived and written, then fused and joined."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from ..exporter.interface import data_path, describe, graph_path
+from ..exporter.joint import write_joint
+from ..runtime.artifact import REPORTS, Artifact
+from ..runtime.contract import Graph, Precision, Provider, Role, Variant
+from ..runtime.errors import InputError, QuantizationError
+from ..runtime.model import Siglip
+from ..runtime.versions import installed_version
+from .data import Data
+from .fuse import fuse
+from .graph import Array, Floats
+from .measure import Yard, embed, runner, save
+from .recipes import Keep, Prepared, Recipe, Tower
+from .record import Record, TowerRecord
+from .search import Diary, Goal, Measured, Step, fingerprint, search
+
+TOWERS: Final = (Role.VISION, Role.TEXT)
+_TOOLS: Final = ("siglip-onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
+_CLOSE: Final = 1e-4  # largest difference of a fused float32 graph, relative to the largest element
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A tower that has been written."""
+
+    graph: Graph
+    record: TowerRecord
+    prepared: Prepared
+
+
+class Derivation:
+    """One variant of an artifact while it is made.
+
+    Args:
+        artifact: Which has float32 graphs.
+        scratch: A folder for the variant's files, laid out like an artifact.
+        recipe: How a tower is derived.
+        data: What calibrates it.
+        progress: Told what is being done.
+    """
+
+    def __init__(
+        self, artifact: Artifact, scratch: Path, recipe: Recipe, data: Data, progress: Callable[[str], None]
+    ) -> None:
+        self.artifact, self.scratch, self.recipe, self.data, self.progress = artifact, scratch, recipe, data, progress
+        self.rows = self._rows()
+        for folder in ("onnx", REPORTS):
+            (scratch / folder).mkdir()
+
+    def make(self, towers: tuple[Role, ...], goal: Goal | None, *, cuda: bool) -> tuple[Record, tuple[Variant, ...]]:
+        """Write the graphs of the variant, and of the one for CUDA; how it was done, and the contract's entries."""
+        before = self.artifact.contract.variant(self.recipe.precision)
+        portable = {role: (before.graphs if before else {}).get(role) or self._fp32(role) for role in TOWERS}
+        made = {role: self._tower(role, goal) for role in towers}
+        portable |= {role: tower.graph for role, tower in made.items()}
+        fused = {role: self._fused(role, made[role]) for role in towers} if cuda else {}
+        record = self._record({role: tower.record for role, tower in made.items()}, goal, fused)
+        variants = [self._variant(portable, None, record)]
+        if cuda:
+            graphs = {role: graph for role, (graph, _) in fused.items()}
+            variants.append(self._variant({**portable, **graphs}, Provider.CUDA, record))
+        return record, tuple(variants)
+
+    def _rows(self) -> dict[Role, Array]:
+        pairs, model = self.data.calibration, Siglip(self.artifact)
+        if not pairs.pairs:
+            return {}
+        return {Role.VISION: model.images(list(pairs.images.values())), Role.TEXT: model.tokenizer(pairs.pairs)}
+
+    def _fp32(self, role: Role) -> Graph:
+        return self.artifact.graph(role, Precision.FP32)
+
+    def _source(self, role: Role) -> Path:
+        return self.artifact.path(self._fp32(role).path)
+
+    def _place(self, graph: str) -> Path:
+        """Where a graph is, made by now or long ago."""
+        return self.scratch / graph if (self.scratch / graph).exists() else self.artifact.path(graph)
+
+    def _tower(self, role: Role, goal: Goal | None) -> _Made:
+        started = time.monotonic()
+        prepared = self._calibrate(role)
+        keep = self._kept(role, prepared)
+        walk: tuple[Step, ...] = ()
+        if goal is not None:
+            keep, walk = self._search(role, prepared, goal)
+        self.progress(f"Writing the {role} tower")
+        path, model = graph_path(role, self.recipe.precision), prepared.derive(keep)
+        size = save(model, self.scratch / path)
+        source = self._fp32(role)
+        fp32 = sum(self.artifact.contract.files[file].bytes for file in (source.path, *source.data))
+        seconds = round(time.monotonic() - started, 1)
+        record = TowerRecord(size, fp32, tuple(sorted(keep)), prepared.notes, walk, seconds)
+        return _Made(describe(model, path, (data_path(path),)), record, prepared)
+
+    def _calibrate(self, role: Role) -> Prepared:
+        rows = self.rows.get(role, np.empty(0))[:: self._stride()]
+
+        def step(share: float) -> None:
+            self.progress(f"Calibrating the {role} tower, {share:.0%}")
+
+        return self.recipe.prepare(Tower(self._source(role), rows, step))
+
+    def _stride(self) -> int:
+        """A search measures on more pairs than the recipe calibrates with; it takes every n-th of them."""
+        return max(1, len(self.data.calibration.pairs) // max(1, self.recipe.samples))
+
+    def _kept(self, role: Role, prepared: Prepared) -> Keep:
+        keep = frozenset(self.recipe.keep)
+        if unknown := keep - set(prepared.costs):
+            known = ", ".join(list(prepared.costs)[:6])
+            raise InputError(f"The {role} tower has no {min(unknown)} to keep.", f"It has {known} and so on.")
+        return keep
+
+    def _search(self, role: Role, prepared: Prepared, goal: Goal) -> tuple[Keep, tuple[Step, ...]]:
+        fp32 = {tower: runner(self._source(tower)) for tower in TOWERS}
+        self.progress("Running the fp32 towers")
+        wanted: dict[Role, Floats] = {tower: embed(fp32[tower], self.rows[tower]) for tower in TOWERS}
+        yard = Yard(role, self.rows[role], wanted, self.artifact.contract.logits, fp32[role])
+        key = fingerprint(
+            weights=[self.artifact.contract.files[path].sha256 for path in self._fp32(role).data],
+            data=self.data.calibration.sha256,
+            recipe=self.recipe,
+        )
+        diary = Diary(self.artifact.folder / REPORTS / f"search-{self.recipe.precision}-{role}.json", key)
+
+        def evaluate(keep: Keep, timed: bool) -> Measured:
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                return yard.measure(prepared.derive(keep), Path(folder), timed)
+
+        def progress(text: str) -> None:
+            self.progress(f"The {role} tower. {text}")
+
+        keep = search(prepared.costs, evaluate, goal, diary, progress)
+        return keep, diary.close()
+
+    def _fused(self, role: Role, made: _Made) -> tuple[Graph, dict[str, int]]:
+        """The CUDA graph over the portable graph's data, and its fused nodes."""
+        assert made.prepared.fused is not None  # noqa: S101  see run.py, which asks for it of fp16 alone
+        self.progress(f"Fusing the {role} tower for CUDA")
+        counts = self._check_fusion(role)
+        path = graph_path(role, self.recipe.precision, Provider.CUDA)
+        model = made.prepared.fused(frozenset(made.record.kept))
+        stored = ir.load(self.scratch / made.graph.path).graph.initializers
+        for name, value in model.graph.initializers.items():
+            if name in stored and isinstance(stored[name].const_value, ir.ExternalTensor):
+                value.const_value = stored[name].const_value
+        ir.save(model, self.scratch / path)
+        return describe(model, path, made.graph.data), counts
+
+    def _check_fusion(self, role: Role) -> dict[str, int]:
+        """Fuse the float32 tower and compare it with the plain one; how many nodes of each kind there are."""
+        model, rows = ir.load(self._source(role)), self.rows[role][:2]
+        counts = fuse(model.graph)
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            save(model, Path(folder) / "fused.onnx")
+            ours, theirs = (embed(runner(path), rows) for path in (Path(folder) / "fused.onnx", self._source(role)))
+        error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+        if not error < _CLOSE:
+            raise QuantizationError(
+                f"The fused {role} tower differs from the plain one by {error:.2g} of its largest element.",
+                "Leave out --cuda, and please report it with the checkpoint's config.json.",
+            )
+        return counts
+
+    def _record(
+        self, towers: dict[Role, TowerRecord], goal: Goal | None, fused: dict[Role, tuple[Graph, dict[str, int]]]
+    ) -> Record:
+        calibration = self.data.calibration
+        return Record(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            precision=self.recipe.precision,
+            options={key: value for key, value in asdict(self.recipe).items() if key != "keep"},
+            goal=f"{goal.metric} {goal.target}" if goal else None,
+            data=calibration.name,
+            data_sha256=calibration.sha256,
+            samples=len(calibration.pairs),
+            skipped=self.data.skipped,
+            towers=towers,
+            fused={role: counts for role, (_, counts) in fused.items()},
+            tools={tool: version for tool in _TOOLS if (version := installed_version(tool))},
+        )
+
+    def _variant(self, graphs: dict[Role, Graph], made_for: Provider | None, record: Record) -> Variant:
+        self.progress("Writing the joint graph")
+        path = graph_path(Role.JOINT, self.recipe.precision, made_for)
+        towers = (self._place(graphs[role].path) for role in TOWERS)
+        joint = write_joint(self.scratch / path, self.artifact.contract.logits, *towers)
+        data = tuple(dict.fromkeys(file for role in reversed(TOWERS) for file in graphs[role].data))
+        for file in data:
+            if not (self.scratch / file).exists():  # the joint graph can be judged only beside all of its data
+                shutil.copyfile(self.artifact.path(file), self.scratch / file)
+        made_with = {
+            **record.tools,
+            "options": ", ".join(f"{key}={value}" for key, value in record.options.items()),
+            "calibration": f"{record.samples} pairs of {record.data}, {record.data_sha256}",
+            **{f"kept in {role}": ", ".join(tower.kept) for role, tower in record.towers.items() if tower.kept},
+        }
+        graphs = {**graphs, Role.JOINT: describe(joint, path, data)}
+        return Variant(self.recipe.precision, graphs, made_with, made_for)

@@ -1,0 +1,358 @@
+"""How each precision is made: frozen options, and what calibration has to find out before a tower can be derived."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from ..runtime.contract import Precision
+from . import integer, smoothing, weight_only
+from .blocks import stream
+from .fuse import fuse
+from .graph import Array, Floats, Site, drop_unused, sites, weights
+from .half import bfloat16_weights, lower, out_of_range, touched
+from .smoothing import Smoothing
+from .weight_only import Packed
+
+Keep = frozenset[str]
+Step = Callable[[float], None]
+Write = Callable[[ir.Graph, Site], None]
+
+_RANGES: Final = {"min-max": integer.min_max, "percentile": integer.percentile, "entropy": integer.entropy}
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A float32 tower and what to calibrate it with.
+
+    Attributes:
+        path: Its ONNX file.
+        rows: Inputs, [samples, ...].
+        step: Told the share of the calibration that is done.
+    """
+
+    path: Path
+    rows: Array
+    step: Step = field(default=lambda share: None)
+
+    def load(self) -> ir.Model:
+        """A fresh copy of the graph, whose weights are read when they are used."""
+        return ir.load(self.path)
+
+    def observe(self, taps: Iterable[str], reduce: Callable[[Array], Any]) -> Iterable[dict[str, list[Any]]]:
+        """What flows through the tapped values, block by block; see `stream`."""
+        return stream(self.load(), self.rows, set(taps), reduce, self.step)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A calibrated tower.
+
+    Attributes:
+        derive: Makes the tower anew, with the named sites left at higher precision.
+        costs: What may be left, sites or modules for fp16, with its number of weights.
+        notes: What calibration decided, by name; for the report.
+        fused: The same for CUDA, where the recipe has such a graph.
+    """
+
+    derive: Callable[[Keep], ir.Model]
+    costs: dict[str, int]
+    notes: dict[str, str]
+    fused: Callable[[Keep], ir.Model] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """Options of a precision.
+
+    Attributes:
+        keep: Sites or modules left at higher precision, by name.
+    """
+
+    precision: ClassVar[Precision]
+    samples: ClassVar[int]
+
+    keep: tuple[str, ...] = ()
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is fitted so closely to the calibration data that only the user's own will do."""
+        return False
+
+    @abstractmethod
+    def prepare(self, tower: Tower) -> Prepared:
+        """Calibrate a tower."""
+
+
+@dataclass(frozen=True)
+class Fp16(Recipe):
+    """Half precision, float32 inputs and outputs; a node whose activations come near 65,504 stays float32.
+
+    Attributes:
+        headroom: How many times larger an activation may become than calibration has seen it.
+        float32: Operators that always stay float32.
+    """
+
+    precision: ClassVar = Precision.FP16
+    samples: ClassVar = 8
+
+    headroom: float = 8.0
+    float32: tuple[str, ...] = ()
+
+    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+        model = tower.load()
+        floats = {name for node in model.graph for name in touched(node)}
+        largest: dict[str, float] = {}
+        for found in tower.observe(floats, lambda array: float(np.abs(array).max())):
+            largest |= {name: max(values) for name, values in found.items()}
+        unsafe = {name for name, value in largest.items() if out_of_range(value, self.headroom)}
+        constants = {name: float(np.abs(weights(v)).max()) for name, v in _parameters(model.graph).items()}
+        unsafe |= {name for name, value in constants.items() if out_of_range(value)}
+        largest |= constants
+
+        def stays(node: ir.Node, keep: Keep) -> bool:
+            read = {str(value.name) for value in node.inputs if value is not None}
+            return bool(module(node) in keep or node.op_type in self.float32 or unsafe & {*touched(node), *read})
+
+        def derive(keep: Keep, rewrite: Callable[[ir.Graph], object] = lambda graph: None) -> ir.Model:
+            model = tower.load()
+            rewrite(model.graph)
+            nodes = {node: stays(node, keep) for node in model.graph}
+            lower(model.graph, nodes.__getitem__)
+            return model
+
+        notes = {}
+        for node in model.graph:
+            reasons = unsafe & {*touched(node), *(str(v.name) for v in node.inputs if v is not None)}
+            if reasons:
+                worst = max(reasons, key=largest.__getitem__)
+                notes[str(node.name)] = f"float32: {worst} reaches {largest[worst]:.4g}"
+        return Prepared(derive, _modules(model.graph), notes, fused=lambda keep: derive(keep, fuse))
+
+
+@dataclass(frozen=True)
+class Bf16(Recipe):
+    """bfloat16 weights in half the space; the arithmetic is the provider's."""
+
+    precision: ClassVar = Precision.BF16
+    samples: ClassVar = 0
+
+    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+        def derive(keep: Keep) -> ir.Model:
+            model = tower.load()
+            bfloat16_weights(model.graph, keep)
+            return model
+
+        return Prepared(derive, _sizes(tower.load().graph), {})
+
+
+@dataclass(frozen=True)
+class Int8(Recipe):
+    """Eight-bit weights, and activations quantized by the range that they have at each run.
+
+    Attributes:
+        smoothing: Move outliers of activations into the weights first.
+        table_bits: Size of a token embedding's elements.
+        weight_bits: 7 for processors that add pairs of products in 16 bits (AVX2 without VNNI), where 8 may overflow.
+    """
+
+    precision: ClassVar = Precision.INT8
+    samples: ClassVar = 4
+
+    smoothing: bool = True
+    table_bits: Literal[8, 16] = 8
+    weight_bits: Literal[7, 8] = 8
+
+    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+        found = _smoothings(tower) if self.smoothing else {}
+
+        def derive(keep: Keep) -> ir.Model:
+            def write(graph: ir.Graph, site: Site) -> None:
+                integer.dynamic(graph, site, self.weight_bits)
+
+            return _quantized(tower, found, keep, write, self.table_bits)
+
+        return Prepared(derive, _sizes(tower.load().graph), _told(found))
+
+
+@dataclass(frozen=True)
+class Int8Static(Recipe):
+    """Eight-bit weights, and activations quantized by ranges found in calibration; QuantizeLinear/DequantizeLinear.
+
+    Attributes:
+        smoothing: Move outliers of activations into the weights first.
+        table_bits: Size of a token embedding's elements.
+        ranges: How a range is found: all that was seen, all but the outermost, or where least information is lost.
+        margin: By how much it is widened, for what calibration has not seen.
+    """
+
+    precision: ClassVar = Precision.INT8_STATIC
+    samples: ClassVar = 32
+    smoothing: bool = True
+    table_bits: Literal[8, 16] = 8
+    ranges: Literal["min-max", "percentile", "entropy"] = "min-max"
+    margin: float = 1.25
+
+    @property
+    def fitted(self) -> bool:  # noqa: D102
+        return True
+
+    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+        found: dict[str, Smoothing] = {}
+        spans: dict[str, integer.Range] = {}
+        graph = tower.load().graph
+        places = _products(graph)
+        for name, x, behind in _activations(tower, graph):
+            if self.smoothing and name in smoothing.smoothable(graph, places):
+                found[name] = smoothing.find(x, behind)
+                x = x / found[name].factors
+            spans[name] = _RANGES[self.ranges](x).widened(self.margin)
+
+        def derive(keep: Keep) -> ir.Model:
+            def write(graph: ir.Graph, site: Site) -> None:
+                integer.static(graph, site, spans[str(site.activation.name)])
+
+            return _quantized(tower, found, keep, write, self.table_bits)
+
+        return Prepared(derive, _sizes(graph), _told(found))
+
+
+@dataclass(frozen=True)
+class WeightOnly(Recipe):
+    """Integer weights in blocks of 32, float activations: for the size of the download and of memory.
+
+    Attributes:
+        rounding: Each weight to the nearest step, or so that errors make up for each other (GPTQ).
+        table_bits: Size of a token embedding's elements.
+    """
+
+    bits: ClassVar[int]
+    samples: ClassVar = 32
+
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    table_bits: Literal[8, 16] = 8
+
+    @property
+    def fitted(self) -> bool:  # noqa: D102
+        return self.rounding == "gptq"
+
+    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+        graph = tower.load().graph
+        fitted: dict[str, Packed] = {}
+        if self.rounding == "gptq":
+            for name, x, behind in _activations(tower, graph):
+                flat = x.reshape(-1, x.shape[-1])
+                fitted[name] = weight_only.gptq(behind[0], self.bits, flat.T @ flat)
+
+        def derive(keep: Keep) -> ir.Model:
+            def write(graph: ir.Graph, site: Site) -> None:
+                packed = fitted.get(str(site.activation.name))
+                packed = packed or weight_only.nearest(weights(site.weight), self.bits)
+                weight_only.write(graph, site, packed, self.bits)
+
+            def finer(graph: ir.Graph, site: Site) -> None:
+                weight_only.write(graph, site, weight_only.nearest(weights(site.weight), 8), 8)
+
+            return _quantized(tower, {}, keep, write, self.table_bits, finer if self.bits < 8 else None)
+
+        return Prepared(derive, _sizes(graph), {})
+
+
+@dataclass(frozen=True)
+class Int8Weights(WeightOnly):
+    """Eight-bit weights; what is kept stays float32."""
+
+    precision: ClassVar = Precision.INT8_WEIGHTS
+    bits: ClassVar = 8
+
+
+@dataclass(frozen=True)
+class Int4(WeightOnly):
+    """Four-bit weights; what is kept has eight bits."""
+
+    precision: ClassVar = Precision.INT4
+    bits: ClassVar = 4
+
+
+RECIPES: Final[dict[Precision, type[Recipe]]] = {
+    kind.precision: kind for kind in (Fp16, Bf16, Int8, Int8Static, Int8Weights, Int4)
+}
+
+
+def module(node: ir.Node) -> str:
+    """The module that a node belongs to, such as layers.0.mlp.fc1."""
+    return str(node.name).rpartition("/")[0]
+
+
+def _modules(graph: ir.Graph) -> dict[str, int]:
+    """Every module with its number of weights, at least 1."""
+    sizes: dict[str, int] = {}
+    for node in graph:
+        own = [value for value in node.inputs if value is not None and value.is_initializer()]
+        size = sum(int(np.prod(value.shape.numpy())) for value in own if isinstance(value.shape, ir.Shape))
+        sizes[module(node)] = sizes.get(module(node), 1) + size
+    return sizes
+
+
+def _sizes(graph: ir.Graph) -> dict[str, int]:
+    return {name: site.size for name, site in sites(graph).items()}
+
+
+def _products(graph: ir.Graph) -> dict[str, Site]:
+    return {name: site for name, site in sites(graph).items() if not site.is_table}
+
+
+def _activations(tower: Tower, graph: ir.Graph) -> Iterator[tuple[str, Floats, list[Floats]]]:
+    """Each activation that meets weights, float32 [samples, ..., width], with these weights."""
+    behind: dict[str, list[Floats]] = {}
+    for site in _products(graph).values():
+        behind.setdefault(str(site.activation.name), []).append(weights(site.weight))
+    for found in tower.observe(behind, lambda array: array):
+        for name, arrays in found.items():
+            yield name, np.concatenate(arrays), behind[name]
+
+
+def _smoothings(tower: Tower) -> dict[str, Smoothing]:
+    graph = tower.load().graph
+    groups = smoothing.smoothable(graph, _products(graph))
+    found = {}
+    for block in tower.observe(groups, lambda array: array):
+        for name, arrays in block.items():
+            found[name] = smoothing.find(np.concatenate(arrays), [weights(site.weight) for site in groups[name]])
+    return found
+
+
+def _quantized(
+    tower: Tower,
+    smoothings: dict[str, Smoothing],
+    keep: Keep,
+    write: Write,
+    table_bits: int,
+    finer: Write | None = None,
+) -> ir.Model:
+    """A fresh copy of the tower, smoothed, with every site rewritten but those that are kept."""
+    model = tower.load()
+    smoothing.fold(model.graph, _products(model.graph), smoothings)
+    for name, site in sites(model.graph).items():
+        if site.is_table:
+            integer.table(model.graph, site, 16 if name in keep else table_bits)
+        elif name not in keep:
+            write(model.graph, site)
+        elif finer is not None:
+            finer(model.graph, site)
+    drop_unused(model.graph)
+    return model
+
+
+def _told(smoothings: dict[str, Smoothing]) -> dict[str, str]:
+    return {name: f"smoothed by {s.strength}" for name, s in smoothings.items() if s.strength is not None}
+
+
+def _parameters(graph: ir.Graph) -> dict[str, ir.Value]:
+    return {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}

@@ -1,0 +1,165 @@
+"""From an artifact to the same artifact with one more variant, judged; all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..runtime.artifact import REPORTS, Artifact
+from ..runtime.contract import Precision, Provider, Role, Verdict
+from ..runtime.errors import InputError, QuantizationError
+from ..runtime.files import scratch_folder, write_file
+from ..runtime.model import Siglip
+from ..runtime.session import SessionOptions, available_providers
+from ..validate import Report, store, validate
+from ..validate.baseline import Baseline
+from .data import Data, read
+from .derive import TOWERS, Derivation
+from .recipes import Fp16, Recipe
+from .record import Record
+from .search import Goal
+
+Progress = Callable[[str], None]
+
+_SEARCHED: Final = 64  # pairs that a search measures on
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done besides the recipe.
+
+    Attributes:
+        towers: Which towers to derive; the variant keeps the graph that it has of the other, or the float32 one.
+        data: A folder with captions.jsonl and perhaps labels.txt; None for the bundled photos.
+        samples: How many of its pairs to calibrate with; None leaves it to the recipe. The others judge.
+        skip_unreadable: Leave out pictures that cannot be read.
+        goal: Search for what to keep at higher precision until this is met.
+        reference: The checkpoint to judge by; None for the fp32 variant, which must have passed.
+        cuda: Write graphs with fused operators for CUDA, too.
+        overwrite: Replace a variant that is there already.
+        keep_failing: Keep the variant whatever the verdict is.
+    """
+
+    towers: tuple[Role, ...] = TOWERS
+    data: Path | None = None
+    samples: int | None = None
+    skip_unreadable: bool = False
+    goal: Goal | None = None
+    reference: str | Path | None = None
+    cuda: bool = False
+    overwrite: bool = False
+    keep_failing: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """The artifact with its new variant, how the variant was made, and how it was judged."""
+
+    artifact: Artifact
+    record: Record
+    reports: tuple[Report, ...]
+
+
+def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, progress: Progress = print) -> Result:
+    """Derive a variant from an artifact's fp32 graphs, judge it, and add it to the artifact.
+
+    The variant is made and judged in a folder of its own and moved into its place when it is complete: whoever looks
+    sees the artifact without it or with all of it. One that does not pass is not kept; its report goes to
+    reports/rejected-….
+
+        quantize("siglip-large", Int8(), Job(data=Path("my-pictures"), goal=Goal(0.999)))
+
+    Args:
+        folder: The artifact.
+        recipe: One of `RECIPES`, with its options.
+        job: What else is to be done.
+        progress: Told what is being done, in a few words, before each step.
+
+    Raises:
+        ArtifactError: The artifact is missing, damaged, or was changed in the meantime.
+        InputError: The data cannot be used, or there is none where it is needed.
+        QuantizationError: The variant is there already, cannot be written, or the goal cannot be reached.
+        ParityError: The variant fails.
+        InconclusiveError: There is nothing or too little to judge it by.
+    """
+    job = job or Job()
+    artifact = Artifact.open(Path(folder).resolve())
+    _check(artifact, recipe, job)
+    progress("Reading the data")
+    due = max(recipe.samples, _SEARCHED if job.goal else 0)
+    data = read(job.data, due, job.samples, skip_unreadable=job.skip_unreadable)
+    with _writing(artifact.folder), scratch_folder(artifact.folder / "variant") as scratch:
+        artifact.verify()
+        derivation = Derivation(artifact, scratch, recipe, data, progress)
+        record, variants = derivation.make(job.towers, job.goal, cuda=job.cuda)
+        progress("Hashing")
+        staged, reports = _judge(artifact.stage(scratch, variants), record, job, data, progress)
+        write_file(scratch / REPORTS / f"quantize-{recipe.precision}.json", record.to_json())
+        progress("Moving it into its place")
+        return Result(staged.commit(), record, reports)
+
+
+def _check(artifact: Artifact, recipe: Recipe, job: Job) -> None:
+    fp32 = [artifact.graph(role, Precision.FP32).path for role in TOWERS]
+    variant = artifact.contract.variant(recipe.precision)
+    done = [role for role in job.towers if variant and variant.graphs[role].path not in fp32]
+    if done and not job.overwrite:
+        raise QuantizationError(
+            f"{artifact.folder} has the {' and the '.join(done)} tower at {recipe.precision} already.",
+            "Make it anew with --overwrite.",
+        )
+    if job.data is None and (recipe.fitted or job.goal):
+        raise InputError(
+            f"No calibration data: {recipe.precision}{' with a search' * bool(job.goal)} is fitted to what the model "
+            "will see, for which the bundled photos cannot stand.",
+            "Give your own pictures and captions with --data.",
+        )
+    if job.cuda and not isinstance(recipe, Fp16):
+        raise InputError(f"There is no fused CUDA graph at {recipe.precision}.", "Leave out --cuda, or use fp16.")
+    if job.reference is None and not job.keep_failing:
+        Baseline(artifact.folder)  # nothing could be proved by it; better to say so before the work than after it
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise QuantizationError(
+            f"The variant cannot be written to {folder} ({error.strerror or error}); nothing was left behind.",
+            "Make room on that disk, or make the folder writable.",
+        ) from error
+
+
+def _judge(
+    staged: Artifact, record: Record, job: Job, data: Data, progress: Progress
+) -> tuple[Artifact, tuple[Report, ...]]:
+    """Judge on every provider that is here; only a PASS is let through, unless told otherwise."""
+    reports = []
+    for provider in _providers(job):
+        model = Siglip(staged, record.precision, SessionOptions(provider))
+        unjudged = job.keep_failing
+        report, html = validate(
+            model, job.reference, data.judged, allow_unjudged=unjudged, made=record, progress=progress
+        )
+        if not job.keep_failing and report.verdict is not Verdict.PASS:
+            _reject(staged.folder, report, html)
+            report.require_pass()
+        staged = store(staged, report, html)
+        reports.append(report)
+    return staged, tuple(reports)
+
+
+def _providers(job: Job) -> list[Provider]:
+    there = available_providers()
+    return [Provider.CPU, *(p for p in (Provider.CUDA,) if job.cuda and p in there)]
+
+
+def _reject(folder: Path, report: Report, html: str) -> None:
+    """Leave the report of a variant that is not kept."""
+    (folder / REPORTS).mkdir(exist_ok=True)
+    for suffix, content in ((".json", report.to_json()), (".html", html.encode())):
+        write_file(folder / REPORTS / f"rejected-{report.precision}-{report.provider}{suffix}", content)

@@ -1,0 +1,48 @@
+"""Copies of a checkpoint that compute the same and are hard to quantize, as large trained towers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+def rescale_norms(checkpoint: Path, channels: int = 4, seed: int = 0) -> None:
+    """Multiply channels of each LayerNorm by 30 to 300 and divide what the next weights make of them."""
+    rng = np.random.default_rng(seed)
+    weights = load_file(checkpoint / "model.safetensors")
+    for norm, behind in _norms(weights).items():
+        chosen = rng.choice(len(weights[f"{norm}.weight"]), channels, replace=False)
+        factors = rng.uniform(30, 300, channels).astype(np.float32)
+        for name in (f"{norm}.weight", f"{norm}.bias"):
+            weights[name][chosen] *= factors
+        for name in behind:
+            weights[name][:, chosen] /= factors
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+
+
+def rescale_values(checkpoint: Path, factor: float, channels: int = 2) -> None:
+    """Multiply channels of each layer's attention values and divide them again behind; no LayerNorm is in between."""
+    weights = load_file(checkpoint / "model.safetensors")
+    for name in [name for name in weights if name.endswith("self_attn.v_proj.weight")]:
+        attention = name.removesuffix("v_proj.weight")
+        weights[name][:channels] *= factor
+        weights[f"{attention}v_proj.bias"][:channels] *= factor
+        weights[f"{attention}out_proj.weight"][:, :channels] /= factor
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+
+
+def _norms(weights: Weights) -> dict[str, list[str]]:
+    """Each LayerNorm inside the layers, with the matrices that read it."""
+    found = {}
+    for name in weights:
+        layer, norm, _ = name.rpartition(".layer_norm")
+        if norm and name.endswith("1.weight"):
+            found[f"{layer}.layer_norm1"] = [f"{layer}.self_attn.{p}_proj.weight" for p in "qkv"]
+        elif norm and name.endswith("2.weight"):
+            found[f"{layer}.layer_norm2"] = [f"{layer}.mlp.fc1.weight"]
+    return found
