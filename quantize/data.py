@@ -29,7 +29,7 @@ def read(folder: Path | None, due: int, asked: int | None, *, skip_unreadable: b
 
     Args:
         folder: With captions.jsonl and perhaps labels.txt; None for the bundled photos.
-        due: How many pairs the recipe likes to have; fewer will do where there are fewer.
+        due: How many pairs the recipe likes to have; it gets half of what is there at most.
         asked: How many the user asked for, if so.
         skip_unreadable: Leave out pictures that cannot be read, instead of refusing them.
 
@@ -40,7 +40,7 @@ def read(folder: Path | None, due: int, asked: int | None, *, skip_unreadable: b
     there = len(samples.pairs)
     spare = there - JUDGED
     due = min(due, _BUNDLED) if folder is None else due
-    count = min(due, spare) if asked is None else asked
+    count = min(due, spare, there // 2) if asked is None else asked
     if count > spare or (due and count < 1):
         raise InputError(
             f"{samples.name} has {there} pairs of picture and caption, but {max(count, 1)} to calibrate with and "

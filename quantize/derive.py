@@ -59,6 +59,7 @@ class Derivation:
     ) -> None:
         self.artifact, self.scratch, self.recipe, self.data, self.progress = artifact, scratch, recipe, data, progress
         self.rows = self._rows()
+        self._borrowed: list[Path] = []
         for folder in ("onnx", REPORTS):
             (scratch / folder).mkdir()
 
@@ -75,6 +76,11 @@ class Derivation:
             graphs = {role: graph for role, (graph, _) in fused.items()}
             variants.append(self._variant({**portable, **graphs}, Provider.CUDA, record))
         return record, tuple(variants)
+
+    def return_borrowed(self) -> None:
+        """Part with the copies of data that the variant shares with others, so that they are not put in its place."""
+        for path in self._borrowed:
+            path.unlink()
 
     def _rows(self) -> dict[Role, Array]:
         pairs, model = self.data.calibration, Siglip(self.artifact)
@@ -204,6 +210,7 @@ class Derivation:
         data = tuple(dict.fromkeys(file for role in reversed(TOWERS) for file in graphs[role].data))
         for file in data:
             if not (self.scratch / file).exists():  # the joint graph can be judged only beside all of its data
+                self._borrowed.append(self.scratch / file)
                 shutil.copyfile(self.artifact.path(file), self.scratch / file)
         made_with = {
             **record.tools,

@@ -24,6 +24,7 @@ Keep = frozenset[str]
 Step = Callable[[float], None]
 Write = Callable[[ir.Graph, Site], None]
 
+_TOKENS: Final = 4  # for each input of a matrix, by which GPTQ learns how its inputs go together
 _RANGES: Final = {"min-max": integer.min_max, "percentile": integer.percentile, "entropy": integer.entropy}
 
 
@@ -233,7 +234,7 @@ class WeightOnly(Recipe):
     """
 
     bits: ClassVar[int]
-    samples: ClassVar = 32
+    samples: ClassVar = 64
 
     rounding: Literal["nearest", "gptq"] = "nearest"
     table_bits: Literal[8, 16] = 8
@@ -247,8 +248,7 @@ class WeightOnly(Recipe):
         fitted: dict[str, Packed] = {}
         if self.rounding == "gptq":
             for name, x, behind in _activations(tower, graph):
-                flat = x.reshape(-1, x.shape[-1])
-                fitted[name] = weight_only.gptq(behind[0], self.bits, flat.T @ flat)
+                fitted[name] = weight_only.gptq(behind[0], self.bits, _moments(x))
 
         def derive(keep: Keep) -> ir.Model:
             def write(graph: ir.Graph, site: Site) -> None:
@@ -278,6 +278,8 @@ class Int4(WeightOnly):
 
     precision: ClassVar = Precision.INT4
     bits: ClassVar = 4
+
+    rounding: Literal["nearest", "gptq"] = "gptq"
 
 
 RECIPES: Final[dict[Precision, type[Recipe]]] = {
@@ -326,6 +328,15 @@ def _smoothings(tower: Tower) -> dict[str, Smoothing]:
         for name, arrays in block.items():
             found[name] = smoothing.find(np.concatenate(arrays), [weights(site.weight) for site in groups[name]])
     return found
+
+
+def _moments(x: Floats) -> Floats:
+    """Sum of x x^T over tokens drawn from all samples, [width, width]."""
+    rows = x.reshape(-1, x.shape[-1])
+    most = _TOKENS * rows.shape[1]
+    if len(rows) > most:
+        rows = rows[np.random.default_rng(0).choice(len(rows), most, replace=False)]
+    return np.asarray(rows.T @ rows)
 
 
 def _quantized(

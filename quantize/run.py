@@ -98,6 +98,7 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
         progress("Hashing")
         staged, reports = _judge(artifact.stage(scratch, variants), record, job, data, progress)
         write_file(scratch / REPORTS / f"quantize-{recipe.precision}.json", record.to_json())
+        derivation.return_borrowed()
         progress("Moving it into its place")
         return Result(staged.commit(), record, reports)
 

@@ -24,6 +24,7 @@ class Gate:
         top1: Share of pictures with the reference's best label.
         top5: Mean share of the reference's five best labels among the five best.
         recall_drop: Recall at 1 and at 5 that may be lost, in either direction.
+        tie: Logits that differ by no more count as equal where ranks are compared; a fraction of `logit_p999`.
         batch: 1 - cosine of a row alone and the same row in a batch, of the worst row.
         samples: Pictures, texts and pairs below which a verdict is not given.
     """
@@ -40,6 +41,7 @@ class Gate:
     top5: float
     recall_drop: float
     batch: float
+    tie: float = 0.0
     samples: int = 8
 
 
@@ -57,26 +59,42 @@ _FP32: Final = Gate(
     recall_drop=0.0,
     batch=1e-6,
 )
-_SIXTEEN: Final = Gate(
+_FP16: Final = Gate(
     cosine=0.9999,
-    centred_cosine=0.9995,
-    relative_error=0.02,
-    logit_max=0.2,
+    centred_cosine=0.9999,
+    relative_error=0.01,
+    logit_max=0.25,
     logit_p999=0.1,
-    logit_offset=0.05,
-    logit_slope=0.01,
+    logit_offset=0.02,
+    logit_slope=0.005,
     probability=0.05,
     top1=0.99,
     top5=0.99,
     recall_drop=0.005,
     batch=1e-5,
+    tie=0.02,
+)
+_BF16: Final = Gate(
+    cosine=0.9998,
+    centred_cosine=0.9995,
+    relative_error=0.02,
+    logit_max=0.6,
+    logit_p999=0.3,
+    logit_offset=0.05,
+    logit_slope=0.01,
+    probability=0.1,
+    top1=0.99,
+    top5=0.98,
+    recall_drop=0.005,
+    batch=1e-4,
+    tie=0.05,
 )
 _EIGHT: Final = Gate(
     cosine=0.995,
     centred_cosine=0.98,
-    relative_error=0.2,
-    logit_max=2.0,
-    logit_p999=1.0,
+    relative_error=0.1,
+    logit_max=3.0,
+    logit_p999=1.5,
     logit_offset=0.2,
     logit_slope=0.03,
     probability=0.3,
@@ -84,26 +102,28 @@ _EIGHT: Final = Gate(
     top5=0.95,
     recall_drop=0.01,
     batch=5e-3,
+    tie=0.25,
 )
 _FOUR: Final = Gate(
-    cosine=0.96,
-    centred_cosine=0.9,
-    relative_error=0.5,
-    logit_max=6.0,
-    logit_p999=3.0,
+    cosine=0.95,
+    centred_cosine=0.92,
+    relative_error=0.3,
+    logit_max=8.0,
+    logit_p999=4.0,
     logit_offset=0.5,
-    logit_slope=0.1,
-    probability=0.6,
-    top1=0.85,
-    top5=0.85,
+    logit_slope=0.05,
+    probability=0.7,
+    top1=0.9,
+    top5=0.9,
     recall_drop=0.03,
     batch=5e-3,
+    tie=0.5,
 )
 
 GATES: Final = {
     Precision.FP32: _FP32,
-    Precision.FP16: _SIXTEEN,
-    Precision.BF16: _SIXTEEN,
+    Precision.FP16: _FP16,
+    Precision.BF16: _BF16,
     Precision.INT8: _EIGHT,
     Precision.INT8_STATIC: _EIGHT,
     Precision.INT8_WEIGHTS: _EIGHT,

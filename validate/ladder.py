@@ -327,7 +327,7 @@ def _ranking(ladder: Ladder) -> Iterator[Check]:
     if min(images, labels) < ladder.gate.samples:
         yield inconclusive(Rung.RANKING, "pictures and labels", f"{images} pictures and {labels} labels")
         return
-    agreement = metrics.agreement(ours, theirs)
+    agreement = metrics.agreement(ours, theirs, tie=ladder.gate.tie)
     names = list(ladder.samples.images)
     detail = f"{images} pictures, {labels} labels"
     if agreement.worst is not None:
@@ -346,7 +346,8 @@ def _retrieval(ladder: Ladder) -> Iterator[Check]:
     truth = (ids[:, None] == ids[None]).all(2)
     for way, turn in (("image to text", lambda x: x), ("text to image", np.transpose)):
         for k in (1, 5):
-            before, after = (metrics.recall(turn(x), turn(truth), k) for x in (theirs, ours))
+            before = metrics.recall(turn(theirs), turn(truth), k)
+            after = metrics.recall(turn(ours), turn(truth), k, ladder.gate.tie)
             detail = f"{before:.4f} to {after:.4f} on {len(pairs)} pairs"
             yield at_most(Rung.RETRIEVAL, f"{way} R@{k} lost", before - after, ladder.gate.recall_drop, detail)
 

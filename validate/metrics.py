@@ -80,23 +80,28 @@ class Agreement:
     worst: int | None
 
 
-def agreement(ours: Array, reference: Array, k: int = 5) -> Agreement:
-    """Agreement of the best columns of [rows, columns]; a row with a NaN agrees in nothing."""
+def agreement(ours: Array, reference: Array, k: int = 5, tie: float = 0.0) -> Agreement:
+    """Agreement of the best columns of [rows, columns]; a row with a NaN agrees in nothing.
+
+    Our best columns agree if the reference scores them no more than `tie` below its own.
+    """
     k = min(k, reference.shape[1])
-    best, wanted = (np.argsort(-scores, axis=1, kind="stable")[:, :k] for scores in (ours, reference))
+    best = np.argsort(-ours, axis=1, kind="stable")[:, :k]
+    wanted = -np.sort(-reference, axis=1)[:, :k]
+    scores = np.take_along_axis(reference, best, axis=1)
     sound = np.asarray(np.isfinite(ours).all(axis=1))
-    same = (best[:, 0] == wanted[:, 0]) & sound
-    shared = [len(set(a) & set(b)) / k if ok else 0.0 for a, b, ok in zip(best, wanted, sound, strict=True)]
+    same = (scores[:, 0] >= wanted[:, 0] - tie) & sound
+    shared = (scores >= wanted[:, -1:] - tie) & sound[:, None]
     wrong = np.flatnonzero(~same)
-    return Agreement(float(same.mean()), float(np.mean(shared)), int(wrong[0]) if len(wrong) else None)
+    return Agreement(float(same.mean()), float(shared.mean()), int(wrong[0]) if len(wrong) else None)
 
 
-def recall(scores: Array, truth: NDArray[np.bool_], k: int) -> float:
+def recall(scores: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
     """Share of rows of [rows, columns] with a true column among the k best; a row with a NaN has none.
 
-    A true column's rank is one more than the number of false columns that score strictly higher.
+    A true column's rank is one more than the number of false columns that score higher by more than `tie`.
     """
     best_true = np.where(truth, scores, -np.inf).max(1)
-    above = ((scores > best_true[:, None]) & ~truth).sum(1)
+    above = ((scores > best_true[:, None] + tie) & ~truth).sum(1)
     found = (above < k) & truth.any(1) & np.isfinite(scores).all(1)
     return float(found.mean())
