@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..runtime.session import bare_session
+from .graph import read
 
 Array = NDArray[Any]
 _T = TypeVar("_T")
@@ -89,7 +89,7 @@ def _session(model: ir.Model, block: Block, taps: list[str]) -> Callable[[Array]
     graph = ir.convenience.extract(model.graph, [str(block.enters.name)], list(dict.fromkeys(outputs)))
     for name, value in graph.initializers.items():
         if value.const_value is not None:
-            value.const_value = ir.Tensor(np.asarray(value.const_value.numpy()), name=name)
+            value.const_value = ir.Tensor(read(value.const_value), name=name)
     part = ir.Model(graph, ir_version=model.ir_version)
     session = bare_session(ir.to_proto(part).SerializeToString())
     return lambda value: list(session.run(outputs, {str(block.enters.name): value}))

@@ -67,8 +67,16 @@ def content(initializer: ir.Value) -> ir.TensorProtocol:
 
 
 def weights(initializer: ir.Value) -> Floats:
-    """The array of an initializer; memory-mapped where it lies in a data file."""
-    array: Floats = content(initializer).numpy()
+    """The array of an initializer."""
+    return read(content(initializer))
+
+
+def read(tensor: ir.TensorProtocol) -> Floats:
+    """A tensor as an array of its own, so that no data file stays mapped and counts as memory."""
+    array: Floats = tensor.numpy()
+    if isinstance(tensor, ir.ExternalTensor):
+        array = array.copy()
+        tensor.release()
     return array
 
 
@@ -93,10 +101,10 @@ def deferred(
 ) -> ir.LazyTensor:
     """A tensor of the source's shape that is computed whenever it is read."""
 
-    def read() -> ir.Tensor[Any]:
-        return ir.Tensor(np.ascontiguousarray(make(source.numpy())), dtype=dtype, name=name)
+    def make_it() -> ir.Tensor[Any]:
+        return ir.Tensor(np.ascontiguousarray(make(read(source))), dtype=dtype, name=name)
 
-    return ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name, cache=False)
+    return ir.LazyTensor(make_it, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name, cache=False)
 
 
 def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
