@@ -1,4 +1,4 @@
-"""The main job on the bundled trained model: export it, judge it, use it. `make demo` runs this."""
+"""The main job on the bundled trained model: export it, judge it, make it smaller, use it. `make demo` runs this."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def run(*arguments: str | Path) -> None:
 
 
 def main() -> None:
-    """Export, validate, classify."""
+    """Export, judge, quantize, classify."""
     run("export", EMOJI / "checkpoint", ARTIFACT, "--overwrite")
     run("validate", ARTIFACT, "--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
+    run("quantize", ARTIFACT, "--precision", "int8", "--data", EMOJI / "eval")
     pictures = [EMOJI / "eval" / name for name in PICTURES]
-    run("classify", ARTIFACT, *pictures, "--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3")
-    print(f"\nOpen {ARTIFACT / 'reports' / 'parity-fp32-cpu.html'} to look at the verdict.")
+    labels = ("--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3")
+    run("classify", ARTIFACT, *pictures, *labels, "--precision", "int8")
+    print(f"\nOpen {ARTIFACT / 'reports' / 'parity-int8-cpu.html'} to look at the verdict.")
 
 
 if __name__ == "__main__":

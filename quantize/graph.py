@@ -60,6 +60,16 @@ def sites(graph: ir.Graph) -> dict[str, Site]:
     return found
 
 
+def score_nodes(graph: ir.Graph) -> dict[str, ir.Node]:
+    """The products of queries and keys, by the name of their node; the MAP head's query is a constant and left out."""
+    found = {}
+    for softmax in graph:
+        node = softmax.inputs[0].producer() if softmax.op_type == "Softmax" and softmax.inputs[0] else None
+        if node is not None and all(value is not None and not value.is_initializer() for value in node.inputs):
+            found[str(node.name)] = node
+    return found
+
+
 def content(initializer: ir.Value) -> ir.TensorProtocol:
     """The tensor of an initializer."""
     assert initializer.const_value is not None  # noqa: S101  graphs are loaded with their weights

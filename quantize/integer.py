@@ -67,6 +67,24 @@ def dynamic(graph: ir.Graph, site: Site, bits: int) -> None:
     patch.replace(patch.op("Mul", real, patch.op("Mul", x_scale, factor)))
 
 
+def scores(graph: ir.Graph, node: ir.Node, name: str, largest: float) -> None:
+    """Multiply queries and keys in eight bits: queries by the range of each run, keys by one that is known.
+
+    Keys are signed, since two unsigned factors are as slow as two signed ones, and ONNX has no operator that finds a
+    signed range while it runs.
+    """
+    query, key = node.inputs
+    patch = Patch(graph, node, name)
+    steps = (
+        patch.constant("key.scale", np.array(largest / _LARGEST[8], np.float32)),
+        patch.constant("key.zero", np.array(0, np.int8)),
+    )
+    x, x_scale, x_zero = patch.ops("DynamicQuantizeLinear", 3, query)
+    summed = patch.op("MatMulInteger", x, patch.op("QuantizeLinear", key, *steps), x_zero)
+    real = patch.op("Cast", summed, to=ir.DataType.FLOAT)
+    patch.replace(patch.op("Mul", real, patch.op("Mul", x_scale, steps[0])))
+
+
 def static(graph: ir.Graph, site: Site, span: Range) -> None:
     """Quantize the activation by a range that is known: QuantizeLinear and DequantizeLinear around a MatMul."""
     integers, scale = columns(weights(site.weight))

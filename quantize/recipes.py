@@ -15,7 +15,7 @@ from ..runtime.contract import Precision
 from . import integer, smoothing, weight_only
 from .blocks import stream
 from .fuse import fuse
-from .graph import Array, Floats, Site, drop_unused, sites, weights
+from .graph import Array, Floats, Site, drop_unused, score_nodes, sites, weights
 from .half import bfloat16_weights, lower, out_of_range, touched
 from .smoothing import Smoothing
 from .weight_only import Packed
@@ -161,6 +161,8 @@ class Int8(Recipe):
         smoothing: Move outliers of activations into the weights first.
         table_bits: Size of a token embedding's elements.
         weight_bits: 7 for processors that add pairs of products in 16 bits (AVX2 without VNNI), where 8 may overflow.
+        scores: Multiply queries and keys in eight bits, too.
+        margin: By how much the range of keys is widened, for what calibration has not seen.
     """
 
     precision: ClassVar = Precision.INT8
@@ -169,17 +171,32 @@ class Int8(Recipe):
     smoothing: bool = True
     table_bits: Literal[8, 16] = 8
     weight_bits: Literal[7, 8] = 8
+    scores: bool = True
+    margin: float = 1.25
 
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
-        found = _smoothings(tower) if self.smoothing else {}
+        graph = tower.load().graph
+        groups = smoothing.smoothable(graph, _products(graph)) if self.smoothing else {}
+        keys = _keys(graph) if self.scores else {}
+        found: dict[str, Smoothing] = {}
+        largest: dict[str, float] = {}
+        for name, x in _seen(tower, {*groups, *keys}):
+            if name in groups:
+                found[name] = smoothing.find(x, [weights(site.weight) for site in groups[name]])
+            else:
+                largest[keys[name]] = self.margin * float(np.abs(x).max())
 
         def derive(keep: Keep) -> ir.Model:
             def write(graph: ir.Graph, site: Site) -> None:
                 integer.dynamic(graph, site, self.weight_bits)
 
-            return _quantized(tower, found, keep, write, self.table_bits)
+            model = _quantized(tower, found, keep, write, self.table_bits)
+            for name, node in score_nodes(model.graph).items():
+                if name in largest and name not in keep:
+                    integer.scores(model.graph, node, name, largest[name])
+            return model
 
-        return Prepared(derive, _sizes(tower.load().graph), _told(found))
+        return Prepared(derive, _sizes(graph) | dict.fromkeys(largest, 1), _told(found))
 
 
 @dataclass(frozen=True)
@@ -310,24 +327,26 @@ def _products(graph: ir.Graph) -> dict[str, Site]:
     return {name: site for name, site in sites(graph).items() if not site.is_table}
 
 
+def _keys(graph: ir.Graph) -> dict[str, str]:
+    """The keys of each attention, with the name of the node that multiplies them."""
+    return {str(node.inputs[1].name): name for name, node in score_nodes(graph).items() if node.inputs[1]}
+
+
+def _seen(tower: Tower, names: Iterable[str]) -> Iterator[tuple[str, Floats]]:
+    """Values by name, float32 [samples, ...], as calibration finds them."""
+    wanted = set(names)
+    for block in tower.observe(wanted, lambda array: array) if wanted else ():
+        for name, arrays in block.items():
+            yield name, np.concatenate(arrays)
+
+
 def _activations(tower: Tower, graph: ir.Graph) -> Iterator[tuple[str, Floats, list[Floats]]]:
     """Each activation that meets weights, float32 [samples, ..., width], with these weights."""
-    behind: dict[str, list[Floats]] = {}
+    behind: dict[str, list[ir.Value]] = {}
     for site in _products(graph).values():
-        behind.setdefault(str(site.activation.name), []).append(weights(site.weight))
-    for found in tower.observe(behind, lambda array: array):
-        for name, arrays in found.items():
-            yield name, np.concatenate(arrays), behind[name]
-
-
-def _smoothings(tower: Tower) -> dict[str, Smoothing]:
-    graph = tower.load().graph
-    groups = smoothing.smoothable(graph, _products(graph))
-    found = {}
-    for block in tower.observe(groups, lambda array: array):
-        for name, arrays in block.items():
-            found[name] = smoothing.find(np.concatenate(arrays), [weights(site.weight) for site in groups[name]])
-    return found
+        behind.setdefault(str(site.activation.name), []).append(site.weight)
+    for name, x in _seen(tower, behind):
+        yield name, x, [weights(weight) for weight in behind[name]]
 
 
 def _moments(x: Floats) -> Floats:

@@ -1,0 +1,93 @@
+"""Speed of a tower's variants on ONNX Runtime's CPU provider, against the fp32 graph in the same process.
+
+    python benchmarks/quantize.py build/large-artifact --tower vision --keep build/quantized
+    python benchmarks/variants.py build/large-artifact build/quantized --tower vision --batch 1 --rounds 12
+    python benchmarks/variants.py build/large-artifact build/quantized --tower vision --others
+
+All run in turns (round robin), so that whatever else the machine does meets each of them, with a pause in between, in
+which the threads of the last session go to sleep. `--others` adds what ONNX Runtime's quantize_dynamic makes of the
+graph, at its defaults and with the unsigned weights that transformers.js' script chooses for graphs with a Conv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siglip_onnx.quantize.measure import runner
+from siglip_onnx.runtime import Artifact
+from siglip_onnx.runtime.contract import Precision, Role
+
+PAUSE = 0.05
+
+
+def rows(artifact: Artifact, role: Role, batch: int) -> np.ndarray[Any, np.dtype[Any]]:
+    rng = np.random.default_rng(0)
+    image, text = artifact.contract.image, artifact.contract.tokenizer
+    if role is Role.VISION:
+        return rng.uniform(-1, 1, (batch, 3, image.height, image.width)).astype(np.float32)
+    return rng.integers(0, text.vocab_size, (batch, text.length))
+
+
+def size(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path, path.with_name(path.name + "_data")) if file.exists())
+
+
+def others(source: Path, folder: Path) -> dict[str, Path]:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    made = {}
+    for name, kind in (("quantize_dynamic, defaults", QuantType.QInt8), ("unsigned weights", QuantType.QUInt8)):
+        made[name] = folder / f"other-{kind.name}" / source.name
+        if not made[name].exists():
+            made[name].parent.mkdir(parents=True, exist_ok=True)
+            quantize_dynamic(source, made[name], weight_type=kind, use_external_data_format=True)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("variants", type=Path, help="Where benchmarks/quantize.py --keep put them.")
+    parser.add_argument("--tower", type=Role, choices=[Role.VISION, Role.TEXT], default=Role.VISION)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--only", nargs="+", help="Names of variants; all by default.")
+    parser.add_argument("--others", action="store_true")
+    args = parser.parse_args()
+    artifact = Artifact.open(args.artifact)
+    source = artifact.path(artifact.graph(args.tower, Precision.FP32).path)
+    paths = {"fp32": source}
+    for folder in sorted(args.variants.glob(f"{args.tower}-*")):
+        paths[folder.name.removeprefix(f"{args.tower}-")] = next(folder.glob(f"onnx/{args.tower}_model_*.onnx"))
+    if args.others:
+        paths |= others(source, args.variants)
+    paths = {name: path for name, path in paths.items() if not args.only or name in ("fp32", *args.only)}
+    runs = {name: runner(path) for name, path in paths.items()}
+    inputs = rows(artifact, args.tower, args.batch)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for count in range(args.rounds + 1):
+        for name, run in runs.items():
+            time.sleep(PAUSE)
+            started = time.perf_counter()
+            run(inputs)
+            if count:  # the first round warms up
+                times[name].append(time.perf_counter() - started)
+    print(f"| {args.tower}, batch {args.batch} | MB | of fp32 | median ms | speed, median (range) |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, path in paths.items():
+        ratios = [a / b for a, b in zip(times["fp32"], times[name], strict=True)]
+        print(
+            f"| {name} | {size(path) / 1e6:,.1f} | {size(path) / size(source):.4f} | "
+            f"{1000 * statistics.median(times[name]):,.0f} | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+
+
+if __name__ == "__main__":
+    main()
