@@ -43,7 +43,7 @@ def one(folder: Path, precision: Precision, role: Role, target: Path) -> None:
     recipe = RECIPES[precision]()
     samples = pairs(recipe.samples)
     started = time.perf_counter()
-    derivation = Derivation(Artifact.open(folder), target, recipe, Data(samples, samples), lambda step: None)
+    derivation = Derivation(Artifact.open(folder), target, recipe, Data(samples, samples, samples), lambda step: None)
     record, _ = derivation.make((role,), None, cuda=False)
     tower = record.towers[role]
     print(

@@ -1,4 +1,4 @@
-"""Which pairs calibrate a variant, and which judge it: never the same."""
+"""Which pairs calibrate a variant, which a search measures on, and which judge it: never the same."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ _BUNDLED: Final = 5  # of the photos that come with siglip-onnx
 
 @dataclass(frozen=True)
 class Data:
-    """Pairs to calibrate with, pairs to judge by, and pictures that were left out as unreadable."""
+    """Pairs to calibrate with, pairs for a search to measure on, pairs to judge by, and unreadable pictures."""
 
     calibration: Samples
+    searched: Samples
     judged: Samples
     skipped: tuple[str, ...] = ()
 
 
-def read(folder: Path | None, due: int, asked: int | None, *, skip_unreadable: bool) -> Data:
-    """Take evenly spaced pairs out of a folder's for calibration; the rest judges.
+def read(folder: Path | None, due: int, asked: int | None, search: int = 0, *, skip_unreadable: bool) -> Data:
+    """Take evenly spaced pairs out of a folder's for calibration and for a search; the rest judges.
 
     Args:
         folder: With captions.jsonl and perhaps labels.txt; None for the bundled photos.
-        due: How many pairs the recipe likes to have; it gets half of what is there at most.
+        due: How many pairs the recipe likes to calibrate with.
         asked: How many the user asked for, if so.
+        search: How many pairs a search likes to measure on. It gets a quarter of all at most, as calibration does
+            where nobody asked for more.
         skip_unreadable: Leave out pictures that cannot be read, instead of refusing them.
 
     Raises:
@@ -38,17 +41,22 @@ def read(folder: Path | None, due: int, asked: int | None, *, skip_unreadable: b
     """
     samples, skipped = _readable(Samples.read(folder), skip_unreadable)
     there = len(samples.pairs)
-    spare = there - JUDGED
+    search = min(search, there // 4)
+    spare = there - JUDGED - search
     due = min(due, _BUNDLED) if folder is None else due
-    count = min(due, spare, there // 2) if asked is None else asked
+    count = min(due, spare, there // (4 if search else 2)) if asked is None else asked
     if count > spare or (due and count < 1):
         raise InputError(
-            f"{samples.name} has {there} pairs of picture and caption, but {max(count, 1)} to calibrate with and "
-            f"{JUDGED} others to judge by are needed.",
+            f"{samples.name} has {there} pairs of picture and caption, but {max(count, 1) + search} to calibrate with "
+            f"and {JUDGED} others to judge by are needed.",
             f"Give more data, or ask for at most {spare} with --samples." if spare > 0 else "Give more data.",
         )
-    chosen = {i * there // count for i in range(count)} if count else set()
-    return Data(_subset(samples, chosen), _subset(samples, set(range(there)) - chosen), skipped)
+    taken = count + search
+    spread = [i * there // taken for i in range(taken)]
+    chosen = set(spread[:: taken // search][:search]) if search else set()
+    calibrating = set(spread) - chosen
+    judging = set(range(there)) - chosen - calibrating
+    return Data(*(_subset(samples, rows) for rows in (calibrating, chosen, judging)), skipped=skipped)
 
 
 def _subset(samples: Samples, rows: set[int]) -> Samples:

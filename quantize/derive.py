@@ -21,6 +21,7 @@ from ..runtime.contract import Graph, Precision, Provider, Role, Variant
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
+from ..validate.samples import Samples
 from .data import Data
 from .fuse import fuse
 from .graph import Array, Floats
@@ -58,7 +59,8 @@ class Derivation:
         self, artifact: Artifact, scratch: Path, recipe: Recipe, data: Data, progress: Callable[[str], None]
     ) -> None:
         self.artifact, self.scratch, self.recipe, self.data, self.progress = artifact, scratch, recipe, data, progress
-        self.rows = self._rows()
+        model = Siglip(artifact)
+        self.rows, self.searched = _rows(model, data.calibration), _rows(model, data.searched)
         self._borrowed: list[Path] = []
         for folder in ("onnx", REPORTS):
             (scratch / folder).mkdir()
@@ -81,12 +83,6 @@ class Derivation:
         """Part with the copies of data that the variant shares with others, so that they are not put in its place."""
         for path in self._borrowed:
             path.unlink()
-
-    def _rows(self) -> dict[Role, Array]:
-        pairs, model = self.data.calibration, Siglip(self.artifact)
-        if not pairs.pairs:
-            return {}
-        return {Role.VISION: model.images(list(pairs.images.values())), Role.TEXT: model.tokenizer(pairs.pairs)}
 
     def _fp32(self, role: Role) -> Graph:
         return self.artifact.graph(role, Precision.FP32)
@@ -115,16 +111,12 @@ class Derivation:
         return _Made(describe(model, path, (data_path(path),)), record, prepared)
 
     def _calibrate(self, role: Role) -> Prepared:
-        rows = self.rows.get(role, np.empty(0))[:: self._stride()]
+        rows = self.rows.get(role, np.empty(0))
 
         def step(share: float) -> None:
             self.progress(f"Calibrating the {role} tower, {share:.0%}")
 
         return self.recipe.prepare(Tower(self._source(role), rows, step))
-
-    def _stride(self) -> int:
-        """A search measures on more pairs than the recipe calibrates with; it takes every n-th of them."""
-        return max(1, len(self.data.calibration.pairs) // max(1, self.recipe.samples))
 
     def _kept(self, role: Role, prepared: Prepared) -> Keep:
         keep = frozenset(self.recipe.keep)
@@ -136,11 +128,11 @@ class Derivation:
     def _search(self, role: Role, prepared: Prepared, goal: Goal) -> tuple[Keep, tuple[Step, ...]]:
         fp32 = {tower: runner(self._source(tower)) for tower in TOWERS}
         self.progress("Running the fp32 towers")
-        wanted: dict[Role, Floats] = {tower: embed(fp32[tower], self.rows[tower]) for tower in TOWERS}
-        yard = Yard(role, self.rows[role], wanted, self.artifact.contract.logits, fp32[role])
+        wanted: dict[Role, Floats] = {tower: embed(fp32[tower], self.searched[tower]) for tower in TOWERS}
+        yard = Yard(role, self.searched[role], wanted, self.artifact.contract.logits, fp32[role])
         key = fingerprint(
             weights=[self.artifact.contract.files[path].sha256 for path in self._fp32(role).data],
-            data=self.data.calibration.sha256,
+            data=[self.data.calibration.sha256, self.data.searched.sha256],
             recipe=self.recipe,
         )
         diary = Diary(self.artifact.folder / REPORTS / f"search-{self.recipe.precision}-{role}.json", key)
@@ -220,3 +212,10 @@ class Derivation:
         }
         graphs = {**graphs, Role.JOINT: describe(joint, path, data)}
         return Variant(self.recipe.precision, graphs, made_with, made_for)
+
+
+def _rows(model: Siglip, pairs: Samples) -> dict[Role, Array]:
+    """The inputs of both towers for some pairs."""
+    if not pairs.pairs:
+        return {}
+    return {Role.VISION: model.images(list(pairs.images.values())), Role.TEXT: model.tokenizer(pairs.pairs)}

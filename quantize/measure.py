@@ -1,4 +1,4 @@
-"""A derived tower against its float32 tower, on the calibration pairs."""
+"""A derived tower against its float32 tower, on pairs that did not calibrate it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Yard:
     Attributes:
         role: Which tower it is.
         rows: Its inputs.
-        wanted: Embeddings of both float32 towers on the calibration pairs.
+        wanted: Embeddings of both float32 towers on the same pairs.
         logits: Scale and bias.
         fp32: Runs the float32 tower, for timing.
     """

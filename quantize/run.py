@@ -89,8 +89,8 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
     artifact = Artifact.open(Path(folder).resolve())
     _check(artifact, recipe, job)
     progress("Reading the data")
-    due = max(recipe.samples, _SEARCHED if job.goal else 0)
-    data = read(job.data, due, job.samples, skip_unreadable=job.skip_unreadable)
+    search = _SEARCHED if job.goal else 0
+    data = read(job.data, recipe.samples, job.samples, search, skip_unreadable=job.skip_unreadable)
     with _writing(artifact.folder), scratch_folder(artifact.folder / "variant") as scratch:
         artifact.verify()
         derivation = Derivation(artifact, scratch, recipe, data, progress)

@@ -257,7 +257,7 @@ def test_the_search_finds_what_to_keep_where_there_is_no_smoothing(outliers: Pat
     assert len(tower.walk) > 14  # each site alone, and the bisection
     assert not (folder / "reports/search-int8-text.json").exists()
     page = (folder / "reports/parity-int8-cpu.html").read_text()
-    assert "The search measured" in page
+    assert "Towers that the search measured" in page
     assert "layers.0.qkv" in page
 
 
