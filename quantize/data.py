@@ -56,7 +56,7 @@ def read(folder: Path | None, due: int, asked: int | None, search: int = 0, *, s
     chosen = set(spread[:: taken // search][:search]) if search else set()
     calibrating = set(spread) - chosen
     judging = set(range(there)) - chosen - calibrating
-    return Data(*(_subset(samples, rows) for rows in (calibrating, chosen, judging)), skipped=skipped)
+    return Data(_subset(samples, calibrating), _subset(samples, chosen), _subset(samples, judging), skipped)
 
 
 def _subset(samples: Samples, rows: set[int]) -> Samples:
