@@ -35,7 +35,8 @@ def rows(artifact: Artifact, role: Role, batch: int) -> np.ndarray[Any, np.dtype
 
 
 def size(path: Path) -> int:
-    return sum(file.stat().st_size for file in (path, path.with_name(path.name + "_data")) if file.exists())
+    """Of the graph and its data, whose name depends on who wrote it."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
 
 def others(source: Path, folder: Path) -> dict[str, Path]:

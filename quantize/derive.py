@@ -67,6 +67,7 @@ class Derivation:
 
     def make(self, towers: tuple[Role, ...], goal: Goal | None, *, cuda: bool) -> tuple[Record, tuple[Variant, ...]]:
         """Write the graphs of the variant, and of the one for CUDA; how it was done, and the contract's entries."""
+        self._check_kept(towers)
         before = self.artifact.contract.variant(self.recipe.precision)
         portable = {role: (before.graphs if before else {}).get(role) or self._fp32(role) for role in TOWERS}
         made = {role: self._tower(role, goal) for role in towers}
@@ -97,10 +98,10 @@ class Derivation:
     def _tower(self, role: Role, goal: Goal | None) -> _Made:
         started = time.monotonic()
         prepared = self._calibrate(role)
-        keep = self._kept(role, prepared)
+        keep = frozenset(self.recipe.keep).intersection(self._candidates(role))
         walk: tuple[Step, ...] = ()
         if goal is not None:
-            keep, walk = self._search(role, prepared, goal)
+            keep, walk = self._search(role, prepared, goal, keep)
         self.progress(f"Writing the {role} tower")
         path, model = graph_path(role, self.recipe.precision), prepared.derive(keep)
         size = save(model, self.scratch / path)
@@ -118,14 +119,16 @@ class Derivation:
 
         return self.recipe.prepare(Tower(self._source(role), rows, step))
 
-    def _kept(self, role: Role, prepared: Prepared) -> Keep:
-        keep = frozenset(self.recipe.keep)
-        if unknown := keep - set(prepared.costs):
-            known = ", ".join(list(prepared.costs)[:6])
-            raise InputError(f"The {role} tower has no {min(unknown)} to keep.", f"It has {known} and so on.")
-        return keep
+    def _candidates(self, role: Role) -> dict[str, int]:
+        return self.recipe.candidates(ir.load(self._source(role)).graph)
 
-    def _search(self, role: Role, prepared: Prepared, goal: Goal) -> tuple[Keep, tuple[Step, ...]]:
+    def _check_kept(self, towers: tuple[Role, ...]) -> None:
+        known = [name for role in towers for name in self._candidates(role)]
+        if unknown := set(self.recipe.keep).difference(known):
+            some = ", ".join(known[:6])
+            raise InputError(f"No tower has {min(unknown)} to keep.", f"Name sites such as {some}.")
+
+    def _search(self, role: Role, prepared: Prepared, goal: Goal, fixed: Keep) -> tuple[Keep, tuple[Step, ...]]:
         fp32 = {tower: runner(self._source(tower)) for tower in TOWERS}
         self.progress("Running the fp32 towers")
         wanted: dict[Role, Floats] = {tower: embed(fp32[tower], self.searched[tower]) for tower in TOWERS}
@@ -139,12 +142,13 @@ class Derivation:
 
         def evaluate(keep: Keep, timed: bool) -> Measured:
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                return yard.measure(prepared.derive(keep), Path(folder), timed)
+                return yard.measure(prepared.derive(keep | fixed), Path(folder), timed)
 
         def progress(text: str) -> None:
             self.progress(f"The {role} tower. {text}")
 
-        keep = search(prepared.costs, evaluate, goal, diary, progress)
+        open_ = {name: size for name, size in self._candidates(role).items() if name not in fixed}
+        keep = search(open_, evaluate, goal, diary, progress) | fixed
         return keep, diary.close()
 
     def _fused(self, role: Role, made: _Made) -> tuple[Graph, dict[str, int]]:

@@ -57,13 +57,11 @@ class Prepared:
 
     Attributes:
         derive: Makes the tower anew, with the named sites left at higher precision.
-        costs: What may be left, sites or modules for fp16, with its number of weights.
         notes: What calibration decided, by name; for the report.
         fused: The same for CUDA, where the recipe has such a graph.
     """
 
     derive: Callable[[Keep], ir.Model]
-    costs: dict[str, int]
     notes: dict[str, str]
     fused: Callable[[Keep], ir.Model] | None = None
 
@@ -86,6 +84,10 @@ class Recipe(ABC):
         """Whether it is fitted so closely to the calibration data that only the user's own will do."""
         return False
 
+    def candidates(self, graph: ir.Graph) -> dict[str, int]:
+        """What may be left at higher precision, with its number of weights."""
+        return {name: site.size for name, site in sites(graph).items()}
+
     @abstractmethod
     def prepare(self, tower: Tower) -> Prepared:
         """Calibrate a tower."""
@@ -105,6 +107,10 @@ class Fp16(Recipe):
 
     headroom: float = 8.0
     float32: tuple[str, ...] = ()
+
+    def candidates(self, graph: ir.Graph) -> dict[str, int]:
+        """Modules, such as layers.0.norm1; layers.0 itself is its attention and the two residual sums."""
+        return _modules(graph)
 
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
         model = tower.load()
@@ -134,7 +140,7 @@ class Fp16(Recipe):
             if reasons:
                 worst = max(reasons, key=largest.__getitem__)
                 notes[str(node.name)] = f"float32: {worst} reaches {largest[worst]:.4g}"
-        return Prepared(derive, _modules(model.graph), notes, fused=lambda keep: derive(keep, fuse))
+        return Prepared(derive, notes, fused=lambda keep: derive(keep, fuse))
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class Bf16(Recipe):
             bfloat16_weights(model.graph, keep)
             return model
 
-        return Prepared(derive, _sizes(tower.load().graph), {})
+        return Prepared(derive, {})
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,10 @@ class Int8(Recipe):
     scores: bool = True
     margin: float = 1.25
 
+    def candidates(self, graph: ir.Graph) -> dict[str, int]:
+        """Sites, and the products of queries and keys, which have no weights, by the name of their node."""
+        return super().candidates(graph) | (dict.fromkeys(score_nodes(graph), 1) if self.scores else {})
+
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
         graph = tower.load().graph
         groups = smoothing.smoothable(graph, _products(graph)) if self.smoothing else {}
@@ -196,7 +206,7 @@ class Int8(Recipe):
                     integer.scores(model.graph, node, name, largest[name])
             return model
 
-        return Prepared(derive, _sizes(graph) | dict.fromkeys(largest, 1), _told(found))
+        return Prepared(derive, _told(found))
 
 
 @dataclass(frozen=True)
@@ -238,7 +248,7 @@ class Int8Static(Recipe):
 
             return _quantized(tower, found, keep, write, self.table_bits)
 
-        return Prepared(derive, _sizes(graph), _told(found))
+        return Prepared(derive, _told(found))
 
 
 @dataclass(frozen=True)
@@ -278,7 +288,7 @@ class WeightOnly(Recipe):
 
             return _quantized(tower, {}, keep, write, self.table_bits, finer if self.bits < 8 else None)
 
-        return Prepared(derive, _sizes(graph), {})
+        return Prepared(derive, {})
 
 
 @dataclass(frozen=True)
@@ -317,10 +327,6 @@ def _modules(graph: ir.Graph) -> dict[str, int]:
         size = sum(int(np.prod(value.shape.numpy())) for value in own if isinstance(value.shape, ir.Shape))
         sizes[module(node)] = sizes.get(module(node), 1) + size
     return sizes
-
-
-def _sizes(graph: ir.Graph) -> dict[str, int]:
-    return {name: site.size for name, site in sites(graph).items()}
 
 
 def _products(graph: ir.Graph) -> dict[str, Site]:

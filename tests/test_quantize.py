@@ -669,7 +669,7 @@ def test_the_command_line_adds_a_variant(emoji: Path, pairs: Path) -> None:
     [
         (("--set", "smoothing=perhaps"), "does not fit"),
         (("--set", "colour=red"), "has no option"),
-        (("--keep", "layers.99.qkv"), "no layers.99.qkv to keep"),
+        (("--keep", "layers.99.qkv"), "No tower has layers.99.qkv to keep"),
         (("--cuda",), "no fused CUDA graph"),
         (("--auto", "--target", "2"), "is no target"),
     ],

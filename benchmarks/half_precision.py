@@ -1,6 +1,6 @@
 """What float16 costs where LayerNormalization and Softmax are float32 or float16, on the trained emoji model.
 
-    python benchmarks/float16.py build/demo/emoji
+    python benchmarks/half_precision.py build/demo/emoji
 
 Computed by onnx's reference evaluator, whose numpy rounds to float16 after every node; ONNX Runtime's CPU provider
 widens some nodes to float32. Printed is 1 - centred cosine of 16 pictures and captions, mean and largest.
