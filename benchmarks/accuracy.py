@@ -3,7 +3,8 @@
     python benchmarks/accuracy.py                     # ours, and ONNX Runtime's and transformers.js' settings
     python benchmarks/accuracy.py --nncf PYTHON       # and NNCF, by a Python that has nncf and onnx
 
-Calibration takes pairs of examples/emoji/eval; everything is measured on 5,556 pictures (every concept in three styles,
+Calibration takes pairs of examples/emoji/eval, some of which are among what is measured. Everything is measured
+on 5,556 pictures (every concept in three styles,
 distorted anew where the training saw the style) and 1,852 labels. R@1 is pictures to texts, and texts to pictures
 within each style; the interval is that of the paired difference to fp32, from 1,000 bootstrap samples of the pictures
 or texts. Speed is the median ratio to fp32 over 40 runs in turns, one picture or text each.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.contract import Precision, Role
 from siglip_onnx.validate.samples import Samples
 
-_MEBI = 1024**2  # ru_maxrss counts KiB
+_GB = 1e9 / 1024  # ru_maxrss counts KiB
 
 
 def pairs(count: int) -> Samples:
@@ -45,12 +46,13 @@ def one(folder: Path, precision: Precision, role: Role, target: Path) -> None:
     started = time.perf_counter()
     derivation = Derivation(Artifact.open(folder), target, recipe, Data(samples, samples, samples), lambda step: None)
     record, _ = derivation.make((role,), None, cuda=False)
+    derivation.return_borrowed()
     tower = record.towers[role]
     print(
         json.dumps(
             {
                 "seconds": time.perf_counter() - started,
-                "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEBI,
+                "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _GB,
                 "mb": tower.bytes / 1e6,
                 "of_fp32": tower.bytes / tower.fp32_bytes,
                 "samples": recipe.samples,
@@ -74,6 +76,8 @@ def main() -> None:
     for precision in args.precisions:
         with tempfile.TemporaryDirectory(dir=args.artifact.parent) as scratch:
             target = args.keep / f"{args.tower}-{precision}" if args.keep else Path(scratch)
+            if args.keep:
+                shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, __file__, args.artifact, "--tower", args.tower, "--one", target]
             done = subprocess.run([*command, "--precisions", precision], check=True, capture_output=True, text=True)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
-    from .export import export
+    from .run import export
 
 __all__ = ["Checkpoint", "export"]
+_HOMES = {"Checkpoint": ".checkpoint", "export": ".run"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f".{name.lower()}", __name__), name)
-    globals()[name] = found  # the submodule of that name would hide the function from the next import
-    return found
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

@@ -72,7 +72,8 @@ def _named(tower: ir.Model, prefix: str, batch: str) -> ir.Model:
     for node in graph:
         node.name = f"{prefix}.{node.name}"
         for value in node.outputs:
-            value.name = f"{prefix}.{value.name}"
+            if value.name:  # an output without a name is one that is left out
+                value.name = f"{prefix}.{value.name}"
     for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
         if value.shape is not None:
             value.shape = ir.Shape([batch if d == BATCH else d for d in _dimensions(value.shape)])

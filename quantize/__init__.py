@@ -3,9 +3,10 @@
 from .recipes import RECIPES, Bf16, Fp16, Int4, Int8, Int8Static, Int8Weights, Recipe
 from .record import Record
 from .run import Job, Result, quantize
-from .search import Goal, Metric
+from .search import DEFAULT_TARGETS, Goal, Metric
 
 __all__ = [
+    "DEFAULT_TARGETS",
     "RECIPES",
     "Bf16",
     "Fp16",

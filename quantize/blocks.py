@@ -43,8 +43,8 @@ def cut(graph: ir.Graph) -> list[Block]:
     for i, node in enumerate(nodes):
         alive |= {value: _last_use(value, place) for value in node.outputs}
         alive = {value: last for value, last in alive.items() if last > i}
-        leaves = graph.outputs[-1] if i == len(nodes) - 1 else next(iter(alive))
         if len(alive) == 1 or i == len(nodes) - 1:
+            leaves = graph.outputs[-1] if i == len(nodes) - 1 else next(iter(alive))
             blocks.append(Block(tuple(nodes[start : i + 1]), enters, leaves))
             start, enters = i + 1, leaves
     return blocks

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -62,23 +62,25 @@ class Derivation:
         model = Siglip(artifact)
         self.rows, self.searched = _rows(model, data.calibration), _rows(model, data.searched)
         self._borrowed: list[Path] = []
+        self._diaries: list[Diary] = []
         for folder in ("onnx", REPORTS):
             (scratch / folder).mkdir()
 
     def make(self, towers: tuple[Role, ...], goal: Goal | None, *, cuda: bool) -> tuple[Record, tuple[Variant, ...]]:
         """Write the graphs of the variant, and of the one for CUDA; how it was done, and the contract's entries."""
         self._check_kept(towers)
-        before = self.artifact.contract.variant(self.recipe.precision)
-        portable = {role: (before.graphs if before else {}).get(role) or self._fp32(role) for role in TOWERS}
         made = {role: self._tower(role, goal) for role in towers}
-        portable |= {role: tower.graph for role, tower in made.items()}
         fused = {role: self._fused(role, made[role]) for role in towers} if cuda else {}
         record = self._record({role: tower.record for role, tower in made.items()}, goal, fused)
-        variants = [self._variant(portable, None, record)]
+        variants = [self._variant({role: tower.graph for role, tower in made.items()}, None, record)]
         if cuda:
-            graphs = {role: graph for role, (graph, _) in fused.items()}
-            variants.append(self._variant({**portable, **graphs}, Provider.CUDA, record))
+            variants.append(self._variant({role: graph for role, (graph, _) in fused.items()}, Provider.CUDA, record))
         return record, tuple(variants)
+
+    def finish(self) -> None:
+        """Part with what is only needed while the variant is not in its place."""
+        for diary in self._diaries:
+            diary.remove()
 
     def return_borrowed(self) -> None:
         """Part with the copies of data that the variant shares with others, so that they are not put in its place."""
@@ -148,8 +150,9 @@ class Derivation:
             self.progress(f"The {role} tower. {text}")
 
         open_ = {name: size for name, size in self._candidates(role).items() if name not in fixed}
+        self._diaries.append(diary)
         keep = search(open_, evaluate, goal, diary, progress) | fixed
-        return keep, diary.close()
+        return keep, tuple(replace(step, keep=tuple(sorted({*step.keep, *fixed}))) for step in diary.steps.values())
 
     def _fused(self, role: Role, made: _Made) -> tuple[Graph, dict[str, int]]:
         """The CUDA graph over the portable graph's data, and its fused nodes."""
@@ -198,24 +201,37 @@ class Derivation:
             tools={tool: version for tool in _TOOLS if (version := installed_version(tool))},
         )
 
-    def _variant(self, graphs: dict[Role, Graph], made_for: Provider | None, record: Record) -> Variant:
+    def _variant(self, new: dict[Role, Graph], made_for: Provider | None, record: Record) -> Variant:
+        """The contract's entry; a tower that is not new is as the variant has it, or in float32."""
         self.progress("Writing the joint graph")
-        path = graph_path(Role.JOINT, self.recipe.precision, made_for)
-        towers = (self._place(graphs[role].path) for role in TOWERS)
-        joint = write_joint(self.scratch / path, self.artifact.contract.logits, *towers)
-        data = tuple(dict.fromkeys(file for role in reversed(TOWERS) for file in graphs[role].data))
+        key = (self.recipe.precision, made_for)
+        old = next((v for v in self.artifact.contract.variants if (v.precision, v.made_for) == key), None)
+        towers = {role: new.get(role) or (old.graphs[role] if old else self._fp32(role)) for role in TOWERS}
+        path = graph_path(Role.JOINT, *key)
+        places = (self._place(towers[role].path) for role in TOWERS)
+        joint = write_joint(self.scratch / path, self.artifact.contract.logits, *places)
+        data = tuple(dict.fromkeys(file for role in reversed(TOWERS) for file in towers[role].data))
+        self._borrow(data)
+        kept = {key: value for key, value in (old.made_with if old else {}).items() if key.partition(":")[0] not in new}
+        graphs = {**towers, Role.JOINT: describe(joint, path, data)}
+        return Variant(self.recipe.precision, graphs, {**kept, **_made_with(record)}, made_for)
+
+    def _borrow(self, data: tuple[str, ...]) -> None:
+        """A joint graph can be judged only beside all of its data."""
         for file in data:
-            if not (self.scratch / file).exists():  # the joint graph can be judged only beside all of its data
+            if not (self.scratch / file).exists():
                 self._borrowed.append(self.scratch / file)
                 shutil.copyfile(self.artifact.path(file), self.scratch / file)
-        made_with = {
-            **record.tools,
-            "options": ", ".join(f"{key}={value}" for key, value in record.options.items()),
-            "calibration": f"{record.samples} pairs of {record.data}, {record.data_sha256}",
-            **{f"kept in {role}": ", ".join(tower.kept) for role, tower in record.towers.items() if tower.kept},
-        }
-        graphs = {**graphs, Role.JOINT: describe(joint, path, data)}
-        return Variant(self.recipe.precision, graphs, made_with, made_for)
+
+
+def _made_with(record: Record) -> dict[str, str]:
+    options = ", ".join(f"{key}={value}" for key, value in record.options.items())
+    made = dict(record.tools)
+    for role, tower in record.towers.items():
+        made[f"{role}: options"] = options
+        made[f"{role}: calibration"] = f"{record.samples} pairs of {record.data}, {record.data_sha256}"
+        made[f"{role}: kept"] = ", ".join(tower.kept)
+    return made
 
 
 def _rows(model: Siglip, pairs: Samples) -> dict[Role, Array]:

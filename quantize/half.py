@@ -14,16 +14,14 @@ from .graph import deferred, drop_unused, sites
 FP16_LARGEST: Final = 65504.0  # IEEE 754-2008 binary16
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-# Names of values inside a fused node, whose ranges count as its own.
-COVERS: Final = "siglip_onnx.covers"
 
 
 def touched(node: ir.Node) -> list[str]:
-    """Names of the activations that a node reads, computes, or has swallowed."""
+    """Names of the activations that a node reads or computes."""
     values = [
         v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == _FLOAT and not v.is_initializer()
     ]
-    return [str(v.name) for v in values] + node.metadata_props.get(COVERS, "").split()
+    return [str(v.name) for v in values]
 
 
 def lower(graph: ir.Graph, stays: Callable[[ir.Node], bool]) -> None:

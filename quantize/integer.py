@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .graph import Array, Floats, Patch, Site, weights
 
+TINY: Final = np.finfo(np.float32).tiny  # below it a scale has no precision left
 _LARGEST: Final = {8: 127, 7: 63}
 
 
@@ -44,7 +45,7 @@ def columns(matrix: Floats, bits: int = 8) -> tuple[NDArray[np.int8], Floats]:
     """Symmetric integers of [in, out] and a scale per column, [out]."""
     limit = _LARGEST[bits]
     scale = np.abs(matrix).max(0) / limit
-    scale[scale == 0] = 1
+    scale[scale < TINY] = 1
     integers: NDArray[np.int8] = np.rint(matrix / scale).astype(np.int8)
     return integers, scale.astype(np.float32)
 
@@ -67,7 +68,7 @@ def dynamic(graph: ir.Graph, site: Site, bits: int) -> None:
     patch.replace(patch.op("Mul", real, patch.op("Mul", x_scale, factor)))
 
 
-def scores(graph: ir.Graph, node: ir.Node, name: str, largest: float) -> None:
+def scores(graph: ir.Graph, node: ir.Node, name: str, largest: float, bits: int) -> None:
     """Multiply queries and keys in eight bits: queries by the range of each run, keys by one that is known.
 
     Keys are signed, since two unsigned factors are as slow as two signed ones, and ONNX has no operator that finds a
@@ -76,11 +77,15 @@ def scores(graph: ir.Graph, node: ir.Node, name: str, largest: float) -> None:
     query, key = node.inputs
     patch = Patch(graph, node, name)
     steps = (
-        patch.constant("key.scale", np.array(largest / _LARGEST[8], np.float32)),
+        patch.constant("key.scale", np.array(largest / _LARGEST[bits], np.float32)),
         patch.constant("key.zero", np.array(0, np.int8)),
     )
     x, x_scale, x_zero = patch.ops("DynamicQuantizeLinear", 3, query)
-    summed = patch.op("MatMulInteger", x, patch.op("QuantizeLinear", key, *steps), x_zero)
+    integers = patch.op("QuantizeLinear", key, *steps)
+    if bits < 8:
+        ends = (np.array(-_LARGEST[bits], np.int8), np.array(_LARGEST[bits], np.int8))
+        integers = patch.op("Clip", integers, *(patch.constant(f"key.end{i}", end) for i, end in enumerate(ends)))
+    summed = patch.op("MatMulInteger", x, integers, x_zero)
     real = patch.op("Cast", summed, to=ir.DataType.FLOAT)
     patch.replace(patch.op("Mul", real, patch.op("Mul", x_scale, steps[0])))
 

@@ -53,9 +53,9 @@ class Yard:
             for turn in (lambda x: x, np.transpose)
         ]
         return Measured(
-            centred_cosine=float(cosines.mean()),
-            centred_cosine_min=float(cosines.min()),
-            logit_sigma=metrics.residual_sigma(ours, theirs),
+            centred_cosine=_finite(cosines.mean()),
+            centred_cosine_min=_finite(cosines.min()),
+            logit_sigma=_finite(metrics.residual_sigma(ours, theirs)),
             retrieval_drop=max(drops),
             bytes=size,
             speed=speed(run, self.fp32, self.rows[:1]) if timed else None,
@@ -64,6 +64,10 @@ class Yard:
     def _logits(self, embeddings: dict[Role, Floats]) -> Array:
         images, texts = (metrics.unit(embeddings[role]) for role in (Role.VISION, Role.TEXT))
         return np.asarray(images @ texts.T * self.logits.scale + self.logits.bias)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def runner(path: Path) -> Callable[[Array], Array]:

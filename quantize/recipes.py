@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.contract import Precision
+from ..runtime.errors import InputError
 from . import integer, smoothing, weight_only
 from .blocks import stream
 from .fuse import fuse
@@ -23,6 +24,7 @@ from .weight_only import Packed
 Keep = frozenset[str]
 Step = Callable[[float], None]
 Write = Callable[[ir.Graph, Site], None]
+Rewrite = Callable[[ir.Graph, Callable[[ir.Node], bool]], object]
 
 _TOKENS: Final = 4  # for each input of a matrix, by which GPTQ learns how its inputs go together
 _RANGES: Final = {"min-max": integer.min_max, "percentile": integer.percentile, "entropy": integer.entropy}
@@ -75,9 +77,13 @@ class Recipe(ABC):
     """
 
     precision: ClassVar[Precision]
-    samples: ClassVar[int]
 
     keep: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """How many pairs calibration likes to have; 0 where there is nothing to calibrate."""
+        return 0
 
     @property
     def fitted(self) -> bool:
@@ -103,43 +109,47 @@ class Fp16(Recipe):
     """
 
     precision: ClassVar = Precision.FP16
-    samples: ClassVar = 8
 
     headroom: float = 8.0
     float32: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> int:  # noqa: D102
+        return 8
 
     def candidates(self, graph: ir.Graph) -> dict[str, int]:
         """Modules, such as layers.0.norm1; layers.0 itself is its attention and the two residual sums."""
         return _modules(graph)
 
+    def __post_init__(self) -> None:
+        _sensible("headroom", self.headroom, 0)
+
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
         model = tower.load()
+        if unknown := set(self.float32).difference(node.op_type for node in model.graph):
+            raise InputError(f"No tower has an operator {min(unknown)} to leave float32.", "Name one such as Softmax.")
         floats = {name for node in model.graph for name in touched(node)}
-        largest: dict[str, float] = {}
-        for found in tower.observe(floats, lambda array: float(np.abs(array).max())):
-            largest |= {name: max(values) for name, values in found.items()}
+        largest = {name: float(x.max()) for name, x in _seen(tower, floats, _largest)}
         unsafe = {name for name, value in largest.items() if out_of_range(value, self.headroom)}
         constants = {name: float(np.abs(weights(v)).max()) for name, v in _parameters(model.graph).items()}
         unsafe |= {name for name, value in constants.items() if out_of_range(value)}
         largest |= constants
 
-        def stays(node: ir.Node, keep: Keep) -> bool:
-            read = {str(value.name) for value in node.inputs if value is not None}
-            return bool(module(node) in keep or node.op_type in self.float32 or unsafe & {*touched(node), *read})
+        def reasons(node: ir.Node) -> set[str]:
+            return unsafe & {*touched(node), *(str(value.name) for value in node.inputs if value is not None)}
 
-        def derive(keep: Keep, rewrite: Callable[[ir.Graph], object] = lambda graph: None) -> ir.Model:
+        def named(node: ir.Node, keep: Keep) -> bool:
+            return module(node) in keep or node.op_type in self.float32
+
+        def derive(keep: Keep, rewrite: Rewrite = lambda graph, stays: None) -> ir.Model:
             model = tower.load()
-            rewrite(model.graph)
-            nodes = {node: stays(node, keep) for node in model.graph}
-            lower(model.graph, nodes.__getitem__)
+            plain = {node for node in model.graph if named(node, keep) or reasons(node)}
+            rewrite(model.graph, plain.__contains__)
+            lower(model.graph, plain.__contains__)
             return model
 
-        notes = {}
-        for node in model.graph:
-            reasons = unsafe & {*touched(node), *(str(v.name) for v in node.inputs if v is not None)}
-            if reasons:
-                worst = max(reasons, key=largest.__getitem__)
-                notes[str(node.name)] = f"float32: {worst} reaches {largest[worst]:.4g}"
+        worst = {str(node.name): max(reasons(node), key=largest.__getitem__) for node in model.graph if reasons(node)}
+        notes = {name: f"float32: {value} reaches {largest[value]:.4g}" for name, value in worst.items()}
         return Prepared(derive, notes, fused=lambda keep: derive(keep, fuse))
 
 
@@ -148,7 +158,6 @@ class Bf16(Recipe):
     """bfloat16 weights in half the space; the arithmetic is the provider's."""
 
     precision: ClassVar = Precision.BF16
-    samples: ClassVar = 0
 
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
         def derive(keep: Keep) -> ir.Model:
@@ -172,13 +181,19 @@ class Int8(Recipe):
     """
 
     precision: ClassVar = Precision.INT8
-    samples: ClassVar = 4
 
     smoothing: bool = True
     table_bits: Literal[8, 16] = 8
     weight_bits: Literal[7, 8] = 8
     scores: bool = True
     margin: float = 1.25
+
+    def __post_init__(self) -> None:
+        _sensible("margin", self.margin, 0.5)
+
+    @property
+    def samples(self) -> int:  # noqa: D102
+        return 4 if self.smoothing or self.scores else 0
 
     def candidates(self, graph: ir.Graph) -> dict[str, int]:
         """Sites, and the products of queries and keys, which have no weights, by the name of their node."""
@@ -203,7 +218,7 @@ class Int8(Recipe):
             model = _quantized(tower, found, keep, write, self.table_bits)
             for name, node in score_nodes(model.graph).items():
                 if name in largest and name not in keep:
-                    integer.scores(model.graph, node, name, largest[name])
+                    integer.scores(model.graph, node, name, largest[name], self.weight_bits)
             return model
 
         return Prepared(derive, _told(found))
@@ -221,11 +236,18 @@ class Int8Static(Recipe):
     """
 
     precision: ClassVar = Precision.INT8_STATIC
-    samples: ClassVar = 32
+
     smoothing: bool = True
     table_bits: Literal[8, 16] = 8
     ranges: Literal["min-max", "percentile", "entropy"] = "min-max"
     margin: float = 1.25
+
+    def __post_init__(self) -> None:
+        _sensible("margin", self.margin, 0.5)
+
+    @property
+    def samples(self) -> int:  # noqa: D102
+        return 32
 
     @property
     def fitted(self) -> bool:  # noqa: D102
@@ -238,7 +260,7 @@ class Int8Static(Recipe):
         places = _products(graph)
         for name, x, behind in _activations(tower, graph):
             if self.smoothing and name in smoothing.smoothable(graph, places):
-                found[name] = smoothing.find(x, behind)
+                found[name] = smoothing.find(x, [weights(site.weight) for site in behind])
                 x = x / found[name].factors
             spans[name] = _RANGES[self.ranges](x).widened(self.margin)
 
@@ -261,10 +283,13 @@ class WeightOnly(Recipe):
     """
 
     bits: ClassVar[int]
-    samples: ClassVar = 64
 
     rounding: Literal["nearest", "gptq"] = "nearest"
     table_bits: Literal[8, 16] = 8
+
+    @property
+    def samples(self) -> int:  # noqa: D102
+        return 64 if self.fitted else 0
 
     @property
     def fitted(self) -> bool:  # noqa: D102
@@ -274,13 +299,13 @@ class WeightOnly(Recipe):
         graph = tower.load().graph
         fitted: dict[str, Packed] = {}
         if self.rounding == "gptq":
-            for name, x, behind in _activations(tower, graph):
-                fitted[name] = weight_only.gptq(behind[0], self.bits, _moments(x))
+            for _, x, behind in _activations(tower, graph):
+                moments = _moments(x)
+                fitted |= {site.name: weight_only.gptq(weights(site.weight), self.bits, moments) for site in behind}
 
         def derive(keep: Keep) -> ir.Model:
             def write(graph: ir.Graph, site: Site) -> None:
-                packed = fitted.get(str(site.activation.name))
-                packed = packed or weight_only.nearest(weights(site.weight), self.bits)
+                packed = fitted[site.name] if fitted else weight_only.nearest(weights(site.weight), self.bits)
                 weight_only.write(graph, site, packed, self.bits)
 
             def finer(graph: ir.Graph, site: Site) -> None:
@@ -293,7 +318,7 @@ class WeightOnly(Recipe):
 
 @dataclass(frozen=True)
 class Int8Weights(WeightOnly):
-    """Eight-bit weights; what is kept stays float32."""
+    """Eight-bit weights; what is kept stays float32, a table float16."""
 
     precision: ClassVar = Precision.INT8_WEIGHTS
     bits: ClassVar = 8
@@ -338,21 +363,33 @@ def _keys(graph: ir.Graph) -> dict[str, str]:
     return {str(node.inputs[1].name): name for name, node in score_nodes(graph).items() if node.inputs[1]}
 
 
-def _seen(tower: Tower, names: Iterable[str]) -> Iterator[tuple[str, Floats]]:
-    """Values by name, float32 [samples, ...], as calibration finds them."""
+def _seen(
+    tower: Tower, names: Iterable[str], reduce: Callable[[Array], Array] = lambda array: array
+) -> Iterator[tuple[str, Floats]]:
+    """Values by name, float32 [samples, ...], as calibration finds them, or what is left of them."""
     wanted = set(names)
-    for block in tower.observe(wanted, lambda array: array) if wanted else ():
+    for block in tower.observe(wanted, reduce) if wanted else ():
         for name, arrays in block.items():
             yield name, np.concatenate(arrays)
 
 
-def _activations(tower: Tower, graph: ir.Graph) -> Iterator[tuple[str, Floats, list[Floats]]]:
-    """Each activation that meets weights, float32 [samples, ..., width], with these weights."""
-    behind: dict[str, list[ir.Value]] = {}
+def _activations(tower: Tower, graph: ir.Graph) -> Iterator[tuple[str, Floats, list[Site]]]:
+    """Each activation that meets weights, float32 [samples, ..., width], with the sites that these are of."""
+    behind: dict[str, list[Site]] = {}
     for site in _products(graph).values():
-        behind.setdefault(str(site.activation.name), []).append(site.weight)
+        behind.setdefault(str(site.activation.name), []).append(site)
     for name, x in _seen(tower, behind):
-        yield name, x, [weights(weight) for weight in behind[name]]
+        yield name, x, behind[name]
+
+
+def _sensible(name: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise InputError(f"A {name} of {value} is none.", f"Use a number from {least:g}.")
+
+
+def _largest(array: Array) -> Array:
+    """The largest of one sample, [1]; NaN if there is one."""
+    return np.array([np.abs(array).max()])
 
 
 def _moments(x: Floats) -> Floats:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from ..runtime.artifact import REPORTS, Artifact
 from ..runtime.contract import Precision, Provider, Role, Verdict
-from ..runtime.errors import InputError, QuantizationError
+from ..runtime.errors import InputError, QuantizationError, SiglipOnnxError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
 from ..runtime.session import SessionOptions, available_providers
@@ -97,13 +97,22 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
         record, variants = derivation.make(job.towers, job.goal, cuda=job.cuda)
         progress("Hashing")
         staged, reports = _judge(artifact.stage(scratch, variants), record, job, data, progress)
-        write_file(scratch / REPORTS / f"quantize-{recipe.precision}.json", record.to_json())
+        for role, tower in record.towers.items():
+            alone = replace(record, towers={role: tower})
+            write_file(scratch / REPORTS / f"quantize-{recipe.precision}-{role}.json", alone.to_json())
         derivation.return_borrowed()
         progress("Moving it into its place")
-        return Result(staged.commit(), record, reports)
+        made = _commit(staged)
+    derivation.finish()
+    _forget_rejected(artifact.folder, reports)
+    return Result(made, record, reports)
 
 
 def _check(artifact: Artifact, recipe: Recipe, job: Job) -> None:
+    if not job.towers or not set(job.towers) <= set(TOWERS):
+        raise InputError(f"These are no towers: {', '.join(job.towers) or 'none'}.", "Name vision, text, or both.")
+    if job.samples is not None and not recipe.samples:
+        raise InputError(f"{recipe.precision} with these options calibrates nothing.", "Leave out --samples.")
     fp32 = [artifact.graph(role, Precision.FP32).path for role in TOWERS]
     variant = artifact.contract.variant(recipe.precision)
     done = [role for role in job.towers if variant and variant.graphs[role].path not in fp32]
@@ -135,12 +144,23 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _commit(staged: Artifact) -> Artifact:
+    try:
+        return staged.commit()
+    except OSError as error:
+        raise QuantizationError(
+            f"The variant could not be moved into {staged.folder} ({error.strerror or error}); the artifact is now "
+            "without it, and without what it was to replace.",
+            "Make room and make the folder writable, then run the same command again.",
+        ) from error
+
+
 def _judge(
     staged: Artifact, record: Record, job: Job, data: Data, progress: Progress
 ) -> tuple[Artifact, tuple[Report, ...]]:
     """Judge on every provider that is here; only a PASS is let through, unless told otherwise."""
     reports = []
-    for provider in _providers(job):
+    for provider in _providers(staged, record.precision, job):
         model = Siglip(staged, record.precision, SessionOptions(provider))
         unjudged = job.keep_failing
         report, html = validate(
@@ -154,13 +174,30 @@ def _judge(
     return staged, tuple(reports)
 
 
-def _providers(job: Job) -> list[Provider]:
-    there = available_providers()
-    return [Provider.CPU, *(p for p in (Provider.CUDA,) if job.cuda and p in there)]
+def _providers(staged: Artifact, precision: Precision, job: Job) -> list[Provider]:
+    """The CPU, and CUDA if graphs were made for it and can be loaded here."""
+    if not job.cuda or Provider.CUDA not in available_providers():
+        return [Provider.CPU]
+    try:
+        Siglip(staged, precision, SessionOptions(Provider.CUDA)).session(Role.TEXT)
+    except SiglipOnnxError:
+        return [Provider.CPU]  # a build for CUDA without a GPU; the variant for it stays without a verdict
+    return [Provider.CPU, Provider.CUDA]
 
 
 def _reject(folder: Path, report: Report, html: str) -> None:
     """Leave the report of a variant that is not kept."""
     (folder / REPORTS).mkdir(exist_ok=True)
-    for suffix, content in ((".json", report.to_json()), (".html", html.encode())):
-        write_file(folder / REPORTS / f"rejected-{report.precision}-{report.provider}{suffix}", content)
+    for path, content in zip(_rejected(folder, report), (report.to_json(), html.encode()), strict=True):
+        write_file(path, content)
+
+
+def _rejected(folder: Path, report: Report) -> list[Path]:
+    name = f"rejected-{report.precision}-{report.provider}"
+    return [folder / REPORTS / f"{name}{suffix}" for suffix in (".json", ".html")]
+
+
+def _forget_rejected(folder: Path, reports: tuple[Report, ...]) -> None:
+    for report in reports:
+        for path in _rejected(folder, report):
+            path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ back.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,14 +38,25 @@ class Metric(StrEnum):
 
 @dataclass(frozen=True)
 class Measured:
-    """A tower derived with some candidates kept, against the float32 tower; speed is None where it was not timed."""
+    """A tower derived with some candidates kept, against the float32 tower.
 
-    centred_cosine: float
-    centred_cosine_min: float
-    logit_sigma: float
-    retrieval_drop: float
+    What came out as NaN is None and as bad as can be; speed is None where it was not timed.
+    """
+
+    centred_cosine: float | None
+    centred_cosine_min: float | None
+    logit_sigma: float | None
+    retrieval_drop: float | None
     bytes: int
     speed: float | None = None
+
+
+DEFAULT_TARGETS: Final = {Metric.CENTRED_COSINE: 0.999, Metric.LOGIT_SIGMA: 0.2, Metric.RETRIEVAL_DROP: 0.005}
+_SENSIBLE: Final = {
+    Metric.CENTRED_COSINE: (0.0, 1.0),
+    Metric.LOGIT_SIGMA: (0.0, math.inf),
+    Metric.RETRIEVAL_DROP: (0.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -73,31 +85,34 @@ class Goal:
     evaluations: int = 160
 
     def __post_init__(self) -> None:
-        sensible = 0 < self.target < 1 if self.metric is Metric.CENTRED_COSINE else self.target >= 0
-        if not sensible:
-            raise InputError(f"A {self.metric} of {self.target} is no target.", "For example: --target 0.999.")
+        low, high = _SENSIBLE[self.metric]
+        if not low <= self.target < high or (self.target == 0 and self.metric is Metric.CENTRED_COSINE):
+            example = f"--target {DEFAULT_TARGETS[self.metric]}"
+            raise InputError(f"A {self.metric} of {self.target} is no target.", f"For example: {example}.")
         if self.evaluations <= _BISECTION:
             raise InputError(
                 f"{self.evaluations} evaluations are too few to search with.", f"Allow more than {_BISECTION}."
             )
 
+    def value(self, measured: Measured) -> float | None:
+        """The metric as users know it."""
+        return getattr(measured, str(self.metric).replace("-", "_"))  # type: ignore[no-any-return]
+
     def loss(self, measured: Measured) -> float:
         """The metric as something to make small."""
-        losses = {
-            Metric.CENTRED_COSINE: 1 - measured.centred_cosine,
-            Metric.LOGIT_SIGMA: measured.logit_sigma,
-            Metric.RETRIEVAL_DROP: measured.retrieval_drop,
-        }
-        return losses[self.metric]
+        value = self.value(measured)
+        if value is None:
+            return math.inf
+        return 1 - value if self.metric is Metric.CENTRED_COSINE else value
 
     def met(self, measured: Measured) -> bool:
         """Whether the target is reached."""
-        limit = 1 - self.target if self.metric is Metric.CENTRED_COSINE else self.target
-        return self.loss(measured) <= limit
+        return self.loss(measured) <= (1 - self.target if self.metric is Metric.CENTRED_COSINE else self.target)
 
-    def value(self, measured: Measured) -> float:
-        """The metric as users know it."""
-        return getattr(measured, str(self.metric).replace("-", "_"))  # type: ignore[no-any-return]
+    def told(self, measured: Measured) -> str:
+        """The metric in words."""
+        value = self.value(measured)
+        return f"{self.metric} {'not a number' if value is None else f'{value:.6f}'}"
 
 
 class Diary:
@@ -128,10 +143,9 @@ class Diary:
         self.path.parent.mkdir(exist_ok=True)
         write_file(self.path, msgspec.json.encode((self.key, list(self.steps.values()))))
 
-    def close(self) -> tuple[Step, ...]:
-        """All steps; the file is removed."""
+    def remove(self) -> None:
+        """Part with the file."""
         self.path.unlink(missing_ok=True)
-        return tuple(self.steps.values())
 
 
 def search(
@@ -155,11 +169,12 @@ def search(
     """
 
     def measure(keep: Keep, timed: bool = True) -> Measured:
-        if keep not in diary.steps:
+        known = diary.steps.get(keep)
+        if known is None or (timed and known.measured.speed is None):
             diary.add(Step(tuple(sorted(keep)), evaluate(keep, timed)))
         measured = diary.steps[keep].measured
         count = f"Evaluation {len(diary.steps)} of at most {goal.evaluations}"
-        progress(f"{count}, {len(keep)} kept: {goal.metric} {goal.value(measured):.6f}")
+        progress(f"{count}, {len(keep)} kept: {goal.told(measured)}")
         return measured
 
     nothing: Keep = frozenset()
@@ -215,7 +230,7 @@ def _impossible(goal: Goal, diary: Diary, everything: Keep) -> QuantizationError
     measured = best.measured
     return QuantizationError(
         f"The target {goal.metric} {goal.target} was not reached: the best of {len(diary.steps)} evaluations is "
-        f"{goal.value(measured):.6f} with {len(best.keep)} of {len(everything)} sites kept at higher precision, which "
+        f"{goal.told(measured)} with {len(best.keep)} of {len(everything)} sites kept at higher precision, which "
         f"makes {measured.bytes / 1e6:.1f} MB and {measured.speed:.2f} times the speed of fp32.",
         "Lower the target, or use a higher precision.",
     )

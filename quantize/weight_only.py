@@ -9,7 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..runtime.errors import QuantizationError
 from .graph import CONTRIB, Floats, Patch, Site, weights
+from .integer import TINY
 
 BLOCK: Final = 32
 # Of the mean diagonal; GPTQ's own code has .01, but a few dozen captions, mostly padding, do better with more.
@@ -68,7 +70,13 @@ def _spread(moments: Floats, size: int) -> Floats:
     damped = np.eye(size, dtype=np.float64)
     damped[: len(moments), : len(moments)] = moments
     damped[np.diag_indices(size)] += _DAMPING * float(np.diag(moments).mean()) + np.finfo(np.float32).tiny
-    factor: Floats = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    try:
+        factor: Floats = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    except np.linalg.LinAlgError as error:
+        raise QuantizationError(
+            f"GPTQ cannot be fitted to the calibration data ({error}).",
+            "Give more of it, or round to the nearest with --set rounding=nearest.",
+        ) from error
     return factor
 
 
@@ -81,8 +89,8 @@ def _steps(blocks: Floats, bits: int) -> tuple[Floats, Floats]:
     """Scale and zero of each block [blocks, 32, out], so that its smallest and largest weight and 0 are covered."""
     low, high = np.minimum(blocks.min(1), 0), np.maximum(blocks.max(1), 0)
     scales = ((high - low) / (2**bits - 1)).astype(np.float32)
-    scales[scales == 0] = 1
-    return scales, np.rint(-low / scales).astype(np.float32)
+    scales[scales < TINY] = 1
+    return scales, np.clip(np.rint(-low / scales), 0, 2**bits - 1).astype(np.float32)
 
 
 def write(graph: ir.Graph, site: Site, packed: Packed, bits: int) -> None:

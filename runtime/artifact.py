@@ -9,7 +9,19 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from . import contract as contracts
-from .contract import CONTRACT_FILE, Contract, FileRecord, Graph, Parity, Precision, Provider, Role, Variant, Verdict
+from .contract import (
+    CONTRACT_FILE,
+    Contract,
+    FileRecord,
+    Graph,
+    Parity,
+    Precision,
+    Provider,
+    Role,
+    Variant,
+    Verdict,
+    Yardstick,
+)
 from .errors import ArtifactError
 from .files import sha256, sync, write_file
 from .graph_file import external_locations
@@ -24,11 +36,13 @@ class Artifact:
 
     Attributes:
         staged: A folder with files that are not in their place yet; see `stage`.
+        before: The contract that it was staged upon.
     """
 
     folder: Path
     contract: Contract
     staged: Path | None = None
+    before: Contract | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Artifact:
@@ -87,7 +101,7 @@ class Artifact:
     def _verify_reports(self) -> None:
         for parity in (parity for variant in self.contract.variants for parity in variant.parity):
             path = self.path(parity.report)
-            if not path.is_file() or sha256(path) != parity.report_sha256:
+            if not path.is_file() or sha256(path) != parity.report_sha256 or _verdict_in(path) != parity.verdict:
                 raise ArtifactError(
                     f"The verdict {parity.verdict} stands on {path}, which is missing or was changed.",
                     "Run `siglip-onnx validate` again.",
@@ -176,7 +190,7 @@ class Artifact:
             contract = contract.with_variant(variant)
         before, after = ({path for v in c.variants for path in v.files} for c in (self.contract, contract))
         files = {name: record for name, record in contract.files.items() if name not in before - after} | records
-        return Artifact(self.folder, replace(contract, files=files), folder)
+        return Artifact(self.folder, replace(contract, files=files), folder, self.contract)
 
     def commit(self) -> Artifact:
         """Put what is staged into its place; variants that came to be in the meantime stay.
@@ -188,13 +202,14 @@ class Artifact:
             ArtifactError: A file that the new variants use was changed in the meantime.
             OSError: A file cannot be moved; the artifact is then without what would have been replaced.
         """
-        assert self.staged is not None  # noqa: S101  see stage
+        assert self.staged is not None and self.before is not None  # noqa: S101, PT018  see stage
+        sync(self.staged)
         new = [v for v in self.contract.variants if any((self.staged / g.path).exists() for g in v.graphs.values())]
         old = Artifact.open(self.folder)
         whole = old.stage(self.staged, new).contract
-        if any(whole.files.get(path) != self.contract.files[path] for v in new for path in v.files):
+        moved_on = any(old.contract.made(v) != self.before.made(v) for v in new)
+        if moved_on or any(whole.files.get(path) != self.contract.files[path] for v in new for path in v.files):
             raise ArtifactError(f"{self.folder} was changed in the meantime.", "Work on it as it is now.")
-        sync(self.staged)
         kept = {name: record for name, record in whole.files.items() if old.contract.files.get(name) == record}
         rest = tuple(variant for variant in whole.variants if variant not in new)
         write_contract(self.folder, replace(whole, variants=rest, files=kept))
@@ -229,10 +244,25 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(sha256(path), path.stat().st_size)
 
 
-def verdict_of(variant: Variant) -> Verdict | None:
-    """The worst verdict that a variant carries, or None where it was never judged."""
+def verdict_of(variant: Variant, contract: Contract) -> Verdict | None:
+    """The worst verdict that a variant carries, or None where it was never judged.
+
+    What was compared with the fp32 variant is INCONCLUSIVE unless that one carries a PASS.
+    """
     order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
-    return min((p.verdict for p in variant.parity), key=order.index, default=None)
+    verdicts = [parity.verdict for parity in variant.parity]
+    if any(parity.against is Yardstick.FP32 for parity in variant.parity):
+        base = contract.variant(Precision.FP32)
+        proved = base is not None and verdict_of(base, contract) is Verdict.PASS
+        verdicts += [] if proved else [Verdict.INCONCLUSIVE]
+    return min(verdicts, key=order.index, default=None)
+
+
+def _verdict_in(report: Path) -> object:
+    try:
+        return msgspec.json.decode(report.read_bytes(), type=dict[str, object]).get("verdict")
+    except msgspec.DecodeError:
+        return None
 
 
 def _read_contract(path: Path) -> Contract:

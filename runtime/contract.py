@@ -208,6 +208,12 @@ class Contract:
         found = {v.made_for: v for v in self.variants if v.precision == precision}
         return found.get(provider) or found.get(None)
 
+    def made(self, variant: Variant) -> Variant | None:
+        """The variant here of the same precision and provider, without its verdicts."""
+        key = (variant.precision, variant.made_for)
+        found = next((v for v in self.variants if (v.precision, v.made_for) == key), None)
+        return found and replace(found, parity=())
+
     def with_variant(self, variant: Variant) -> Contract:
         """The same contract with `variant` in the place of the one of its precision and provider, or added."""
         key = (variant.precision, variant.made_for)

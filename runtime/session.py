@@ -141,11 +141,21 @@ def require(provider: Provider) -> None:
 
 
 def bare_session(graph: bytes | str) -> onnxruntime.InferenceSession:
-    """A session on the CPU for a graph that this process has just made, or its path; nothing is checked."""
+    """A session on the CPU for a graph that this process has just made, or its path; its interface is not checked.
+
+    Raises:
+        ProviderError: ONNX Runtime is not installed or cannot load the graph.
+    """
     ort = _onnxruntime()
     config = ort.SessionOptions()
     config.log_severity_level = 3
-    return ort.InferenceSession(graph, config, providers=[PROVIDERS[Provider.CPU].ort_name])
+    try:
+        return ort.InferenceSession(graph, config, providers=[PROVIDERS[Provider.CPU].ort_name])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise ProviderError(
+            f"ONNX Runtime {ort.__version__} cannot load a graph that was just made: {_first_line(error)}",
+            "Install a newer ONNX Runtime; if memory is short, free some.",
+        ) from error
 
 
 def _load(path: str, options: SessionOptions) -> onnxruntime.InferenceSession:

@@ -48,9 +48,9 @@ def test_agreement() -> None:
     assert (found.top1, found.topk, found.worst) == (0.5, 1.0, 1)
 
 
-def test_recall_counts_ties_for_and_twins_as_true() -> None:
+def test_recall_counts_ties_against_and_twins_as_true() -> None:
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0], [5.0, 4.0, 3.0]])
-    assert metrics.recall(scores, np.eye(3, dtype=bool), 1) == pytest.approx(1 / 3)
+    assert metrics.recall(scores, np.eye(3, dtype=bool), 1) == 0
     assert metrics.recall(scores, np.eye(3, dtype=bool), 2) == pytest.approx(2 / 3)
     twins = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]], dtype=bool)
     assert metrics.recall(scores, twins, 1) == pytest.approx(2 / 3)
@@ -85,3 +85,16 @@ def test_nothing_and_half_a_ladder_are_no_pass() -> None:
     assert overall([]) is Verdict.INCONCLUSIVE
     assert overall(every[:-1]) is Verdict.INCONCLUSIVE
     assert overall([*every, failed(Rung.BATCH, "x", "")]) is Verdict.FAIL
+
+
+def test_recall_lost_counts_what_is_clear() -> None:
+    truth = np.eye(4, dtype=bool)
+    reference = np.eye(4) * 2.0
+    ours = reference.copy()
+    ours[0] = [0.0, 1.0, 0.0, 0.0]  # lost
+    assert metrics.recall_lost(ours, reference, truth, 1) == 0.25
+    assert metrics.recall_lost(reference, ours, truth, 1) == -0.25
+    reference[0] = [0.1, 0.0, 0.0, 0.0]  # was found by a hair
+    assert metrics.recall_lost(ours, reference, truth, 1) == 0.25
+    assert metrics.recall_lost(ours, reference, truth, 1, tie=0.2) == 0.0
+    assert metrics.recall_lost(np.ones((4, 4)), np.eye(4), truth, 1, tie=0.2) == 1.0  # all the same is no find

@@ -36,8 +36,9 @@ from siglip_onnx.quantize import (
 from siglip_onnx.quantize.blocks import cut, stream
 from siglip_onnx.quantize.fuse import fuse
 from siglip_onnx.quantize.recipes import Tower
-from siglip_onnx.quantize.search import Diary, Measured
+from siglip_onnx.quantize.search import Diary, Measured, Step
 from siglip_onnx.runtime import Artifact, Siglip
+from siglip_onnx.runtime.artifact import verdict_of
 from siglip_onnx.runtime.contract import Precision, Provider, Role, Verdict, Yardstick
 from siglip_onnx.runtime.errors import (
     ArtifactError,
@@ -272,10 +273,11 @@ def test_float16_keeps_what_would_overflow_in_float32_and_names_it(tmp_path: Pat
     assert "layers.0.out/MatMul" in notes
     assert notes["layers.0.qkv/MatMul"].startswith("float32: ")
     assert not any("mlp" in name for name in notes)
+    # no attention is fused around what stays float32, and the MLPs are
+    assert result.record.fused[Role.VISION]["Attention"] == 6
     fused = onnx.load(folder / "onnx/vision_model_fp16.cuda.onnx", load_external_data=False).graph
-    kinds = {v.name: v.type.tensor_type.elem_type for v in fused.value_info}
-    attention = next(node for node in fused.node if node.op_type == "Attention")
-    assert kinds.get(attention.output[0], onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
+    kinds = [node.op_type for node in fused.node]
+    assert (kinds.count("Attention"), kinds.count("FastGelu")) == (0, 7)
 
 
 # Parts
@@ -327,8 +329,29 @@ def test_the_fused_graph_shares_the_data_of_the_portable_one(every: dict[Precisi
     assert result.artifact.contract.variant(Precision.FP16) != variant
 
 
+def test_fused_graphs_are_sound_and_hold_no_weights_of_their_own(every: dict[Precision, Result]) -> None:
+    folder = every[Precision.FP16].artifact.folder / "onnx"
+    for name in ("vision_model", "text_model", "model"):
+        path = folder / f"{name}_fp16.cuda.onnx"
+        graph = onnx.load(path, load_external_data=False).graph
+        outputs = [value for node in graph.node for value in node.output if value]
+        assert len(outputs) == len(set(outputs))
+        assert {"Attention", "FastGelu", "SkipLayerNormalization"} <= {node.op_type for node in graph.node}
+        assert path.stat().st_size < 200_000  # the weights are in the portable graph's data
+
+
+def test_what_is_kept_is_kept_in_the_fused_graph_too(emoji: Path, pairs: Path) -> None:
+    quantize(emoji, Fp16(keep=("layers.0.qkv", "layers.1.mlp.fc1")), Job(data=pairs, cuda=True), progress=quiet)
+    graph = onnx.load(emoji / "onnx/vision_model_fp16.cuda.onnx", load_external_data=False).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert kinds["layers.0.qkv.weight.fp32"] == kinds["layers.1.mlp.fc1.weight.fp32"] == onnx.TensorProto.FLOAT
+    assert kinds["layers.1.qkv.weight"] == onnx.TensorProto.FLOAT16
+    assert [node.op_type for node in graph.node].count("Attention") == 5
+    assert (emoji / "onnx/vision_model_fp16.cuda.onnx").stat().st_size < 200_000
+
+
 def test_a_fusion_that_goes_wrong_is_refused(emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(graph: ir.Graph) -> dict[str, int]:
+    def spoiled(graph: ir.Graph, stays: object = None) -> dict[str, int]:
         made = fuse(graph)
         attention = next(node for node in graph if node.op_type == "Attention")
         attention.attributes["scale"] = ir.AttrFloat32("scale", 0.5)
@@ -409,8 +432,8 @@ def test_ranges() -> None:
 # The search
 
 
-def _measured(error: float, bytes_: int = 1) -> Measured:
-    return Measured(1 - error, 1 - error, error, error, bytes_, 1.0)
+def _measured(error: float, timed: bool, bytes_: int = 1) -> Measured:
+    return Measured(1 - error, 1 - error, error, error, bytes_, 1.0 if timed else None)
 
 
 def test_the_search_keeps_the_worst_sites_alone_and_remembers(tmp_path: Path) -> None:
@@ -422,7 +445,7 @@ def test_the_search_keeps_the_worst_sites_alone_and_remembers(tmp_path: Path) ->
         if len(calls) == 12 and not (tmp_path / "again").exists():
             (tmp_path / "again").touch()
             raise KeyboardInterrupt
-        return _measured(sum(error for name, error in errors.items() if name not in keep))
+        return _measured(sum(error for name, error in errors.items() if name not in keep), timed)
 
     costs = dict.fromkeys(errors, 100)
     with pytest.raises(KeyboardInterrupt):
@@ -433,7 +456,18 @@ def test_the_search_keeps_the_worst_sites_alone_and_remembers(tmp_path: Path) ->
     assert search.search(costs, evaluate, Goal(0.999), diary, quiet) == {"bad", "worse"}
     assert len(set(calls)) == len(calls) - 1  # but for the one that was interrupted
     assert Diary(tmp_path / "diary.json", "another").steps == {}
-    assert len(diary.close()) == len(set(calls))
+    assert len(diary.steps) == len(set(calls))
+    diary.remove()
+    assert not (tmp_path / "diary.json").exists()
+
+
+def test_what_is_no_number_is_the_worst_and_survives_an_interruption(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "diary.json", "a")
+    diary.add(Step((), Measured(None, None, None, 0.0, 1)))
+    again = Diary(tmp_path / "diary.json", "a").steps[frozenset()]
+    assert again.measured.centred_cosine is None
+    assert Goal(0.5).loss(again.measured) == np.inf
+    assert not Goal(0.5).met(again.measured)
 
 
 def test_the_search_stays_within_its_evaluations(tmp_path: Path) -> None:
@@ -442,7 +476,7 @@ def test_the_search_stays_within_its_evaluations(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "diary.json", "a")
 
     def evaluate(keep: frozenset[str], timed: bool) -> Measured:
-        return _measured(sum(error[name] for name in costs if name not in keep))
+        return _measured(sum(error[name] for name in costs if name not in keep), timed)
 
     keep = search.search(costs, evaluate, Goal(0.9999, evaluations=40), diary, quiet)
     assert keep == {name for name in costs if name.startswith("layers.7.")}
@@ -451,9 +485,11 @@ def test_the_search_stays_within_its_evaluations(tmp_path: Path) -> None:
 
 def test_an_impossible_target_says_the_best_that_was_reached(tmp_path: Path) -> None:
     def evaluate(keep: frozenset[str], timed: bool) -> Measured:
-        return _measured(0.01 * (3 - len(keep)), 5_000_000)
+        return _measured(0.01 * (3 - len(keep)), timed, 5_000_000)
 
-    with pytest.raises(QuantizationError, match=r"best of \d+ evaluations is 0\.99\d+ with 2 of 3 sites kept.*5\.0 MB"):
+    with pytest.raises(
+        QuantizationError, match=r"best of \d+ evaluations is centred-cosine 0\.99\d+ with 2 of 3 sites kept.*5\.0 MB"
+    ):
         search.search(dict.fromkeys("abc", 1), evaluate, Goal(0.9999), Diary(tmp_path / "d.json", ""), quiet)
 
 
@@ -462,6 +498,8 @@ def test_targets_without_sense_are_refused(target: float) -> None:
     with pytest.raises(InputError, match="is no target"):
         Goal(target)
     assert Goal(0.0, Metric.RETRIEVAL_DROP).target == 0.0
+    with pytest.raises(InputError, match="is no target"):
+        Goal(1.0, Metric.RETRIEVAL_DROP)
 
 
 # Adding to an artifact
@@ -601,6 +639,58 @@ def test_nothing_is_proved_by_an_fp32_variant_that_nobody_judged(artifact: Path,
     assert (parity.verdict, parity.against) == (Verdict.PASS, Yardstick.CHECKPOINT)
 
 
+def test_a_variant_on_an_unjudged_base_is_never_a_pass(artifact: Path, pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(artifact, tmp_path / "emoji"))
+    result = quantize(folder, Int8(), Job(data=pairs, keep_failing=True), progress=quiet)
+    assert result.reports[0].verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_pass_falls_with_the_pass_that_it_stands_on(every: dict[Precision, Result]) -> None:
+    contract = every[Precision.INT4].artifact.contract
+    variant = contract.variant(Precision.INT8)
+    base = contract.variant(Precision.FP32)
+    assert variant is not None
+    assert base is not None
+    assert verdict_of(variant, contract) is Verdict.PASS
+    failed = replace(base, parity=tuple(replace(p, verdict=Verdict.FAIL) for p in base.parity))
+    assert verdict_of(variant, contract.with_variant(failed)) is Verdict.INCONCLUSIVE
+
+
+def test_a_commit_that_fails_says_what_is_gone(emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantize(emoji, Int8(), Job(data=pairs), progress=quiet)
+    real = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if "vision" in self.name:
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(QuantizationError, match="now without it, and without what it was to replace"):
+        quantize(emoji, Int8(smoothing=False), Job(data=pairs, overwrite=True), progress=quiet)
+    monkeypatch.setattr(Path, "replace", real)
+    assert Artifact.open(emoji).contract.variant(Precision.INT8) is None
+    quantize(emoji, Int8(), Job(data=pairs, overwrite=True), progress=quiet)
+    Artifact.open(emoji).verify()
+
+
+def test_the_second_tower_keeps_what_is_known_of_the_first(emoji: Path, pairs: Path) -> None:
+    vision = Job(data=pairs, towers=(Role.VISION,), cuda=True)
+    quantize(emoji, Fp16(headroom=4.0, keep=("norm",)), vision, progress=quiet)
+    quantize(emoji, Fp16(), replace(vision, towers=(Role.TEXT,)), progress=quiet)
+    contract = Artifact.open(emoji).contract
+    for provider, ending in ((Provider.CPU, "_fp16.onnx"), (Provider.CUDA, "_fp16.cuda.onnx")):
+        variant = contract.variant(Precision.FP16, provider)
+        assert variant is not None
+        assert {graph.path.removeprefix("onnx/") for graph in variant.graphs.values()} == {
+            f"{name}{ending}" for name in ("vision_model", "text_model", "model")
+        }
+        assert variant.made_with["vision: kept"] == "norm"
+        assert "headroom=4.0" in variant.made_with["vision: options"]
+        assert "headroom=8.0" in variant.made_with["text: options"]
+    assert (emoji / "reports/quantize-fp16-vision.json").exists()
+
+
 # Data
 
 
@@ -614,6 +704,12 @@ def test_no_calibration_data(emoji: Path, precision: str, more: tuple[str, ...])
     run = cli("quantize", emoji, "--precision", precision, *more)
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
     assert "No calibration data" in run.err
+
+
+def test_towers_have_names(emoji: Path, pairs: Path) -> None:
+    for towers in ((), (Role.JOINT,)):
+        with pytest.raises(InputError, match="no towers"):
+            quantize(emoji, Int8(), Job(data=pairs, towers=towers), progress=quiet)
 
 
 def test_what_calibrates_does_not_judge(every: dict[Precision, Result]) -> None:
@@ -638,7 +734,7 @@ def test_unreadable_pictures_are_named_and_left_out_on_request(emoji: Path, pair
     run = cli(*arguments, "--skip-unreadable")
     assert run.code == 0
     assert f"Left out as unreadable: {victim}" in run.out
-    record = json.loads((emoji / "reports/quantize-int8.json").read_bytes())
+    record = json.loads((emoji / "reports/quantize-int8-text.json").read_bytes())
     assert record["skipped"] == [victim]
 
 
@@ -660,7 +756,7 @@ def test_the_command_line_adds_a_variant(emoji: Path, pairs: Path) -> None:
     assert "head" in run.out
     variant = Artifact.open(emoji).contract.variant(Precision.INT8)
     assert variant is not None
-    assert variant.made_with["kept in text"] == "head"
+    assert variant.made_with["text: kept"] == "head"
     assert cli("validate", emoji, "--precision", "int8", "--data", pairs).code == 0
 
 
@@ -672,6 +768,8 @@ def test_the_command_line_adds_a_variant(emoji: Path, pairs: Path) -> None:
         (("--keep", "layers.99.qkv"), "No tower has layers.99.qkv to keep"),
         (("--cuda",), "no fused CUDA graph"),
         (("--auto", "--target", "2"), "is no target"),
+        (("--set", "margin=nan"), "margin of nan"),
+        (("--set", "smoothing=false", "--set", "scores=false", "--samples", "3"), "calibrates nothing"),
     ],
 )
 def test_wrong_options_are_refused(emoji: Path, pairs: Path, arguments: tuple[str, ...], word: str) -> None:

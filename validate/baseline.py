@@ -21,7 +21,7 @@ class Baseline:
 
     Args:
         folder: The artifact.
-        allow_unjudged: Accept an fp32 variant that nobody has compared with the checkpoint.
+        allow_unjudged: Accept an fp32 variant without a PASS; `judged` then says so.
 
     Raises:
         InconclusiveError: The fp32 variant carries no PASS against its checkpoint, so nothing can be proved by it.
@@ -33,8 +33,9 @@ class Baseline:
         variant = self._model.contract.variant(Precision.FP32)
         verdicts = [p for p in variant.parity if p.provider is Provider.CPU] if variant else []
         self.sha256 = verdicts[0].report_sha256 if verdicts else ""
-        if not allow_unjudged and [p.verdict for p in verdicts] != [Verdict.PASS]:
-            found = verdicts[0].verdict if verdicts else "no verdict"
+        found = str(verdicts[0].verdict) if verdicts else "no verdict"
+        self.judged = found == Verdict.PASS
+        if not self.judged and not allow_unjudged:
             raise InconclusiveError(
                 f"The fp32 variant of {folder} carries {found}, so what is derived from it cannot be judged by it.",
                 f"Run `siglip-onnx validate {folder} --reference CHECKPOINT` first, or name the checkpoint with "

@@ -38,11 +38,15 @@ class Made(Protocol):
         """What was done to each tower."""
 
 
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.6f}"
+
+
 def _walked(tower: Any) -> dict[str, Any]:
     """Places on a square of 300 for the towers of a search that were timed, and the ends of its axes."""
     steps = [step for step in tower.walk if step.measured.speed is not None]
     sizes = np.array([step.measured.bytes / 1e6 for step in steps])
-    errors = np.log10(np.maximum([1 - step.measured.centred_cosine for step in steps], 1e-9))
+    errors = np.log10(np.maximum([1 - (step.measured.centred_cosine or 0.0) for step in steps], 1e-9))
     x, y = (300 * (v - v.min()) / ((v.max() - v.min()) or 1) for v in (sizes, errors))
     dots = [
         {
@@ -67,7 +71,7 @@ def page(report: Report, ladder: Ladder, made: Made | None = None) -> str:
         loader=jinja2.PackageLoader("siglip_onnx.validate", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("report.html.jinja").render(
-        report=report, describe=describe, made=made, walked=_walked, **evidence
+        report=report, describe=describe, made=made, walked=_walked, number=_number, **evidence
     )
 
 

@@ -96,12 +96,26 @@ def agreement(ours: Array, reference: Array, k: int = 5, tie: float = 0.0) -> Ag
     return Agreement(float(same.mean()), float(shared.mean()), int(wrong[0]) if len(wrong) else None)
 
 
-def recall(scores: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
+def recall(scores: Array, truth: NDArray[np.bool_], k: int) -> float:
     """Share of rows of [rows, columns] with a true column among the k best; a row with a NaN has none.
 
-    A true column's rank is one more than the number of false columns that score higher by more than `tie`.
+    A false column with the score of the best true one counts as better than it.
     """
+    return float(_found(scores, truth, k, 0.0).mean())
+
+
+def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
+    """Share of rows that were found and are not, less those that are found and were not.
+
+    A row counts where the one finds it by more than `tie` and the other misses it.
+    """
+    lost = _found(reference, truth, k, tie) & ~_found(ours, truth, k, 0.0)
+    gained = _found(ours, truth, k, tie) & ~_found(reference, truth, k, 0.0)
+    return float(lost.mean() - gained.mean())
+
+
+def _found(scores: Array, truth: NDArray[np.bool_], k: int, tie: float) -> NDArray[np.bool_]:
+    """Rows with a true column among the k best even if every false one had `tie` more."""
     best_true = np.where(truth, scores, -np.inf).max(1)
-    above = ((scores > best_true[:, None] + tie) & ~truth).sum(1)
-    found = (above < k) & truth.any(1) & np.isfinite(scores).all(1)
-    return float(found.mean())
+    rivals = ((scores >= best_true[:, None] - tie) & ~truth).sum(1)
+    return np.asarray((rivals < k) & truth.any(1) & np.isfinite(scores).all(1))

@@ -89,7 +89,7 @@ class Samples:
         Raises:
             InputError: A file is missing or damaged.
         """
-        name, folder = ("bundled photos", BUNDLED) if folder is None else (folder.resolve().name, folder)
+        name, folder = ("bundled photos", BUNDLED) if folder is None else (_printable(folder.resolve().name), folder)
         pairs = _captions(folder / "captions.jsonl")
         labels = folder / "labels.txt"
         choices = read_labels(labels.read_bytes(), str(labels)) if labels.exists() else list(pairs.values())
@@ -162,6 +162,11 @@ def _caption(path: Path, number: int, line: str) -> tuple[str, str]:
     if not (path.parent / image).is_file():
         raise InputError(f"Line {number} of {path} names {image}, which is not there.", "Correct the line.")
     return image, text
+
+
+def _printable(name: str) -> str:
+    """A file name that is no valid Unicode with marks where it is not."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _is_unicode(text: str) -> bool:

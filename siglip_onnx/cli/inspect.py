@@ -37,12 +37,14 @@ def _describe(contract: Contract) -> None:
     click.echo(f"  texts     {text.length} ids of {text.vocab_size}, padded with {text.pad_id}")
     click.echo(f"  logits    {logits.scale:.6g} * cosine {logits.bias:+.6g}")
     click.echo(f"  embedding {contract.embedding.size} wide, output {contract.embedding.output}\n")
-    rows = table("precision", "graph", "file", "MB", "opset", "verdict")
+    rows = table("precision", "for", "graph", "file", "MB", "opset", "verdict", "against")
     for variant in contract.variants:
         for role, graph in variant.graphs.items():
             opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opset.items())
             size = f"{_size(contract, graph) / 1e6:,.1f}"
-            rows.add_row(variant.precision, role, graph.path, size, opset, coloured(verdict_of(variant)))
+            verdict = coloured(verdict_of(variant, contract))
+            against = ", ".join(dict.fromkeys(parity.against for parity in variant.parity))
+            rows.add_row(variant.precision, variant.made_for or "any", role, graph.path, size, opset, verdict, against)
     stdout().print(rows)
 
 

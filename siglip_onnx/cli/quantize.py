@@ -15,7 +15,7 @@ from ..runtime.errors import InputError, ProviderError
 from .console import artifact_argument, coloured, json_option, print_json, progress, stdout, table
 
 if TYPE_CHECKING:
-    from ..quantize import Recipe, Result
+    from ..quantize import Goal, Recipe, Result
 
 _PRECISIONS = [p.value for p in Precision if p is not Precision.FP32]
 
@@ -33,15 +33,13 @@ _PRECISIONS = [p.value for p in Precision if p is not Precision.FP32]
 @click.option("--samples", type=click.IntRange(min=1), help="Pairs of it to calibrate with; the others judge.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read.")
 @click.option("--auto", is_flag=True, help="Search for what to leave at higher precision until --target is met.")
-@click.option("--target", type=float, default=0.999, show_default=True, help="What --auto has to reach.")
+@click.option("--target", type=float, help="What --auto has to reach; by default 0.999, 0.2 or 0.005 of the metric.")
 @click.option(
     "--metric",
     type=click.Choice(["centred-cosine", "logit-sigma", "retrieval-drop"]),
-    default="centred-cosine",
-    show_default=True,
-    help="What --target is about.",
+    help="What --target is about; by default centred-cosine.",
 )
-@click.option("--evaluations", type=int, default=160, show_default=True, help="The most that --auto may try.")
+@click.option("--evaluations", type=int, help="The most towers that --auto may try; by default 160.")
 @click.option("--keep", multiple=True, metavar="SITE", help="Leave this at higher precision, as in layers.0.mlp.fc2.")
 @click.option(
     "--set",
@@ -62,9 +60,9 @@ def command(
     precision: str,
     tower: str | None,
     auto: bool,
-    target: float,
-    metric: str,
-    evaluations: int,
+    target: float | None,
+    metric: str | None,
+    evaluations: int | None,
     keep: tuple[str, ...],
     options: tuple[str, ...],
     as_json: bool,
@@ -76,14 +74,14 @@ def command(
     9 where no variant can be made.
     """
     try:
-        from ..quantize import RECIPES, Goal, Job, Metric, quantize
+        from ..quantize import RECIPES, Job, quantize
     except ImportError as error:
         raise ProviderError(
             f"Quantizing needs packages that are not installed ({error}).",
             "Run: pip install 'siglip-onnx[cpu,export]'.",
         ) from error
     recipe = _recipe(RECIPES[Precision(precision)], keep, options)
-    goal = Goal(target, Metric(metric), evaluations) if auto else None
+    goal = _goal(auto, target, metric, evaluations)
     towers = {"towers": (Role(tower),)} if tower else {}
     with progress() as step:
         result = quantize(artifact, recipe, Job(**job, **towers, goal=goal), progress=step)  # type: ignore[arg-type]
@@ -92,6 +90,18 @@ def command(
     else:
         _print(result)
     return 0 if all(report.verdict == "PASS" for report in result.reports) else _exit(result)
+
+
+def _goal(auto: bool, target: float | None, metric: str | None, evaluations: int | None) -> Goal | None:
+    from ..quantize import DEFAULT_TARGETS, Goal, Metric
+
+    if not auto:
+        if (target, metric, evaluations) != (None, None, None):
+            raise click.UsageError("--target, --metric and --evaluations are for --auto.")
+        return None
+    about = Metric(metric) if metric else Metric.CENTRED_COSINE
+    reached = DEFAULT_TARGETS[about] if target is None else target
+    return Goal(reached, about) if evaluations is None else Goal(reached, about, evaluations)
 
 
 def _exit(result: Result) -> int:
