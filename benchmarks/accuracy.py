@@ -179,9 +179,11 @@ def row(name: str, paths: dict[Role, Path], here: World) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def ours(folder: Path, here: World) -> None:
+def ours(folder: Path, here: World, only: list[str]) -> None:
     row("fp32", here.fp32, here)
     for name, (recipe, target) in OURS.items():
+        if only and name not in only:
+            continue
         goal = Goal(target) if target else None
         job = Job(data=EMOJI / "eval", goal=goal, overwrite=True, keep_failing=True)
         result = quantize(folder, recipe, job, progress=lambda step: None)
@@ -236,6 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scratch", type=Path, default=ROOT / "build" / "accuracy")
     parser.add_argument("--nncf", help="A Python with nncf and onnx.")
+    parser.add_argument("--only", nargs="+", default=[], help="Some of our variants, by name, and nothing else.")
     args = parser.parse_args()
     folder = args.scratch / "emoji"
     export(EMOJI / "checkpoint", folder, overwrite=folder.exists(), progress=lambda step: None)
@@ -243,8 +246,9 @@ def main() -> None:
     store(model.artifact, *validate(model, EMOJI / "checkpoint", EMOJI / "eval", progress=lambda step: None))
     here = world(folder)
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
-    ours(folder, here)
-    others(here, args.scratch, args.nncf, folder)
+    ours(folder, here, args.only)
+    if not args.only:
+        others(here, args.scratch, args.nncf, folder)
     print(json.dumps({"pictures": len(here.pixels), "texts": len(here.ids)}))
 
 

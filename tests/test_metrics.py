@@ -53,7 +53,8 @@ def test_recall_counts_ties_against_and_twins_as_true() -> None:
     assert metrics.recall(scores, np.eye(3, dtype=bool), 1) == 0
     assert metrics.recall(scores, np.eye(3, dtype=bool), 2) == pytest.approx(2 / 3)
     twins = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]], dtype=bool)
-    assert metrics.recall(scores, twins, 1) == pytest.approx(2 / 3)
+    assert metrics.recall(scores, twins, 1) == pytest.approx(1 / 3)
+    assert metrics.recall(scores, twins, 2) == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
