@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from siglip_onnx.cli import main
 from siglip_onnx.exporter import export
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact import record_files, write_contract
@@ -74,6 +75,20 @@ def cli(*arguments: str | Path, **environment: str) -> Run:
         check=False,
     )
     return Run(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Run the command line in this process, which saves the start of another one."""
+
+    def run(*arguments: str | Path) -> Run:
+        monkeypatch.setattr(sys, "argv", ["siglip-onnx", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return Run(int(end.value.code or 0), printed.out, printed.err)
+
+    return run
 
 
 def is_one_paragraph(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,10 +51,11 @@ from siglip_onnx.runtime.errors import (
 from siglip_onnx.runtime.session import bare_session
 from siglip_onnx.validate import Report, metrics, store, validate
 
-from .conftest import CHECKPOINT, EVAL, cli, is_one_paragraph
+from .conftest import CHECKPOINT, EVAL, Run, is_one_paragraph
 from .outliers import rescale_norms, rescale_values
 
 PAIRS = 48
+Command = Callable[..., Run]
 
 
 def quiet(step: str) -> None:
@@ -616,17 +618,19 @@ def test_a_kill_while_files_move_leaves_an_artifact_without_the_variant(
     Artifact.open(emoji).verify()
 
 
-def test_a_failing_variant_is_kept_only_on_request(outliers: Path, pairs: Path, tmp_path: Path) -> None:
+def test_a_failing_variant_is_kept_only_on_request(
+    command: Command, outliers: Path, pairs: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(outliers, tmp_path / "emoji"))
     arguments = ("quantize", folder, "--precision", "int8", "--data", pairs, "--set", "smoothing=false")
-    run = cli(*arguments)
+    run = command(*arguments)
     assert (run.code, is_one_paragraph(run.err)) == (1, True)
     assert "int8 on cpu: FAIL" in " ".join(run.err.split())
-    run = cli(*arguments, "--keep-failing")
+    run = command(*arguments, "--keep-failing")
     assert run.code == 1
     assert "FAIL" in run.out
     assert "First problem" in run.out
-    assert "FAIL" in cli("inspect", folder).out
+    assert "FAIL" in command("inspect", folder).out
 
 
 def test_nothing_is_proved_by_an_fp32_variant_that_nobody_judged(artifact: Path, pairs: Path, tmp_path: Path) -> None:
@@ -670,7 +674,6 @@ def test_a_commit_that_fails_says_what_is_gone(emoji: Path, pairs: Path, monkeyp
         quantize(emoji, Int8(smoothing=False), Job(data=pairs, overwrite=True), progress=quiet)
     monkeypatch.setattr(Path, "replace", real)
     assert Artifact.open(emoji).contract.variant(Precision.INT8) is None
-    quantize(emoji, Int8(), Job(data=pairs, overwrite=True), progress=quiet)
     Artifact.open(emoji).verify()
 
 
@@ -700,8 +703,8 @@ def test_bundled_photos_calibrate_what_is_not_fitted_to_them(emoji: Path) -> Non
 
 
 @pytest.mark.parametrize(("precision", "more"), [("int8-static", ()), ("int8", ("--auto",)), ("int4", ())])
-def test_no_calibration_data(emoji: Path, precision: str, more: tuple[str, ...]) -> None:
-    run = cli("quantize", emoji, "--precision", precision, *more)
+def test_no_calibration_data(command: Command, emoji: Path, precision: str, more: tuple[str, ...]) -> None:
+    run = command("quantize", emoji, "--precision", precision, *more)
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
     assert "No calibration data" in run.err
 
@@ -717,21 +720,23 @@ def test_what_calibrates_does_not_judge(every: dict[Precision, Result]) -> None:
         assert result.record.samples + result.reports[0].data.images == PAIRS
 
 
-def test_more_samples_than_there_are(emoji: Path, pairs: Path) -> None:
-    run = cli("quantize", emoji, "--precision", "int8", "--data", pairs, "--samples", "41")
+def test_more_samples_than_there_are(command: Command, emoji: Path, pairs: Path) -> None:
+    run = command("quantize", emoji, "--precision", "int8", "--data", pairs, "--samples", "41")
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
     assert "at most 40" in " ".join(run.err.split())
 
 
-def test_unreadable_pictures_are_named_and_left_out_on_request(emoji: Path, pairs: Path, tmp_path: Path) -> None:
+def test_unreadable_pictures_are_named_and_left_out_on_request(
+    command: Command, emoji: Path, pairs: Path, tmp_path: Path
+) -> None:
     data = Path(shutil.copytree(pairs, tmp_path / "data"))
     victim = json.loads(_lines(data)[3])["image"]
     (data / victim).write_bytes((data / victim).read_bytes()[:100])
     arguments = ("quantize", emoji, "--precision", "int8", "--data", data)
-    run = cli(*arguments)
+    run = command(*arguments)
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
     assert victim in "".join(run.err.split())
-    run = cli(*arguments, "--skip-unreadable")
+    run = command(*arguments, "--skip-unreadable")
     assert run.code == 0
     assert f"Left out as unreadable: {victim}" in run.out
     record = json.loads((emoji / "reports/quantize-int8-text.json").read_bytes())
@@ -749,15 +754,15 @@ def test_pictures_of_any_size_calibrate(emoji: Path, tmp_path: Path) -> None:
 # The command line
 
 
-def test_the_command_line_adds_a_variant(emoji: Path, pairs: Path) -> None:
-    run = cli("quantize", emoji, "--precision", "int8", "--data", pairs, "--keep", "head", "--tower", "text")
+def test_the_command_line_adds_a_variant(command: Command, emoji: Path, pairs: Path) -> None:
+    run = command("quantize", emoji, "--precision", "int8", "--data", pairs, "--keep", "head", "--tower", "text")
     assert run.code == 0, run.err
     assert "PASS" in run.out
     assert "head" in run.out
     variant = Artifact.open(emoji).contract.variant(Precision.INT8)
     assert variant is not None
     assert variant.made_with["text: kept"] == "head"
-    assert cli("validate", emoji, "--precision", "int8", "--data", pairs).code == 0
+    assert command("validate", emoji, "--precision", "int8", "--data", pairs).code == 0
 
 
 @pytest.mark.parametrize(
@@ -772,9 +777,11 @@ def test_the_command_line_adds_a_variant(emoji: Path, pairs: Path) -> None:
         (("--set", "smoothing=false", "--set", "scores=false", "--samples", "3"), "calibrates nothing"),
     ],
 )
-def test_wrong_options_are_refused(emoji: Path, pairs: Path, arguments: tuple[str, ...], word: str) -> None:
+def test_wrong_options_are_refused(
+    command: Command, emoji: Path, pairs: Path, arguments: tuple[str, ...], word: str
+) -> None:
     before = files(emoji)
-    run = cli("quantize", emoji, "--precision", "int8", "--data", pairs, *arguments)
+    run = command("quantize", emoji, "--precision", "int8", "--data", pairs, *arguments)
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
     assert word in " ".join(run.err.split())
     assert files(emoji) == before
