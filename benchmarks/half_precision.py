@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from siglip_onnx.quantize import Fp16
 from siglip_onnx.quantize.graph import read
-from siglip_onnx.quantize.recipes import Tower
+from siglip_onnx.quantize.recipe import Tower
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.contract import Role
 from siglip_onnx.validate import metrics

@@ -1,6 +1,7 @@
 """Derive smaller and faster variants of an artifact, and keep those that are proved to be right."""
 
-from .recipes import RECIPES, Bf16, Fp16, Int4, Int8, Int8Static, Int8Weights, Recipe
+from .recipe import Recipe
+from .recipes import RECIPES, Bf16, Fp16, Int4, Int8, Int8Static, Int8Weights
 from .record import Record
 from .run import Job, Result, quantize
 from .search import DEFAULT_TARGETS, Goal, Metric

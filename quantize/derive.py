@@ -26,7 +26,7 @@ from .data import Data
 from .fuse import fuse
 from .graph import Array, Floats
 from .measure import Yard, embed, runner, save
-from .recipes import Keep, Prepared, Recipe, Tower
+from .recipe import Keep, Prepared, Recipe, Tower
 from .record import Record, TowerRecord
 from .search import Diary, Goal, Measured, Step, fingerprint, search
 

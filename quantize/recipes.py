@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -14,89 +12,18 @@ import onnx_ir as ir
 from ..runtime.contract import Precision
 from ..runtime.errors import InputError
 from . import integer, smoothing, weight_only
-from .blocks import stream
 from .fuse import fuse
 from .graph import Array, Floats, Site, drop_unused, score_nodes, sites, weights
 from .half import bfloat16_weights, lower, out_of_range, touched
+from .recipe import Keep, Prepared, Recipe, Tower, module, seen, sensible
 from .smoothing import Smoothing
 from .weight_only import Packed
 
-Keep = frozenset[str]
-Step = Callable[[float], None]
 Write = Callable[[ir.Graph, Site], None]
 Rewrite = Callable[[ir.Graph, Callable[[ir.Node], bool]], object]
 
 _TOKENS: Final = 4  # for each input of a matrix, by which GPTQ learns how its inputs go together
 _RANGES: Final = {"min-max": integer.min_max, "percentile": integer.percentile, "entropy": integer.entropy}
-
-
-@dataclass(frozen=True)
-class Tower:
-    """A float32 tower and what to calibrate it with.
-
-    Attributes:
-        path: Its ONNX file.
-        rows: Inputs, [samples, ...].
-        step: Told the share of the calibration that is done.
-    """
-
-    path: Path
-    rows: Array
-    step: Step = field(default=lambda share: None)
-
-    def load(self) -> ir.Model:
-        """A fresh copy of the graph, whose weights are read when they are used."""
-        return ir.load(self.path)
-
-    def observe(self, taps: Iterable[str], reduce: Callable[[Array], Any]) -> Iterable[dict[str, list[Any]]]:
-        """What flows through the tapped values, block by block; see `stream`."""
-        return stream(self.load(), self.rows, set(taps), reduce, self.step)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A calibrated tower.
-
-    Attributes:
-        derive: Makes the tower anew, with the named sites left at higher precision.
-        notes: What calibration decided, by name; for the report.
-        fused: The same for CUDA, where the recipe has such a graph.
-    """
-
-    derive: Callable[[Keep], ir.Model]
-    notes: dict[str, str]
-    fused: Callable[[Keep], ir.Model] | None = None
-
-
-@dataclass(frozen=True)
-class Recipe(ABC):
-    """Options of a precision.
-
-    Attributes:
-        keep: Sites or modules left at higher precision, by name.
-    """
-
-    precision: ClassVar[Precision]
-
-    keep: tuple[str, ...] = ()
-
-    @property
-    def samples(self) -> int:
-        """How many pairs calibration likes to have; 0 where there is nothing to calibrate."""
-        return 0
-
-    @property
-    def fitted(self) -> bool:
-        """Whether it is fitted so closely to the calibration data that only the user's own will do."""
-        return False
-
-    def candidates(self, graph: ir.Graph) -> dict[str, int]:
-        """What may be left at higher precision, with its number of weights."""
-        return {name: site.size for name, site in sites(graph).items()}
-
-    @abstractmethod
-    def prepare(self, tower: Tower) -> Prepared:
-        """Calibrate a tower."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +49,14 @@ class Fp16(Recipe):
         return _modules(graph)
 
     def __post_init__(self) -> None:
-        _sensible("headroom", self.headroom, 0)
+        sensible("headroom", self.headroom, 0)
 
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
         model = tower.load()
         if unknown := set(self.float32).difference(node.op_type for node in model.graph):
             raise InputError(f"No tower has an operator {min(unknown)} to leave float32.", "Name one such as Softmax.")
         floats = {name for node in model.graph for name in touched(node)}
-        largest = {name: float(x.max()) for name, x in _seen(tower, floats, _largest)}
+        largest = {name: float(x.max()) for name, x in seen(tower, floats, _largest)}
         unsafe = {name for name, value in largest.items() if out_of_range(value, self.headroom)}
         constants = {name: float(np.abs(weights(v)).max()) for name, v in _parameters(model.graph).items()}
         unsafe |= {name for name, value in constants.items() if out_of_range(value)}
@@ -189,7 +116,7 @@ class Int8(Recipe):
     margin: float = 1.25
 
     def __post_init__(self) -> None:
-        _sensible("margin", self.margin, 0.5)
+        sensible("margin", self.margin, 0.5)
 
     @property
     def samples(self) -> int:  # noqa: D102
@@ -205,7 +132,7 @@ class Int8(Recipe):
         keys = _keys(graph) if self.scores else {}
         found: dict[str, Smoothing] = {}
         largest: dict[str, float] = {}
-        for name, x in _seen(tower, {*groups, *keys}):
+        for name, x in seen(tower, {*groups, *keys}):
             if name in groups:
                 found[name] = smoothing.find(x, [weights(site.weight) for site in groups[name]])
             else:
@@ -243,7 +170,7 @@ class Int8Static(Recipe):
     margin: float = 1.25
 
     def __post_init__(self) -> None:
-        _sensible("margin", self.margin, 0.5)
+        sensible("margin", self.margin, 0.5)
 
     @property
     def samples(self) -> int:  # noqa: D102
@@ -339,11 +266,6 @@ RECIPES: Final[dict[Precision, type[Recipe]]] = {
 }
 
 
-def module(node: ir.Node) -> str:
-    """The module that a node belongs to, such as layers.0.mlp.fc1."""
-    return str(node.name).rpartition("/")[0]
-
-
 def _modules(graph: ir.Graph) -> dict[str, int]:
     """Every module with its number of weights, at least 1."""
     sizes: dict[str, int] = {}
@@ -363,28 +285,13 @@ def _keys(graph: ir.Graph) -> dict[str, str]:
     return {str(node.inputs[1].name): name for name, node in score_nodes(graph).items() if node.inputs[1]}
 
 
-def _seen(
-    tower: Tower, names: Iterable[str], reduce: Callable[[Array], Array] = lambda array: array
-) -> Iterator[tuple[str, Floats]]:
-    """Values by name, float32 [samples, ...], as calibration finds them, or what is left of them."""
-    wanted = set(names)
-    for block in tower.observe(wanted, reduce) if wanted else ():
-        for name, arrays in block.items():
-            yield name, np.concatenate(arrays)
-
-
 def _activations(tower: Tower, graph: ir.Graph) -> Iterator[tuple[str, Floats, list[Site]]]:
     """Each activation that meets weights, float32 [samples, ..., width], with the sites that these are of."""
     behind: dict[str, list[Site]] = {}
     for site in _products(graph).values():
         behind.setdefault(str(site.activation.name), []).append(site)
-    for name, x in _seen(tower, behind):
+    for name, x in seen(tower, behind):
         yield name, x, behind[name]
-
-
-def _sensible(name: str, value: float, least: float) -> None:
-    if not least <= value < float("inf"):
-        raise InputError(f"A {name} of {value} is none.", f"Use a number from {least:g}.")
 
 
 def _largest(array: Array) -> Array:

@@ -18,7 +18,8 @@ from ..validate import Report, store, validate
 from ..validate.baseline import Baseline
 from .data import Data, read
 from .derive import TOWERS, Derivation
-from .recipes import Fp16, Recipe
+from .recipe import Recipe
+from .recipes import Fp16
 from .record import Record
 from .search import Goal
 

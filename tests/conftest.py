@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,9 +15,13 @@ import pytest
 
 from siglip_onnx.cli import main
 from siglip_onnx.exporter import export
+from siglip_onnx.quantize import RECIPES, Job, Result, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact import record_files, write_contract
-from siglip_onnx.runtime.contract import Contract
+from siglip_onnx.runtime.contract import Contract, Precision
+from siglip_onnx.validate import Report, store, validate
+
+from .outliers import rescale_norms
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
@@ -94,3 +99,80 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def is_one_paragraph(text: str) -> bool:
     """Whether an error is what users should see: something, no traceback, no empty line inside."""
     return bool(text.strip()) and "Traceback" not in text and "\n\n" not in text.strip()
+
+
+PAIRS = 48
+Command = Callable[..., Run]
+
+
+def quiet(step: str) -> None:
+    """Progress that nobody looks at."""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder, to compare it with later."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def captions(folder: Path) -> list[str]:
+    """The lines of a data folder."""
+    return (folder / "captions.jsonl").read_text().splitlines()
+
+
+def measured(report: Report, name: str) -> float:
+    """What a report says of a check."""
+    value = next(check.value for check in report.checks if check.name == name)
+    assert value is not None
+    return value
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of the evaluation set that is quick to run."""
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = (EVAL / "captions.jsonl").read_text().splitlines()[:PAIRS]
+    for line in lines:
+        shutil.copy(EVAL / json.loads(line)["image"], folder)
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def judged(checkpoint: Path, folder: Path, data: Path) -> Path:
+    """An artifact whose fp32 variant has passed."""
+    export(checkpoint, folder, progress=quiet)
+    model = Siglip.load(folder)
+    report, html = validate(model, checkpoint, data, progress=quiet)
+    report.require_pass()
+    store(model.artifact, report, html)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def passed(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
+    return judged(CHECKPOINT, tmp_path_factory.mktemp("passed") / "emoji", pairs)
+
+
+@pytest.fixture
+def emoji(passed: Path, tmp_path: Path) -> Path:
+    """An artifact for a test to add to."""
+    return Path(shutil.copytree(passed, tmp_path / "emoji"))
+
+
+@pytest.fixture(scope="session")
+def every(passed: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Result]:
+    """One artifact with every variant."""
+    folder = Path(shutil.copytree(passed, tmp_path_factory.mktemp("every") / "emoji"))
+    results = {}
+    for precision, kind in RECIPES.items():
+        job = Job(data=pairs, cuda=precision is Precision.FP16)
+        results[precision] = quantize(folder, kind(), job, progress=quiet)
+    return results
+
+
+@pytest.fixture(scope="session")
+def outliers(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
+    """A function-preserving copy of the trained model whose LayerNorms have channels 30 to 300 times larger."""
+    folder = tmp_path_factory.mktemp("outliers")
+    shutil.copytree(CHECKPOINT, folder / "checkpoint")
+    rescale_norms(folder / "checkpoint")
+    return judged(folder / "checkpoint", folder / "emoji", pairs)

@@ -339,6 +339,8 @@ def interrupted(target: Path, how: signal.Signals) -> int:
         [sys.executable, "-m", "siglip_onnx", "export", CHECKPOINT, target],
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        # whoever started the tests in the background has made them, and what they start, deaf to SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not list(target.parent.glob(f".{target.name}.partial-*/onnx/vision_model.onnx_data")):

@@ -19,7 +19,7 @@ from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputEr
 from siglip_onnx.validate import GATES, Report, Rung, report_path, store, validate
 from siglip_onnx.validate.report import DataRecord
 
-from .conftest import CHECKPOINT, EVAL, cli, is_one_paragraph, rewrite
+from .conftest import CHECKPOINT, EVAL, Command, is_one_paragraph, rewrite
 from .faults import FAULTS, in_contract
 
 PAIRS = 12
@@ -86,11 +86,11 @@ def test_a_seeded_fault_fails_on_its_rung(broken: Path, few: Path, name: str) ->
 
 
 def test_a_fault_ends_the_command_with_1_and_an_untouched_artifact_with_0(
-    artifact: Path, broken: Path, few: Path, tmp_path: Path
+    command: Command, artifact: Path, broken: Path, few: Path, tmp_path: Path
 ) -> None:
     FAULTS["logit bias dropped"].make(broken)
-    command = ("validate", "--reference", CHECKPOINT, "--data", few, "--report", tmp_path / "reports")
-    bad, good = cli(*command, broken), cli(*command, artifact)
+    arguments = ("validate", "--reference", CHECKPOINT, "--data", few, "--report", tmp_path / "reports")
+    bad, good = command(*arguments, broken), command(*arguments, artifact)
     assert (bad.code, good.code) == (1, 0), (bad.err, good.err)
     assert "FAIL" in bad.out
     assert "logits" in bad.out
@@ -111,12 +111,14 @@ def test_the_bundled_photos_are_enough_for_a_verdict(artifact: Path) -> None:
     assert (report.verdict, report.data.name) == (Verdict.PASS, "bundled photos")
 
 
-def test_too_little_data_is_inconclusive(artifact: Path, tmp_path: Path) -> None:
+def test_too_little_data_is_inconclusive(command: Command, artifact: Path, tmp_path: Path) -> None:
     report = judge(artifact, data_folder(tmp_path, 3))
     assert report.verdict is Verdict.INCONCLUSIVE
     with pytest.raises(InconclusiveError, match="are needed"):
         report.require_pass()
-    run = cli("validate", artifact, "--reference", CHECKPOINT, "--data", tmp_path, "--report", tmp_path / "r", "--json")
+    run = command(
+        "validate", artifact, "--reference", CHECKPOINT, "--data", tmp_path, "--report", tmp_path / "r", "--json"
+    )
     assert run.code == 4
     assert json.loads(run.out)["verdict"] == "INCONCLUSIVE"
 
@@ -211,7 +213,9 @@ def test_a_verdict_on_another_artifact_is_not_stored(broken: Path, few: Path) ->
         store(model.artifact, *judged)
 
 
-def test_the_report_is_kept_in_the_artifact_and_its_verdict_in_the_contract(broken: Path, few: Path) -> None:
+def test_the_report_is_kept_in_the_artifact_and_its_verdict_in_the_contract(
+    command: Command, broken: Path, few: Path
+) -> None:
     model = Siglip.load(broken)
     report, html = validate(model, CHECKPOINT, few, progress=quiet)
     path = store(model.artifact, report, html).path(report_path(report))
@@ -223,7 +227,7 @@ def test_the_report_is_kept_in_the_artifact_and_its_verdict_in_the_contract(brok
     assert variant.parity[0].report == "reports/parity-fp32-cpu.json"
     assert variant.parity[0].report_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     Artifact.open(broken).verify()
-    inspected = cli("inspect", broken)
+    inspected = command("inspect", broken)
     assert "PASS" in inspected.out
 
 
@@ -235,9 +239,9 @@ def test_the_page_is_self_contained(artifact: Path, few: Path) -> None:
     assert not any(word in html for word in ("<script", "http://", "https://", "@import", "url("))
 
 
-def test_a_read_only_artifact_says_what_to_do(artifact: Path, few: Path, tmp_path: Path) -> None:
+def test_a_read_only_artifact_says_what_to_do(command: Command, artifact: Path, few: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    run = cli("validate", artifact, "--reference", CHECKPOINT, "--data", few, "--report", tmp_path / "file" / "x")
+    run = command("validate", artifact, "--reference", CHECKPOINT, "--data", few, "--report", tmp_path / "file" / "x")
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
 
 
