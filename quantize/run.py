@@ -21,11 +21,12 @@ from .derive import TOWERS, Derivation
 from .recipe import Recipe
 from .recipes import Fp16
 from .record import Record
-from .search import Goal
+from .search import Goal, Metric
 
 Progress = Callable[[str], None]
 
-_SEARCHED: Final = 64  # pairs that a search measures on
+# Pairs that a search measures on: a cosine needs few, a recall counts them.
+_SEARCHED: Final = {Metric.CENTRED_COSINE: 24, Metric.LOGIT_SIGMA: 24, Metric.RETRIEVAL_DROP: 128}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
     artifact = Artifact.open(Path(folder).resolve())
     _check(artifact, recipe, job)
     progress("Reading the data")
-    search = _SEARCHED if job.goal else 0
+    search = _SEARCHED[job.goal.metric] if job.goal else 0
     data = read(job.data, recipe.samples, job.samples, search, skip_unreadable=job.skip_unreadable)
     with _writing(artifact.folder), scratch_folder(artifact.folder / "variant") as scratch:
         artifact.verify()
