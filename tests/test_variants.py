@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path, mon
     assert files(emoji) == before
 
 
-@pytest.mark.parametrize("word", ["Calibrating", "Writing", "Hashing", "Checking", "Moving"])
+@pytest.mark.parametrize("word", ["Calibrating", "Checking", "Moving"])
 def test_an_interruption_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path, word: str) -> None:
     def stop(step: str) -> None:
         if step.startswith(word):
