@@ -94,7 +94,7 @@ def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """An initializer of that name; the one that is there already if there is one."""
     if name not in graph.initializers:
         tensor = ir.Tensor(array, name=name)
-        graph.initializers[name] = _initializer(name, tensor)
+        graph.initializers[name] = initializer(name, tensor)
     return graph.initializers[name]
 
 
@@ -102,7 +102,7 @@ def lazy(graph: ir.Graph, name: str, like: ir.Value, dtype: ir.DataType, make: C
     """An initializer that is made of another one's content when the graph is written, so that it costs no memory."""
     if name not in graph.initializers or graph.initializers[name] is like:
         tensor = deferred(name, content(like), dtype, make)
-        graph.initializers[name] = _initializer(name, tensor)
+        graph.initializers[name] = initializer(name, tensor)
     return graph.initializers[name]
 
 
@@ -117,7 +117,8 @@ def deferred(
     return ir.LazyTensor(make_it, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name, cache=False)
 
 
-def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+def initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """A value of that name which holds the tensor; it is in no graph yet."""
     return ir.Value(
         name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
@@ -158,9 +159,9 @@ class Patch:
             self.graph.opset_imports[domain] = 1
         return tuple(node.outputs)
 
-    def replace(self, value: ir.Value, old: ir.Value | None = None) -> None:
+    def replace(self, value: ir.Value) -> None:
         """Let `value` take the place of the node's output and remove the node."""
-        old = old or self.node.outputs[0]
+        old = self.node.outputs[0]
         value.shape, value.type = old.shape, old.type
         take_place(self.graph, old, value)
         self.graph.remove(self.node, safe=True)

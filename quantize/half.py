@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from .graph import deferred, drop_unused, sites
+from .graph import content, deferred, drop_unused, initializer, sites
 
 FP16_LARGEST: Final = 65504.0  # IEEE 754-2008 binary16
 
@@ -60,9 +60,7 @@ class _Casts:
     def _constant(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
         """A copy of a weight; float16 copies keep the name, so that several graphs can share their data."""
         name = f"{value.name}{'' if dtype == _HALF else '.fp32'}"
-        assert value.const_value is not None  # noqa: S101  graphs are loaded with their weights
-        tensor = deferred(name, value.const_value, dtype, lambda array: array.astype(dtype.numpy()))
-        copy = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor)
+        copy = initializer(name, deferred(name, content(value), dtype, lambda array: array.astype(dtype.numpy())))
         value.name = f"{value.name}.before"
         self.graph.initializers[name] = copy
         return copy
@@ -90,9 +88,8 @@ def bfloat16_weights(graph: ir.Graph, keep: Collection[str]) -> None:
     """Store matrices and tables in bfloat16, each behind a Cast; a provider with bfloat16 arithmetic takes it up."""
     for site in (site for name, site in sites(graph).items() if name not in keep):
         old, name = site.weight, str(site.weight.name)
-        assert old.const_value is not None  # noqa: S101  graphs are loaded with their weights
-        tensor = deferred(name, old.const_value, ir.DataType.BFLOAT16, lambda array: array.astype(ml_dtypes.bfloat16))
-        stored = ir.Value(name=name, shape=old.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        tensor = deferred(name, content(old), ir.DataType.BFLOAT16, lambda array: array.astype(ml_dtypes.bfloat16))
+        stored = initializer(name, tensor)
         cast = ir.node("Cast", [stored], {"to": _FLOAT})
         cast.name, cast.outputs[0].name = f"{site.name}/Cast", f"{name}.float"
         cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(_FLOAT), old.shape

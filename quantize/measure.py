@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -48,10 +47,7 @@ class Yard:
         ours, theirs = self._logits(found), self._logits(self.wanted)
         cosines = metrics.centred_cosines(found[self.role], self.wanted[self.role])
         truth = np.eye(len(ours), dtype=bool)
-        drops = [
-            metrics.recall(turn(theirs), truth, 1) - metrics.recall(turn(ours), truth, 1)
-            for turn in (lambda x: x, np.transpose)
-        ]
+        drops = [metrics.recall_lost(turn(ours), turn(theirs), truth, 1) for turn in (lambda x: x, np.transpose)]
         return Measured(
             centred_cosine=_finite(cosines.mean()),
             centred_cosine_min=_finite(cosines.min()),
@@ -62,8 +58,8 @@ class Yard:
         )
 
     def _logits(self, embeddings: dict[Role, Floats]) -> Array:
-        images, texts = (metrics.unit(embeddings[role]) for role in (Role.VISION, Role.TEXT))
-        return np.asarray(images @ texts.T * self.logits.scale + self.logits.bias)
+        images, texts = embeddings[Role.VISION], embeddings[Role.TEXT]
+        return metrics.logits(images, texts, self.logits.scale, self.logits.bias)
 
 
 def _finite(value: float) -> float | None:
@@ -98,8 +94,8 @@ def speed(ours: Callable[[Array], Array], fp32: Callable[[Array], Array], row: A
     return statistics.median(seconds(fp32) / seconds(ours) for _ in range(_ROUNDS))
 
 
-def save(model: ir.Model, path: Path, **options: Any) -> int:
+def save(model: ir.Model, path: Path) -> int:
     """Write a graph with its weights beside it; both together in bytes."""
     data = path.with_name(base_name(data_path(path.name)))
-    ir.save(model, path, external_data=data.name, **options)
+    ir.save(model, path, external_data=data.name)
     return sum(file.stat().st_size for file in (path, data) if file.exists())

@@ -184,9 +184,9 @@ class Int8Static(Recipe):
         found: dict[str, Smoothing] = {}
         spans: dict[str, integer.Range] = {}
         graph = tower.load().graph
-        places = _products(graph)
+        groups = smoothing.smoothable(graph, _products(graph)) if self.smoothing else {}
         for name, x, behind in _activations(tower, graph):
-            if self.smoothing and name in smoothing.smoothable(graph, places):
+            if name in groups:
                 found[name] = smoothing.find(x, [weights(site.weight) for site in behind])
                 x = x / found[name].factors
             spans[name] = _RANGES[self.ranges](x).widened(self.margin)

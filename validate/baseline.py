@@ -63,4 +63,4 @@ class Baseline:
     def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
         """Logits [images, texts] of pooler_outputs, in float64."""
         spec = self._model.contract.logits
-        return np.asarray(metrics.unit(images) @ metrics.unit(texts).T * spec.scale + spec.bias)
+        return metrics.logits(images, texts, spec.scale, spec.bias)

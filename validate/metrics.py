@@ -60,6 +60,11 @@ def residual_sigma(ours: Array, reference: Array) -> float:
     return float((y - y.mean() - slope * (x - x.mean())).std())
 
 
+def logits(images: Array, texts: Array, scale: float, bias: float) -> Floats:
+    """Scale * cosine + bias of every picture and text, [images, texts]."""
+    return np.asarray(unit(images) @ unit(texts).T * scale + bias)
+
+
 def sigmoid(logits: Array) -> Floats:
     """1 / (1 + exp(-x)) without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))))

@@ -123,7 +123,7 @@ class Reference:
 
     def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
         """Logits [images, texts] of pooler_outputs, in float64."""
-        return np.asarray(metrics.unit(images) @ metrics.unit(texts).T * self.logit_scale + self.logit_bias)
+        return metrics.logits(images, texts, self.logit_scale, self.logit_bias)
 
     def check_logits(self, pixels: Floats, ids: NDArray[np.int64]) -> None:
         """Compare `logits` with the model's own whole forward on a few pictures and texts.
