@@ -33,7 +33,7 @@ train-emoji: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,export,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[cpu,openvino,ray,export,dev]'
 	touch $(READY)
 
 clean:

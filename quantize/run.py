@@ -10,10 +10,11 @@ from typing import Final
 
 from ..runtime.artifact import REPORTS, Artifact
 from ..runtime.contract import Precision, Provider, Role, Verdict
-from ..runtime.errors import InputError, QuantizationError, SiglipOnnxError
+from ..runtime.diagnosis import problem
+from ..runtime.errors import InputError, QuantizationError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
-from ..runtime.session import SessionOptions, available_providers
+from ..runtime.options import SessionOptions
 from ..validate import Report, store, validate
 from ..validate.baseline import Baseline
 from .data import Data, read
@@ -162,7 +163,7 @@ def _judge(
 ) -> tuple[Artifact, tuple[Report, ...]]:
     """Judge on every provider that is here; only a PASS is let through, unless told otherwise."""
     reports = []
-    for provider in _providers(staged, record.precision, job):
+    for provider in _providers(job):
         model = Siglip(staged, record.precision, SessionOptions(provider))
         unjudged = job.keep_failing
         report, html = validate(
@@ -176,15 +177,9 @@ def _judge(
     return staged, tuple(reports)
 
 
-def _providers(staged: Artifact, precision: Precision, job: Job) -> list[Provider]:
-    """The CPU, and CUDA if graphs were made for it and can be loaded here."""
-    if not job.cuda or Provider.CUDA not in available_providers():
-        return [Provider.CPU]
-    try:
-        Siglip(staged, precision, SessionOptions(Provider.CUDA)).session(Role.TEXT)
-    except SiglipOnnxError:
-        return [Provider.CPU]  # a build for CUDA without a GPU; the variant for it stays without a verdict
-    return [Provider.CPU, Provider.CUDA]
+def _providers(job: Job) -> list[Provider]:
+    """The CPU, and CUDA if graphs were made for it and it works here."""
+    return [Provider.CPU, Provider.CUDA] if job.cuda and problem(Provider.CUDA) is None else [Provider.CPU]
 
 
 def _reject(folder: Path, report: Report, html: str) -> None:

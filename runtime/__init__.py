@@ -1,18 +1,9 @@
 """Run an artifact without PyTorch: embeddings, zero-shot classification, retrieval."""
 
 from .artifact import Artifact
-from .contract import Precision, Provider
 from .errors import SiglipOnnxError
-from .image import ImageOptions, Transparency
+from .image import ImageOptions
 from .model import Label, Siglip
+from .options import SessionOptions
 
-__all__ = [
-    "Artifact",
-    "ImageOptions",
-    "Label",
-    "Precision",
-    "Provider",
-    "Siglip",
-    "SiglipOnnxError",
-    "Transparency",
-]
+__all__ = ["Artifact", "ImageOptions", "Label", "SessionOptions", "Siglip", "SiglipOnnxError"]

@@ -244,16 +244,17 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(sha256(path), path.stat().st_size)
 
 
-def verdict_of(variant: Variant, contract: Contract) -> Verdict | None:
-    """The worst verdict that a variant carries, or None where it was never judged.
+def verdict_of(variant: Variant, contract: Contract, provider: Provider | None = None) -> Verdict | None:
+    """The worst verdict that a variant carries, on one provider or on all, or None where it was never judged.
 
     What was compared with the fp32 variant is INCONCLUSIVE unless that one carries a PASS.
     """
     order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
-    verdicts = [parity.verdict for parity in variant.parity]
-    if any(parity.against is Yardstick.FP32 for parity in variant.parity):
+    given = [parity for parity in variant.parity if provider in (None, parity.provider)]
+    verdicts = [parity.verdict for parity in given]
+    if any(parity.against is Yardstick.FP32 for parity in given):
         base = contract.variant(Precision.FP32)
-        proved = base is not None and verdict_of(base, contract) is Verdict.PASS
+        proved = base is not None and verdict_of(base, contract, Provider.CPU) is Verdict.PASS
         verdicts += [] if proved else [Verdict.INCONCLUSIVE]
     return min(verdicts, key=order.index, default=None)
 

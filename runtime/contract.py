@@ -36,10 +36,19 @@ class Precision(StrEnum):
 
 
 class Provider(StrEnum):
-    """What runs a graph."""
+    """What runs a graph: an execution provider of ONNX Runtime, or OpenVINO itself.
+
+    `openvino` is OpenVINO without ONNX Runtime, `openvino-ort` is OpenVINO as ONNX Runtime's plugin.
+    """
 
     CPU = "cpu"
     CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    OPENVINO = "openvino"
+    OPENVINO_ORT = "openvino-ort"
+    COREML = "coreml"
+    DIRECTML = "directml"
+    WEBGPU = "webgpu"
 
 
 class Role(StrEnum):

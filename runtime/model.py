@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
-from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import machine
 from .artifact import Artifact
 from .contract import Precision, Provider, Role
-from .errors import ArtifactError, InputError
+from .device import DeviceTower
+from .diagnosis import problem, require
+from .errors import ArtifactError, InputError, ProviderError
 from .image import ImageInput, ImageOptions, ImageProcessor
-from .session import GraphSession, SessionOptions, require
+from .options import SessionOptions
+from .pipeline import ahead, batched
+from .providers import PROVIDERS, ranked
+from .session import GraphSession, identity
+from .text import TextCache, fill, warn_of_cut
 from .tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
+AUTO: Final = "auto"
+_TOWERS: Final = (Role.VISION, Role.TEXT)
 _Choice = TypeVar("_Choice", Precision, Provider)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,15 +47,18 @@ class Label:
 class Siglip:
     """A SigLIP model without PyTorch. Threads may share it; each tower is loaded when it is first used.
 
-        model = Siglip.load("siglip-large")
-        best = model.classify(["cat.jpg"], ["a cat", "a dog"])[0][0]
-        print(best.label, best.probability)
+        with Siglip.load("siglip-large") as model:
+            best = model.classify(["cat.jpg"], ["a cat", "a dog"])[0][0]
+
+    It may be sent to another process (pickled), and used in a forked one, which loads towers of its own. Calls release
+    Python's lock while they compute, so `await asyncio.to_thread(model.encode_image, …)` keeps an event loop running.
 
     Args:
         artifact: What to run.
         precision: Which variant of it.
         options: How its graphs are loaded.
         image_options: Choices that change pixels; the defaults are the reference's.
+        text_cache: Embeddings of texts that are known already; models may share one.
     """
 
     def __init__(
@@ -50,17 +67,15 @@ class Siglip:
         precision: Precision = Precision.FP32,
         options: SessionOptions | None = None,
         image_options: ImageOptions | None = None,
+        text_cache: TextCache | None = None,
     ) -> None:
         self.artifact, self.contract, self.precision = artifact, artifact.contract, precision
         self.options = options or SessionOptions()
         self.images = ImageProcessor(self.contract.image, image_options)
-        self._tokenizer: Tokenizer | None = None
-        self._sessions: dict[Role, GraphSession] = {}
-        self._lock = threading.Lock()
-        for role in (Role.VISION, Role.TEXT):
-            artifact.graph(
-                role, precision, self.options.provider
-            )  # a variant that is not there is an error now, not at first use
+        self._text_cache = TextCache() if text_cache is None else text_cache
+        for role in _TOWERS:  # a variant that is not there is an error now, not at first use
+            artifact.graph(role, precision, self.options.provider)
+        self._start()
 
     @classmethod
     def load(
@@ -69,33 +84,72 @@ class Siglip:
         precision: str = "fp32",
         provider: str = "cpu",
         *,
-        threads: int | None = None,
-        verify: bool = True,
+        options: SessionOptions | None = None,
         image_options: ImageOptions | None = None,
+        text_cache: TextCache | None = None,
     ) -> Siglip:
         """Open the artifact in a folder and get it ready to run.
 
         Args:
             artifact: The folder.
-            precision: One of `Precision`.
-            provider: One of `Provider`; never another one in its stead.
-            threads: Threads of one run; None leaves it to ONNX Runtime.
-            verify: Check the SHA-256 of what is loaded.
+            precision: One of `Precision`, or `auto`: the fastest here that carries a PASS.
+            provider: One of `Provider`, never another one in its stead; or `auto`, likewise.
+            options: How graphs are loaded; their provider is the one that is named here.
             image_options: Choices that change pixels; the defaults are the reference's.
+            text_cache: Embeddings of texts that are known already; models may share one.
 
         Raises:
             ArtifactError: The artifact is missing, damaged, or lacks that precision.
-            ProviderError: The provider is missing.
+            ProviderError: The provider is missing; or with `auto`, nothing that works here carries a PASS.
             InputError: There is no precision or provider of that name.
         """
-        options = SessionOptions(_member(Provider, provider), threads, verify)
-        require(options.provider)  # a missing provider is an error now, not at first use
-        return cls(Artifact.open(artifact), _member(Precision, precision), options, image_options)
+        opened = Artifact.open(artifact)
+        wanted = None if precision == AUTO else _member(Precision, precision)
+        chosen = replace(options or SessionOptions(), provider=_provider(opened, provider, wanted))
+        if provider != AUTO:
+            require(chosen.provider, chosen)  # a missing provider is an error now, not at first use
+        if wanted is None:
+            wanted = _ranked_first(opened, chosen.provider)
+        if AUTO in (precision, provider):
+            _log.info("%s: chose %s on %s", opened.folder, wanted, chosen.provider)
+        return cls(opened, wanted, chosen, image_options, text_cache)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what was loaded; a model that is used again loads it again."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._start()
+
+    def _start(self) -> None:
+        self._tokenizer: Tokenizer | None = None
+        self._sessions: dict[Role, GraphSession] = {}
+        self._device_towers: dict[Role, DeviceTower] = {}
+        self._locks = {role: threading.Lock() for role in Role}
+        self._text_lock = threading.Lock()
+        self._executor = ThreadPoolExecutor(machine.cores(), "siglip-onnx")
+        self._process = os.getpid()
+
+    def _own(self) -> None:
+        """Start anew in a forked process: it has neither the threads nor, maybe, the unlocked locks of its parent."""
+        if self._process != os.getpid():
+            _inherited.append((self._sessions, self._executor))  # ending them would wait for threads that are not here
+            self._start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.artifact, self.precision, self.options, self.images.options)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The artifact's tokenizer."""
-        with self._lock:
+        self._own()
+        with self._text_lock:
             if self._tokenizer is None:
                 spec = self.contract.tokenizer
                 if self.options.verify:
@@ -103,32 +157,96 @@ class Siglip:
                 self._tokenizer = Tokenizer(self.artifact.path(spec.file), spec)
             return self._tokenizer
 
-    def encode_image(self, images: Sequence[ImageInput], *, batch_size: int = 8, normalize: bool = True) -> FloatArray:
-        """Embeddings of pictures, float32 [images, size].
+    def encode_image(
+        self, images: Sequence[ImageInput], *, batch_size: int | None = None, normalize: bool = True
+    ) -> FloatArray:
+        """Embeddings of pictures, float32 [images, size]. Pictures are decoded while others are in the tower.
 
         Args:
             images: Paths, bytes of files, Pillow images or arrays; see `load_image`.
-            batch_size: How many go through the tower at once.
+            batch_size: How many go through the tower at once; None takes what is fastest on the provider.
             normalize: Scale each embedding to length 1, as `logits` needs them.
 
         Raises:
             InputError: A picture cannot be used, or there is none.
         """
-        return self._encode(images, self.images, Role.VISION, batch_size, normalize)
+        _require_several(images, "picture")
+        size = self._batch_size(Role.VISION, batch_size)
+        self.session(Role.VISION)
+        rows = self.encode_batches(Role.VISION, self._pixels(images, size))
+        return self._finished(np.concatenate(list(rows)), normalize)
 
-    def encode_text(self, texts: Sequence[str], *, batch_size: int = 32, normalize: bool = True) -> FloatArray:
-        """Embeddings of texts, float32 [texts, size]; arguments and errors as for `encode_image`."""
-        return self._encode(texts, self.tokenizer, Role.TEXT, batch_size, normalize)
+    def encode_text(self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = True) -> FloatArray:
+        """Embeddings of texts, float32 [texts, size]. Equal texts are encoded once, and known ones not again.
+
+        Args:
+            texts: Strings; a TextCutWarning tells of those that the model does not read to their end.
+            batch_size: How many go through the tower at once; None takes what is fastest on the provider.
+            normalize: Scale each embedding to length 1, as `logits` needs them.
+
+        Raises:
+            InputError: A text cannot be used, or there is none.
+        """
+        _require_several(texts, "text")
+        size = self._batch_size(Role.TEXT, batch_size)
+        ids = self.tokenizer(texts, warn_of_cut)
+
+        def encode(rows: NDArray[np.int64]) -> FloatArray:
+            batches = (rows[start : start + size] for start in range(0, len(rows), size))
+            return np.concatenate(list(self.encode_batches(Role.TEXT, batches)))
+
+        return self._finished(self._text_cache.encode(self.identity(Role.TEXT), ids, encode), normalize)
+
+    def encode_labels(self, labels: Sequence[str], template: str | Sequence[str] = "{}") -> FloatArray:
+        """Embeddings of labels, float32 [labels, size], of length 1.
+
+        Several templates make an ensemble, as in CLIP's zero-shot classifiers (https://arxiv.org/abs/2103.00020,
+        3.1.4): the mean of their embeddings, scaled to length 1 again.
+
+        Args:
+            labels: What to choose among.
+            template: What the model reads for a label, or several; `{}` stands for it, as in "a photo of {}".
+
+        Raises:
+            InputError: A label cannot be used, there is none, or a template has no `{}`.
+        """
+        _require_several(labels, "label")
+        prompts = fill(template, labels)
+        flat = self.encode_text([prompt for group in prompts for prompt in group])
+        if len(prompts[0]) == 1:
+            return flat
+        return normalized(flat.reshape(len(labels), len(prompts[0]), -1).mean(axis=1))
 
     def encode(self, role: Role, inputs: NDArray[Any]) -> FloatArray:
         """Embeddings, as the tower gives them, of ready pixel_values or input_ids: float32 [rows, size].
 
         Raises:
-            InputError: The inputs have another dtype or shape than the contract says.
+            InputError: The inputs have another dtype or shape than the contract says, or values that no picture or
+                vocabulary has.
         """
         session = self.session(role)
+        self._check_range(role, inputs)
         output: FloatArray = session.run({session.graph.inputs[0].name: inputs})[self.contract.embedding.output]
         return output
+
+    def encode_batches(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[FloatArray]:
+        """Embeddings of each batch as by `encode`; on CUDA the next batch is uploaded while one is computed."""
+        if self.options.provider is not Provider.CUDA:
+            yield from (self.encode(role, batch) for batch in batches)
+            return
+        yield from self.on_device(role).encode(self._in_range(role, batches))
+
+    def on_device(self, role: Role) -> DeviceTower:
+        """The tower for arrays that lie in the device's memory (DLPack); on CUDA or the CPU.
+
+        Raises:
+            ProviderError: The model runs elsewhere.
+        """
+        session = self.session(role)
+        with self._locks[role]:
+            if role not in self._device_towers:
+                self._device_towers[role] = DeviceTower(session, self.options, self.contract.embedding)
+            return self._device_towers[role]
 
     def similarity(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
         """Cosines, float32 [images, texts], of normalised embeddings."""
@@ -141,49 +259,26 @@ class Siglip:
 
     def probabilities(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
         """The probability of each pair, float32 [images, texts]: sigmoid(logit)."""
-        logits = self.logits(image_embeddings, text_embeddings)
-        return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)), np.float32)  # no overflow at either end
+        return sigmoid(self.logits(image_embeddings, text_embeddings))
 
     def classify(
-        self, images: Sequence[ImageInput], labels: Sequence[str], *, template: str = "{}"
+        self, images: Sequence[ImageInput], labels: Sequence[str], *, template: str | Sequence[str] = "{}"
     ) -> list[list[Label]]:
-        """For each picture all labels, the most probable first.
-
-        Args:
-            images: As for `encode_image`.
-            labels: Texts to choose among.
-            template: What the model reads for a label; `{}` stands for it, as in "a photo of {}".
+        """For each picture all labels, the most probable first; arguments as for `encode_image` and `encode_labels`.
 
         Raises:
-            InputError: A picture or label cannot be used, or the template has no `{}`.
+            InputError: A picture or label cannot be used, or a template has no `{}`.
         """
-        if "{}" not in template:
-            raise InputError(f"The template {template!r} has no place for a label.", "Write {} where it belongs.")
-        _require_several(labels, "label")
-        if not all(isinstance(label, str) for label in labels):
-            raise InputError("A label is no string.", "Pass a list of str.")
-        texts = self.encode_text([template.replace("{}", label) for label in labels])
+        _require_several(images, "picture")
+        self._load_both()
+        texts = self.encode_labels(labels, template)
         table = self.probabilities(self.encode_image(images), texts)
         return [[Label(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")] for row in table]
 
-    def _encode(
-        self,
-        items: Sequence[Any],
-        prepare: Callable[[Sequence[Any]], NDArray[Any]],
-        role: Role,
-        batch_size: int,
-        normalize: bool,
-    ) -> FloatArray:
-        _require_several(items, "picture or text")
-        if batch_size < 1:
-            raise InputError(f"A batch cannot hold {batch_size} items.", "Use a batch size of at least 1.")
-        batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
-        embeddings = np.concatenate([self.encode(role, prepare(batch)) for batch in batches])
-        return normalized(embeddings) if normalize and not self.contract.embedding.normalized else embeddings
-
     def session(self, role: Role) -> GraphSession:
         """The loaded graph of a role; loads it when it is first asked for."""
-        with self._lock:
+        self._own()
+        with self._locks[role]:
             if role not in self._sessions:
                 session = GraphSession(self.artifact, role, self.precision, self.options)
                 outputs = {spec.name for spec in session.graph.outputs}
@@ -194,10 +289,59 @@ class Siglip:
                 self._sessions[role] = session
             return self._sessions[role]
 
+    def identity(self, role: Role) -> str:
+        """What tells this variant's graph of a role from every other, as 64 hex digits."""
+        return identity(self.artifact, self.artifact.graph(role, self.precision, self.options.provider))
+
+    def _load_both(self) -> None:
+        """Load the towers at the same time."""
+        self._own()
+        list(self._executor.map(self.session, _TOWERS))
+
+    def _pixels(self, images: Sequence[ImageInput], size: int) -> Iterator[NDArray[np.float32]]:
+        """Batches of pixel_values, decoded by other threads, two batches ahead."""
+        each = ahead(self._executor, self.images.one, images, 2 * size)
+        for futures in batched(each, size):
+            yield np.stack([future.result() for future in futures])
+
+    def _finished(self, embeddings: FloatArray, normalize: bool) -> FloatArray:
+        return normalized(embeddings) if normalize and not self.contract.embedding.normalized else embeddings
+
+    def _batch_size(self, role: Role, wanted: int | None) -> int:
+        if wanted is not None and wanted < 1:
+            raise InputError(f"A batch cannot hold {wanted} items.", "Use a batch size of at least 1.")
+        return wanted or PROVIDERS[self.options.provider].batch[role]
+
+    def _in_range(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        for batch in batches:
+            self._check_range(role, batch)
+            yield batch
+
+    def _check_range(self, role: Role, inputs: NDArray[Any]) -> None:
+        """Refuse bytes that were never normalised, and ids of another vocabulary."""
+        if role is Role.JOINT or not isinstance(inputs, np.ndarray) or inputs.size == 0:
+            return
+        low, high = self.images.span if role is Role.VISION else (0, self.contract.tokenizer.vocab_size - 1)
+        least, most = inputs.min(), inputs.max()
+        if least < low or most > high:
+            raise InputError(
+                f"The {role} tower takes values from {low:.6g} to {high:.6g}, and was given {least} to {most}.",
+                "Prepare them with model.images and model.tokenizer.",
+            )
+
+
+# What a forked process got from its parent and must not end.
+_inherited: Final[list[object]] = []
+
 
 def normalized(embeddings: FloatArray) -> FloatArray:
     """Each row scaled to length 1."""
     return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32)
+
+
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-logit)), float32, without overflow at either end."""
+    return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)), np.float32)
 
 
 def _require_several(items: object, what: str) -> None:
@@ -214,4 +358,32 @@ def _member(kind: type[_Choice], name: str) -> _Choice:
         return kind(name)
     except ValueError:
         known = ", ".join(kind)
-        raise InputError(f"There is no {kind.__name__.lower()} {name!r}.", f"Use one of: {known}.") from None
+        raise InputError(f"There is no {kind.__name__.lower()} {name!r}.", f"Use one of: {known}; or {AUTO}.") from None
+
+
+def _provider(artifact: Artifact, name: str, precision: Precision | None) -> Provider:
+    """The provider of that name; for `auto` the fastest with a PASS that works here."""
+    if name != AUTO:
+        return _member(Provider, name)
+    tried: dict[Provider, str] = {}
+    for choice in ranked(artifact.contract, None, precision):
+        if choice.provider not in tried:
+            found = problem(choice.provider)
+            if found is None:
+                return choice.provider
+            tried[choice.provider] = found.cause
+    told = "; ".join(f"{provider}: {cause}" for provider, cause in tried.items()) or "no variant carries a PASS"
+    raise ProviderError(
+        f"Nothing in {artifact.folder} that carries a PASS works here ({told}).",
+        "Judge a variant with `siglip-onnx validate`, or name precision and provider yourself.",
+    )
+
+
+def _ranked_first(artifact: Artifact, provider: Provider) -> Precision:
+    choices = ranked(artifact.contract, provider, None)
+    if not choices:
+        raise ProviderError(
+            f"No variant of {artifact.folder} carries a PASS on {provider}.",
+            f"Run `siglip-onnx validate {artifact.folder} --provider {provider}`, or name a precision.",
+        )
+    return choices[0].precision

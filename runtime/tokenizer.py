@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,25 @@ from .errors import ArtifactError, InputError
 
 _SPACE: Final = "▁"  # how sentencepiece writes the beginning of a word
 _WITHOUT_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A text that is longer than the model reads.
+
+    Attributes:
+        place: Which of the texts.
+        text: The text.
+        pieces: How many ids it has.
+        read: How many of them are read.
+        last_words: The end of what is read, in lower case and without punctuation.
+    """
+
+    place: int
+    text: str
+    pieces: int
+    read: int
+    last_words: str
 
 
 class Tokenizer:
@@ -49,17 +69,24 @@ class Tokenizer:
         self._space_id = self._pieces.piece_to_id(_SPACE)
         self._prefix_length = len(self._pieces.encode(spec.unk_piece))
 
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
+    def __call__(self, texts: Sequence[str], on_cut: Callable[[Cut], None] | None = None) -> NDArray[np.int64]:
         """Ids of each text, closed by the end id, cut or padded to the contract's length: int64 [texts, length].
+
+        Args:
+            texts: The texts.
+            on_cut: Told of each text that is too long.
 
         Raises:
             InputError: A text is no string, or holds half of a surrogate pair.
         """
         ids = np.full((len(texts), self.spec.length), self.spec.pad_id, dtype=np.int64)
-        for row, text in zip(ids, texts, strict=True):
-            known = self.pieces(text)[: self.spec.length - 1]
-            known.append(self.spec.eos_id)
+        room = self.spec.length - 1
+        for place, (row, text) in enumerate(zip(ids, texts, strict=True)):
+            pieces = self.pieces(text)
+            known = [*pieces[:room], self.spec.eos_id]
             row[: len(known)] = known
+            if on_cut and len(pieces) > room:
+                on_cut(Cut(place, text, len(pieces), room, " ".join(self._pieces.decode(known[:-1]).split()[-4:])))
         return ids
 
     def pieces(self, text: str) -> list[int]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from siglip_onnx.runtime import Artifact, Siglip
+from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime import contract as contracts
 from siglip_onnx.runtime.contract import Precision, Role
 from siglip_onnx.runtime.errors import ArtifactError
@@ -166,7 +166,7 @@ def test_a_graph_may_not_read_elsewhere_even_unverified(broken: Path) -> None:
     path = broken / "onnx/vision_model.onnx"
     path.write_bytes(path.read_bytes().replace(b"vision_model.onnx_data", b"../../../../etc/passwd"))
     with pytest.raises(ArtifactError, match="wants to read its weights"):
-        Siglip.load(broken, verify=False).session(Role.VISION)
+        Siglip.load(broken, options=SessionOptions(verify=False)).session(Role.VISION)
 
 
 def test_our_reader_agrees_with_onnx(artifact: Path) -> None:

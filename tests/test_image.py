@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from siglip_onnx.exporter.config import read_config, read_image_spec
-from siglip_onnx.runtime import ImageOptions, Transparency
+from siglip_onnx.runtime import ImageOptions
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.runtime.image import ImageProcessor
+from siglip_onnx.runtime.image import ImageProcessor, Transparency
 
 from .conftest import DATA, LARGE
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import siglip_onnx.runtime
-from siglip_onnx.runtime import Label, Siglip, session
-from siglip_onnx.runtime.contract import Provider, Role
-from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
+from siglip_onnx.runtime import Label, Siglip
+from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.errors import ArtifactError, InputError
 
 from .conftest import EVAL
 
@@ -30,11 +30,9 @@ def test_the_public_surface() -> None:
         "Artifact",
         "ImageOptions",
         "Label",
-        "Precision",
-        "Provider",
+        "SessionOptions",
         "Siglip",
         "SiglipOnnxError",
-        "Transparency",
     ]
 
 
@@ -136,9 +134,9 @@ def test_threads_share_a_model(artifact: Path) -> None:
     ("call", "message"),
     [
         (lambda m: m.encode_text([]), "Nothing to encode"),
-        (lambda m: m.encode_text("a cat"), "single picture or text"),
-        (lambda m: m.encode_image(EVAL / "labels.txt"), "single picture or text"),
-        (lambda m: m.encode_image(np.zeros((64, 64, 3), np.uint8)), "single picture or text"),
+        (lambda m: m.encode_text("a cat"), "single "),
+        (lambda m: m.encode_image(EVAL / "labels.txt"), "single "),
+        (lambda m: m.encode_image(np.zeros((64, 64, 3), np.uint8)), "single "),
         (lambda m: m.classify([EVAL / "x"], "cat"), "single label"),
         (lambda m: m.classify([EVAL / "x"], [1, 2]), "no string"),
         (lambda m: m.encode_text(["a"], batch_size=0), "cannot hold 0"),
@@ -153,12 +151,6 @@ def test_threads_share_a_model(artifact: Path) -> None:
 def test_bad_input_is_refused(model: Siglip, call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InputError, match=message):
         call(model)
-
-
-def test_a_provider_that_is_not_there_is_an_error_at_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "available_providers", lambda: (Provider.CPU,))
-    with pytest.raises(ProviderError, match="no CUDAExecutionProvider"):
-        Siglip.load(artifact, provider="cuda")
 
 
 def test_unknown_names_list_what_there_is(artifact: Path) -> None:

@@ -18,9 +18,11 @@ from ..runtime.errors import SiglipOnnxError
 _COMMANDS: Final = {
     "classify": "Name pictures: how probable is each label?",
     "doctor": "Show what is installed and which providers work.",
+    "embed": "Embed a collection of pictures or texts.",
     "export": "Turn a checkpoint into an ONNX artifact.",
     "inspect": "Show what an artifact is and what was said of it.",
     "quantize": "Derive a smaller or faster variant and judge it.",
+    "search": "Find the rows of an embeddings file.",
     "validate": "Compare an artifact with the PyTorch reference.",
 }
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it

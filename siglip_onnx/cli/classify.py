@@ -6,9 +6,21 @@ from pathlib import Path
 
 import click
 
-from ..runtime import ImageOptions, Siglip, Transparency
+from ..runtime import ImageOptions, SessionOptions, Siglip
 from ..runtime.labels import read_labels
-from .console import json_option, precision_option, print_json, progress, provider_option, stdout, table
+from .console import (
+    auto_precision_option,
+    json_option,
+    print_json,
+    progress,
+    session_options,
+    stdout,
+    table,
+    tell_choice,
+)
+from .console import (
+    image_options as with_image_options,
+)
 
 
 @click.command()
@@ -20,30 +32,30 @@ from .console import json_option, precision_option, print_json, progress, provid
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="A file with a label a line, or - for standard input.",
 )
-@click.option("--template", default="{}", show_default=True, help='What the model reads, as in "a photo of {}".')
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Labels to show for each picture.")
-@click.option("--exif-orientation", is_flag=True, help="Turn photos as their EXIF orientation says.")
 @click.option(
-    "--transparency",
-    type=click.Choice([t.value for t in Transparency]),
-    default="drop",
+    "--template",
+    "templates",
+    multiple=True,
+    default=["{}"],
     show_default=True,
-    help="Of alpha channels.",
+    help='What the model reads, as in "a photo of {}"; given several times, their mean.',
 )
-@precision_option
-@provider_option
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Labels to show for each picture.")
+@with_image_options
+@auto_precision_option
+@session_options(auto=True)
 @json_option
 def command(
     artifact: Path,
     images: tuple[str, ...],
     labels: tuple[str, ...],
     labels_from: str | None,
-    template: str,
+    templates: tuple[str, ...],
     top: int,
-    exif_orientation: bool,
-    transparency: str,
     precision: str,
     provider: str,
+    options: SessionOptions,
+    image_options: ImageOptions,
     as_json: bool,
 ) -> None:
     """Tell how probable each label is for each of the pictures IMAGES, by the model in ARTIFACT."""
@@ -53,12 +65,12 @@ def command(
             choices += read_labels(file.read(), labels_from)
     if not choices:
         raise click.UsageError("Give at least one --label, or a file with --labels-from.")
-    options = ImageOptions(exif_orientation, Transparency(transparency))
     with progress() as step:
         step("Loading the model")
-        model = Siglip.load(artifact, precision, provider, image_options=options)
+        model = Siglip.load(artifact, precision, provider, options=options, image_options=image_options)
+        tell_choice(model, precision, provider)
         step("Looking at the pictures")
-        ranked = model.classify(images, choices, template=template)
+        ranked = model.classify(images, choices, template=templates)
     if as_json:
         print_json({image: best[:top] for image, best in zip(images, ranked, strict=True)})
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -13,7 +15,11 @@ import rich.console
 import rich.table
 import rich.text
 
+from ..runtime import ImageOptions
 from ..runtime.contract import Precision, Provider, Verdict
+from ..runtime.image import Transparency
+from ..runtime.model import AUTO, Siglip
+from ..runtime.options import Hint, Mode, SessionOptions
 
 COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
 
@@ -26,9 +32,82 @@ precision_option = click.option(
     show_default=True,
     help="Which variant.",
 )
-provider_option = click.option(
-    "--provider", type=click.Choice([p.value for p in Provider]), default="cpu", show_default=True, help="What runs it."
+auto_precision_option = click.option(
+    "--precision",
+    type=click.Choice([*(p.value for p in Precision), AUTO]),
+    default="fp32",
+    show_default=True,
+    help="Which variant; auto takes the fastest here that carries a PASS.",
 )
+_SESSION_OPTIONS = (
+    click.option("--threads", type=click.IntRange(1), help="Threads of one run; by default what this process may use."),
+    click.option("--allow-fallback", is_flag=True, help="Let the CPU run what the provider cannot."),
+    click.option("--device", type=click.IntRange(0), default=0, help="Number of the device, where there are several."),
+    click.option("--memory-limit", type=click.IntRange(1), help="MiB of device memory for CUDA or TensorRT."),
+    click.option("--cuda-graphs", is_flag=True, help="Replay recorded CUDA graphs for small batches."),
+    click.option(
+        "--hint", type=click.Choice([h.value for h in Hint]), help="OpenVINO's arithmetic; by default the variant's."
+    ),
+    click.option(
+        "--mode", type=click.Choice([m.value for m in Mode]), default="latency", help="What OpenVINO is tuned for."
+    ),
+    click.option("--cache", is_flag=True, help="Keep what a provider compiled for the next start."),
+)
+_CHOSEN = ("threads", "allow_fallback", "device", "memory_limit", "cuda_graphs", "hint", "mode", "cache")
+
+
+def session_options(*, auto: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options of a command that runs graphs: `provider`, and a function `options` that gives SessionOptions for one."""
+    names = [p.value for p in Provider] + ([AUTO] if auto else [])
+    told = "What runs it; auto takes the fastest here that carries a PASS." if auto else "What runs it."
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_options(**arguments: Any) -> Any:
+            chosen = {name: arguments.pop(name) for name in _CHOSEN}
+            return command(options=_options(arguments["provider"], **chosen), **arguments)
+
+        with_provider = click.option(
+            "--provider", type=click.Choice(names), default="cpu", show_default=True, help=told
+        )(with_options)
+        return functools.reduce(lambda so_far, option: option(so_far), reversed(_SESSION_OPTIONS), with_provider)
+
+    return decorate
+
+
+def _options(provider: str, memory_limit: int | None, hint: str | None, mode: str, **others: Any) -> SessionOptions:
+    """What the command line said; with `auto`, options of one provider are ignored by the others."""
+    return SessionOptions(
+        provider=Provider.CPU if provider == AUTO else Provider(provider),
+        memory_limit=None if memory_limit is None else memory_limit * 2**20,
+        hint=None if hint is None else Hint(hint),
+        mode=Mode(mode),
+        **others,
+    )
+
+
+_IMAGE_OPTIONS = (
+    click.option("--exif-orientation", is_flag=True, help="Turn photos as their EXIF orientation says."),
+    click.option(
+        "--transparency",
+        type=click.Choice([t.value for t in Transparency]),
+        default="drop",
+        show_default=True,
+        help="Of alpha channels.",
+    ),
+    click.option("--reduced-jpeg", is_flag=True, help="Decode large JPEGs at a part of their size: faster, not exact."),
+)
+
+
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of a command that looks at pictures: `image_options`."""
+
+    @functools.wraps(command)
+    def with_options(exif_orientation: bool, transparency: str, reduced_jpeg: bool, **arguments: Any) -> Any:
+        chosen = ImageOptions(exif_orientation, Transparency(transparency), reduced_jpeg=reduced_jpeg)
+        return command(image_options=chosen, **arguments)
+
+    return functools.reduce(lambda so_far, option: option(so_far), reversed(_IMAGE_OPTIONS), with_options)
 
 
 class _Console(rich.console.Console):
@@ -53,6 +132,12 @@ def table(*headers: str) -> rich.table.Table:
 def coloured(verdict: Verdict | None) -> rich.text.Text:
     """A verdict in its colour."""
     return rich.text.Text("not judged", "dim") if verdict is None else rich.text.Text(verdict, COLOURS[verdict])
+
+
+def tell_choice(model: Siglip, precision: str, provider: str) -> None:
+    """Say on standard error what `auto` chose."""
+    if AUTO in (precision, provider):
+        click.echo(f"Chose {model.precision} on {model.options.provider}.", err=True)
 
 
 def print_json(value: object) -> None:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import rich.text
 
 from .. import __version__
+from ..runtime import Artifact, machine
+from ..runtime.contract import Provider
+from ..runtime.diagnosis import Problem, problem
 from ..runtime.errors import ProviderError
-from ..runtime.session import PROVIDERS, available_providers
+from ..runtime.providers import PROVIDERS, ranked
 from ..runtime.versions import installed_version
-from .console import json_option, print_json, stdout, table
+from .console import json_option, print_json, progress, stdout, table
 
-# What each package is for: running, exporting and judging.
+# What each package is for: running, bulk work, exporting and judging.
 _PACKAGES = {
     "numpy": "run",
     "pillow": "run",
     "sentencepiece": "run",
     "onnxruntime": "run",
-    "onnxruntime-gpu": "run",
+    "onnxruntime-gpu": "run on a GPU",
+    "openvino": "run on OpenVINO",
+    "onnxruntime-ep-openvino": "run on OpenVINO",
+    "pyarrow": "embed, search",
+    "ray": "embed on a cluster",
+    "faiss-cpu": "search faster",
     "torch": "export",
     "onnx": "export",
     "onnx-ir": "export",
@@ -31,70 +39,107 @@ _PACKAGES = {
     "transformers": "validate",
     "tokenizers": "validate",
 }
-_OPTIONAL = {"onnxruntime": "onnxruntime-gpu", "onnxruntime-gpu": "onnxruntime"}  # either will do
+_INSTALL = {
+    "run": "pip install 'siglip-onnx[cpu]'",
+    "run on a GPU": "pip install 'siglip-onnx[gpu]' (instead of [cpu])",
+    "run on OpenVINO": "pip install 'siglip-onnx[openvino]'",
+    "embed, search": "pip install 'siglip-onnx[bulk]'",
+    "embed on a cluster": "pip install 'siglip-onnx[ray]'",
+    "search faster": "pip install faiss-cpu",
+}
+_EXPORT = "pip install 'siglip-onnx[export]'"
 
 
 @dataclass(frozen=True)
-class _Finding:
+class _Package:
     name: str
-    found: str | None
-    needed_for: str
-    install: str = ""
+    version: str | None
+    needed_to: str
+    install: str
+
+
+@dataclass(frozen=True)
+class _Provider:
+    name: Provider
+    works: bool
+    problem: Problem | None
 
 
 @click.command()
+@click.argument("artifact", type=click.Path(path_type=Path), required=False)
 @json_option
-def command(as_json: bool) -> int:
-    """Show what is installed here, which providers work, and what to install for more.
+def command(artifact: Path | None, as_json: bool) -> int:
+    """Show what is installed here, which providers really run a graph, and why the others do not.
 
-    The exit code is 3 if nothing can be run.
+    With ARTIFACT, also what `--provider auto` and `--precision auto` would choose for it. The exit code is 3 if nothing
+    can be run.
     """
     packages = [_package(name, purpose) for name, purpose in _PACKAGES.items()]
-    providers = _providers()
+    with progress() as step:
+        step("Trying providers")
+        providers = [_Provider(name, (found := problem(name)) is None, found) for name in PROVIDERS]
+    working = {provider.name for provider in providers if provider.works}
+    choices = _choices(artifact, working)
     if as_json:
-        print_json({"siglip-onnx": __version__, **_machine(), "packages": packages, "providers": providers})
+        facts: dict[str, object] = {
+            "siglip-onnx": __version__,
+            **_machine(),
+            "packages": packages,
+            "providers": providers,
+        }
+        print_json(facts | ({"choices": choices} if artifact else {}))
     else:
-        for name, value in {"siglip-onnx": __version__, **_machine()}.items():
-            click.echo(f"{name:12} {value}")
-        click.echo()
-        _print("package", packages)
-        click.echo()
-        _print("provider", providers)
-    return 0 if any(provider.found for provider in providers) else ProviderError.exit_code
+        _print(packages, providers)
+        if artifact:
+            click.echo(f"\nauto chooses for {artifact}: " + (choices[0] if choices else "nothing, for want of a PASS"))
+    return 0 if working else ProviderError.exit_code
+
+
+def _choices(artifact: Path | None, working: set[Provider]) -> list[str]:
+    if artifact is None:
+        return []
+    contract = Artifact.open(artifact).contract
+    return [f"{c.precision} on {c.provider}" for c in ranked(contract, None, None) if c.provider in working]
 
 
 def _machine() -> dict[str, str]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
+    processor = machine.processor()
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": str(cores),
+        "processor": processor.name,
+        "features": ", ".join(sorted(processor.features)) or "unknown",
+        "cores": str(machine.cores()),
     }
 
 
-def _package(name: str, purpose: str) -> _Finding:
+def _package(name: str, purpose: str) -> _Package:
     version = installed_version(name)
-    covered = version is None and name in _OPTIONAL and installed_version(_OPTIONAL[name]) is not None
-    extra = "cpu" if purpose == "run" else "export"
-    install = "" if version or covered else f"pip install 'siglip-onnx[{extra}]'"
-    return _Finding(name, version, purpose, install)
+    return _Package(name, version, purpose, "" if version else _INSTALL.get(purpose, _EXPORT))
 
 
-def _providers() -> list[_Finding]:
-    try:
-        working = available_providers()
-    except ProviderError:
-        working = ()
-    return [
-        _Finding(name, spec.ort_name if name in working else None, "run", "" if name in working else spec.install)
-        for name, spec in PROVIDERS.items()
-    ]
-
-
-def _print(kind: str, findings: list[_Finding]) -> None:
-    rows = table(kind, "found", "needed to", "install with")
-    for finding in findings:
-        found = rich.text.Text(finding.found or "missing", "green" if finding.found else "dim")
-        rows.add_row(finding.name, found, finding.needed_for, rich.text.Text(finding.install))
+def _print(packages: list[_Package], providers: list[_Provider]) -> None:
+    for name, value in {"siglip-onnx": __version__, **_machine()}.items():
+        click.echo(f"{name:12} {value}")
+    for warning in _warnings():
+        click.echo(f"{'':12} {warning}")
+    click.echo()
+    rows = table("package", "found", "needed to", "install with")
+    for package in packages:
+        found = rich.text.Text(package.version or "missing", "green" if package.version else "dim")
+        rows.add_row(package.name, found, package.needed_to, rich.text.Text(package.install))
     stdout().print(rows)
+    click.echo()
+    rows = table("provider", "works", "why not", "what to do")
+    for provider in providers:
+        works = rich.text.Text("yes", "green") if provider.works else rich.text.Text("no", "dim")
+        told = provider.problem or Problem("", "")
+        rows.add_row(provider.name, works, rich.text.Text(told.cause), rich.text.Text(told.fix))
+    stdout().print(rows)
+
+
+def _warnings() -> list[str]:
+    features = machine.processor().features
+    if "avx2" in features and not features & {"vnni", "amx-int8"}:
+        return ["without VNNI, eight-bit products may overflow: quantize with --set weight_bits=7, and int8 is slower"]
+    return []

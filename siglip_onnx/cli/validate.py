@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import rich.text
 
-from ..runtime import Siglip
+from ..runtime import SessionOptions, Siglip
 from ..runtime.contract import Precision, Verdict
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.files import write_file
@@ -18,7 +18,7 @@ from .console import (
     precision_option,
     print_json,
     progress,
-    provider_option,
+    session_options,
     stdout,
     table,
 )
@@ -45,7 +45,7 @@ _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
     help="Write the report into this folder and leave the artifact as it is; by default into ARTIFACT/reports.",
 )
 @precision_option
-@provider_option
+@session_options(auto=False)
 @json_option
 def command(
     artifact: Path,
@@ -54,6 +54,7 @@ def command(
     folder: Path | None,
     precision: Precision,
     provider: str,
+    options: SessionOptions,
     as_json: bool,
 ) -> int:
     """Compare ARTIFACT with the PyTorch reference and give a verdict.
@@ -67,7 +68,7 @@ def command(
             f"Validating needs packages that are not installed ({error}).",
             "Run: pip install 'siglip-onnx[cpu,export]'.",
         ) from error
-    model = Siglip.load(artifact, precision, provider)
+    model = Siglip.load(artifact, precision, provider, options=options)
     with progress() as step:
         report, html = validate(model, checkpoint, data, progress=step)
     if folder is None:

@@ -1,0 +1,284 @@
+"""Embed a collection of any size, in one process or on a Ray cluster, into one parquet file."""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import machine
+from ..contract import Precision, Role
+from ..errors import InputError, SiglipOnnxError
+from ..model import Siglip, normalized
+from ..pipeline import ahead, batched
+from ..providers import PROVIDERS
+from ..session import identity
+from .items import Inputs, Item, Kind, Member
+from .parquet import About, VectorType, table
+from .parts import Chunk, Missing, Parts
+
+Progress = Callable[[int, int], None]
+_DECODE_AHEAD = 2  # batches that are decoded while one is in the tower
+
+
+class Engine(StrEnum):
+    """Where the work is done: in this process, or by Ray Data's workers."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How Ray is used.
+
+    Attributes:
+        address: Of a running cluster; None starts one on this machine.
+        workers: Processes that each load the model.
+        gpus: GPUs of each of them; a fraction shares one.
+        cores: Cores of each of them.
+    """
+
+    address: str | None = None
+    workers: int = 1
+    gpus: float = 0.0
+    cores: int = 1
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """What to embed, with what, and how it is kept.
+
+    Attributes:
+        inputs: The pictures or texts.
+        output: The parquet file.
+        vectors: How numbers are kept.
+        template: What the model reads for a text; `{}` stands for it.
+        batch_size: How many go through the tower at once; None takes what is fastest on the provider.
+        engine: Where the work is done.
+        cluster: How Ray is used.
+        overwrite: Replace an output, and forget parts of another job.
+    """
+
+    inputs: Inputs
+    output: Path
+    vectors: VectorType = VectorType.FLOAT32
+    template: str = "{}"
+    batch_size: int | None = None
+    engine: Engine = Engine.LOCAL
+    cluster: Cluster = field(default_factory=Cluster)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An item on its way into the tower: pixels, uint8 [height, width, 3], or a text; or why there is neither."""
+
+    item: Item
+    value: NDArray[np.uint8] | str | None = None
+    error: str | None = None
+
+
+class Stages:
+    """The two stages that every engine runs: decode an item, and embed the items of a chunk.
+
+    Args:
+        model: The model.
+        job: What to do.
+    """
+
+    def __init__(self, model: Siglip, job: EmbedJob) -> None:
+        if "{}" not in job.template:
+            raise InputError(f"The template {job.template!r} has no place for a text.", "Write {} where it belongs.")
+        self.model, self.job = model, job
+        self.role = Role.VISION if job.inputs.kind is Kind.IMAGE else Role.TEXT
+        self.batch = job.batch_size or PROVIDERS[model.options.provider].batch[self.role]
+        self.about = describe(model, job)
+
+    def prepare(self, item: Item) -> Prepared:
+        """Decode one item; whatever is wrong with it is noted, since one bad item must not stop the others."""
+        if item.error is not None or item.content is None:
+            return Prepared(item, None, item.error or "There is nothing.")
+        try:
+            content = item.content.read() if isinstance(item.content, Member) else item.content
+            if self.role is Role.VISION:
+                return Prepared(item, self.model.images.bytes_of(content))
+            text = self.job.template.replace("{}", str(content))
+            self.model.tokenizer([text])
+            return Prepared(item, text)
+        except SiglipOnnxError as error:
+            return Prepared(item, None, error.what)
+        except Exception as error:  # a defect of a decoder, which is no reason to lose the others
+            return Prepared(item, None, f"{type(error).__name__}: {error}")
+
+    def inputs(self, values: Sequence[NDArray[np.uint8] | str]) -> NDArray[Any]:
+        """What the tower takes for prepared values: pixel_values or input_ids."""
+        if self.role is Role.VISION:
+            return np.stack([self.model.images.normalize(value) for value in values if not isinstance(value, str)])
+        return self.model.tokenizer([str(value) for value in values])
+
+    def embed(self, inputs: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        """Embeddings of batches, float32 [rows, size], of length 1."""
+        return map(normalized, self.model.encode_batches(self.role, inputs))
+
+    def rows(self, prepared: Sequence[Prepared], vectors: Sequence[NDArray[np.float32]]) -> Any:
+        """The table of a chunk, with the vectors of those items that have no error."""
+        stacked = np.stack(vectors) if vectors else np.empty((0, self.about.size), np.float32)
+        items, errors = [one.item for one in prepared], [one.error for one in prepared]
+        texts = [item.content if isinstance(item.content, str) else None for item in items]
+        return table(self.about, [item.id for item in items], texts, errors, stacked)
+
+    def chunk(self, items: Sequence[Prepared]) -> Any:
+        """The table of a chunk whose items are prepared."""
+        good = [one.value for one in items if one.value is not None]
+        batches = (self.inputs(batch) for batch in batched(good, self.batch))
+        return self.rows(items, [row for batch in self.embed(batches) for row in batch])
+
+
+def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lambda done, errors: None) -> About:
+    """Embed every item of a job; a run that was stopped is taken up where it was.
+
+    Args:
+        artifact: A model, or an artifact's folder, which is run at fp32 on the CPU.
+        job: What to do.
+        progress: Told how many rows are done, and how many of them have an error.
+
+    Raises:
+        InputError: The inputs, the output or a part of another job are not as they must be.
+        ArtifactError: The artifact cannot be used.
+        ProviderError: A package is missing, or running the model failed.
+    """
+    model = artifact if isinstance(artifact, Siglip) else Siglip.load(artifact)
+    stages = Stages(model, job)
+    _clear(job)
+    model.session(stages.role)  # what is wrong with the model is said before a folder is made
+    with Parts(job.output, _key(stages), stages.about) as parts:
+        done, errors = parts.rows, 0
+        progress(done, errors)
+        for chunk, rows in _engine(job)(stages, parts.missing(job.inputs)):
+            parts.add(chunk, rows)
+            done, errors = done + len(rows), errors + len(rows) - rows.column("error").null_count
+            progress(done, errors)
+        parts.flush()
+        if not parts.rows:
+            raise InputError(f"{' '.join(job.inputs.paths)} holds no {job.inputs.kind}.", "Name something that does.")
+        return parts.finish()
+
+
+def _engine(job: EmbedJob) -> Callable[[Stages, Missing], Iterator[tuple[Chunk, Any]]]:
+    if job.engine is Engine.LOCAL:
+        return run_local
+    from .ray_engine import run_on_ray
+
+    return run_on_ray
+
+
+def run_local(stages: Stages, todo: Missing) -> Iterator[tuple[Chunk, Any]]:
+    """Every chunk with its rows: items are decoded by threads while others are in the tower."""
+    with ThreadPoolExecutor(machine.cores(), "siglip-onnx-decode") as pool:
+        flow = _Flow(stages)
+        for vectors in stages.embed(flow.batches(pool, todo)):
+            flow.vectors.extend(vectors)
+            yield from flow.finished()
+        yield from flow.finished()
+
+
+class _Flow:
+    """Chunks between being listed and being embedded. A batch never crosses the end of a chunk, so that what shares a
+    batch does not depend on where a run began.
+    """  # noqa: D205
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self._whole: deque[tuple[Chunk, list[Prepared]]] = deque()  # every item is prepared
+        self.vectors: deque[NDArray[np.float32]] = deque()
+
+    def batches(self, pool: ThreadPoolExecutor, todo: Missing) -> Iterator[NDArray[Any]]:
+        """What the tower takes, batch by batch."""
+        listed: deque[Chunk] = deque()
+
+        def items() -> Iterator[Item]:
+            for chunk in todo:
+                listed.append(chunk)
+                yield from chunk.items
+
+        depth = max(_DECODE_AHEAD * self._stages.batch, 2 * machine.cores())
+        prepared: list[Prepared] = []
+        good: list[NDArray[np.uint8] | str] = []
+        for future in ahead(pool, self._stages.prepare, items(), depth):
+            prepared.append(one := future.result())
+            good += [] if one.value is None else [one.value]
+            whole = len(prepared) == len(listed[0].items)
+            if whole:
+                self._whole.append((listed.popleft(), prepared))
+                prepared = []
+            if good and (whole or len(good) == self._stages.batch):
+                yield self._stages.inputs(good)
+                good = []
+
+    def finished(self) -> Iterator[tuple[Chunk, Any]]:
+        """Chunks whose vectors have all come."""
+        while self._whole:
+            chunk, prepared = self._whole[0]
+            due = sum(one.value is not None for one in prepared)
+            if due > len(self.vectors):
+                return
+            self._whole.popleft()
+            yield chunk, self._stages.rows(prepared, [self.vectors.popleft() for _ in range(due)])
+
+
+def describe(model: Siglip, job: EmbedJob) -> About:
+    """What the output says of itself."""
+    contract, role = model.contract, Role.VISION if job.inputs.kind is Kind.IMAGE else Role.TEXT
+    return About(
+        kind=job.inputs.kind,
+        model=contract.name,
+        checkpoint=checkpoint_of(model),
+        identity=model.identity(role),
+        artifact=str(model.artifact.folder.resolve()),
+        precision=model.precision,
+        provider=model.options.provider,
+        vectors=job.vectors,
+        size=contract.embedding.size,
+        scale=contract.logits.scale,
+        bias=contract.logits.bias,
+    )
+
+
+def checkpoint_of(model: Siglip) -> str:
+    """What tells the checkpoint of an artifact from every other: the hash of its fp32 towers."""
+    towers = [model.artifact.graph(role, Precision.FP32) for role in (Role.VISION, Role.TEXT)]
+    return "-".join(identity(model.artifact, graph)[:16] for graph in towers)
+
+
+def _key(stages: Stages) -> dict[str, Any]:
+    """All that decides what the rows are."""
+    job, about, options = stages.job, stages.about, stages.model.images.options
+    made: dict[str, Any] = {name: value for name, value in msgspec.to_builtins(about).items() if name != "artifact"}
+    return made | {
+        "inputs": msgspec.to_builtins(job.inputs),
+        "stamps": job.inputs.stamps(),
+        "template": job.template,
+        "batch": stages.batch,
+        "image": msgspec.to_builtins(options),
+    }
+
+
+def _clear(job: EmbedJob) -> None:
+    """Make way for the output, if that is wanted."""
+    parts = job.output.with_name(job.output.name + ".parts")
+    if job.overwrite:
+        shutil.rmtree(parts, ignore_errors=True)
+    elif job.output.exists():
+        raise InputError(f"{job.output} is there already.", "Name another output, or replace it with --overwrite.")
+    if job.output.is_dir():
+        raise InputError(f"{job.output} is a folder.", "Name a file.")

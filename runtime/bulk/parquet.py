@@ -1,0 +1,149 @@
+"""Rows of embeddings as Arrow tables, and the schema of the files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, ProviderError
+
+METADATA_KEY: Final = b"siglip_onnx"
+ROW_GROUP: Final = 8192
+
+
+class VectorType(StrEnum):
+    """How a number of an embedding is kept; int8 comes with a scale for each row."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class About:
+    """What an embeddings file says of itself, as JSON under `siglip_onnx` in its metadata.
+
+    Attributes:
+        kind: `image` or `text`.
+        model: The artifact's name.
+        checkpoint: What tells the checkpoint from every other; the hash of the fp32 graphs.
+        identity: What tells the graph that made the vectors from every other.
+        artifact: Where the artifact was.
+        size: Numbers in a vector, which has length 1.
+        scale: With `bias`, logit = scale * cosine + bias.
+    """
+
+    kind: str
+    model: str
+    checkpoint: str
+    identity: str
+    artifact: str
+    precision: str
+    provider: str
+    vectors: VectorType
+    size: int
+    scale: float
+    bias: float
+    schema_version: Literal[1] = 1
+    rows: Annotated[int, msgspec.Meta(ge=0)] = 0
+    errors: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+def pyarrow() -> tuple[Any, Any]:
+    """Pyarrow and pyarrow.parquet.
+
+    Raises:
+        ProviderError: They are not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ProviderError(
+            f"pyarrow cannot be imported ({error}).", "Run: pip install 'siglip-onnx[bulk]'."
+        ) from error
+    return pyarrow, pyarrow.parquet
+
+
+def schema(about: About) -> Any:
+    """Columns: id; text (of texts); embedding, a list of fixed size; scale, float32 (of int8); error.
+
+    Where there is an error there is no embedding, and the other way round.
+    """
+    arrow, _ = pyarrow()
+    number = {"float32": arrow.float32(), "float16": arrow.float16(), "int8": arrow.int8()}[about.vectors]
+    fields = [arrow.field("id", arrow.string(), nullable=False)]
+    fields += [arrow.field("text", arrow.string())] if about.kind == "text" else []
+    fields += [arrow.field("embedding", arrow.list_(number, about.size))]
+    fields += [arrow.field("scale", arrow.float32())] if about.vectors is VectorType.INT8 else []
+    return arrow.schema([*fields, arrow.field("error", arrow.string())])
+
+
+def table(
+    about: About,
+    ids: Sequence[str],
+    texts: Sequence[str | None],
+    errors: Sequence[str | None],
+    vectors: NDArray[np.float32],
+) -> Any:
+    """Rows as a table; `vectors`, [rows without error, size], are those of the rows without error, in order."""
+    arrow, _ = pyarrow()
+    bad = np.array([error is not None for error in errors])
+    dense = np.zeros((len(ids), about.size), np.float32)
+    dense[~bad] = vectors
+    numbers, scales = pack(dense, about.vectors)
+    columns: dict[str, Any] = {"id": arrow.array(list(ids), arrow.string())}
+    if about.kind == "text":
+        columns["text"] = arrow.array(list(texts), arrow.string())
+    mask = arrow.array(bad)
+    columns["embedding"] = arrow.FixedSizeListArray.from_arrays(arrow.array(numbers.ravel()), about.size, mask=mask)
+    if about.vectors is VectorType.INT8:
+        columns["scale"] = arrow.array(scales, mask=bad)
+    columns["error"] = arrow.array(list(errors), arrow.string())
+    return arrow.table(columns, schema=schema(about))
+
+
+def pack(vectors: NDArray[np.float32], kind: VectorType) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Vectors [rows, size] in their type, and for int8 the scale of each row, by which its numbers are multiplied."""
+    if kind is not VectorType.INT8:
+        return vectors.astype(kind), np.ones(len(vectors), np.float32)
+    scales = np.maximum(np.abs(vectors).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
+    return np.rint(vectors / scales[:, None]).astype(np.int8), scales.astype(np.float32)
+
+
+def unpack(batch: Any, about: About) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The places of the rows with a vector in a batch of a file, and the vectors, float32 [rows, size]."""
+    column = batch.column("embedding")
+    places = np.flatnonzero(np.asarray(column.is_valid()))
+    numbers = np.asarray(column.flatten()).reshape(-1, about.size)
+    if len(numbers) != len(places):  # depends on the version whether flatten leaves out what is null
+        numbers = numbers[places]
+    vectors = numbers.astype(np.float32)
+    if about.vectors is VectorType.INT8:
+        vectors *= np.asarray(batch.column("scale"))[places].astype(np.float32)[:, None]
+    return places, vectors
+
+
+def read_about(path: str) -> About:
+    """What an embeddings file says of itself.
+
+    Raises:
+        InputError: It is not there, is no parquet file, or was not written by `siglip-onnx embed`.
+    """
+    arrow, parquet = pyarrow()
+    try:
+        metadata = parquet.read_metadata(path).metadata or {}
+    except (OSError, arrow.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as parquet ({error}).", "Name what `embed` has written.") from error
+    try:
+        return msgspec.json.decode(metadata[METADATA_KEY], type=About)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise InputError(
+            f"{path} does not say how its vectors were made ({error}).", "Name what `embed` has written."
+        ) from error

@@ -1,0 +1,293 @@
+"""The output while it grows: parts beside it, whole or absent, from which the output is put together at the end.
+
+Items are cut into chunks of equal size, numbered from 0. A part is a parquet file of whole chunks, one row group each;
+it is written beside its place and renamed into it. So whenever the work is stopped, each chunk is done or not, and the
+next run does those that are not. Every chunk carries a digest of its items' names, by which the next run notices that
+the inputs are other ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from ..errors import InputError
+from ..files import write_file
+from ..pipeline import batched
+from .items import Inputs, Item
+from .parquet import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
+
+CHUNK: Final = 64  # items in a chunk; fixed, since it decides which rows share a batch
+PART_ROWS: Final = 4096  # a part is written when it has so many rows (16 MB at 1024 numbers) …
+PART_SECONDS: Final = 30.0  # … or when so much work would be lost
+_CHUNKS_KEY: Final = b"siglip_onnx_chunks"
+_JOB: Final = "job.json"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Items that are embedded together."""
+
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells its items from others: 16 hex digits over their names."""
+        return hashlib.sha256("\0".join(item.id for item in self.items).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Place:
+    part: Path
+    row_group: int
+    digest: str
+    rows: int
+
+
+class Parts:
+    """The parts of one output; a context manager that holds the lock on them.
+
+    Args:
+        output: The file that they become.
+        job: All that decides what its rows are; parts of another job are not taken.
+        about: What the output will say of itself.
+
+    Raises:
+        InputError: Another process writes this output, parts of another job are in the way, or nothing can be written.
+    """
+
+    def __init__(self, output: Path, job: dict[str, Any], about: About) -> None:
+        self.output, self.about = output, about
+        self.folder = output.with_name(output.name + ".parts")
+        self._job = msgspec.json.format(msgspec.json.encode(job), indent=2)
+        self._waiting: list[tuple[Chunk, Any]] = []
+        self._rows, self._written = 0, time.monotonic()
+
+    def __enter__(self) -> Parts:
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.folder / "lock")
+            self._same_job()
+            self._done = {number: place for part in self._files() for number, place in _chunks(part).items()}
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.close()
+
+    @property
+    def rows(self) -> int:
+        """Rows that are done."""
+        return sum(place.rows for place in self._done.values())
+
+    def missing(self, inputs: Inputs) -> Missing:
+        """The chunks of the inputs that are not done."""
+        return Missing(inputs, {number: (place.digest, place.rows) for number, place in self._done.items()})
+
+    def add(self, chunk: Chunk, table: Any) -> None:
+        """Take up the rows of a chunk; a part is written when it is large or old enough.
+
+        Raises:
+            InputError: There is no room, or the folder cannot be written.
+        """
+        self._waiting.append((chunk, table))
+        self._rows += len(chunk.items)
+        if self._rows >= PART_ROWS or time.monotonic() - self._written > PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if not self._waiting:
+            return
+        numbers = [chunk.number for chunk, _ in self._waiting]
+        part = self.folder / f"part-{min(numbers):09}-{max(numbers):09}.parquet"
+        digests = {chunk.number: chunk.digest for chunk, _ in self._waiting}
+        with _writing(part):
+            write_file(part, _encoded([table for _, table in self._waiting], digests))
+        self._done |= _chunks(part)
+        self._waiting, self._rows, self._written = [], 0, time.monotonic()
+
+    def finish(self) -> About:
+        """Put the parts together into the output, in the order of the items, and remove them.
+
+        Raises:
+            InputError: There is no room, or the folder cannot be written.
+        """
+        self.flush()
+        about = replace(self.about, rows=self.rows, errors=self._errors())
+        partial = self.output.with_name(f".{self.output.name}.partial-{os.getpid()}")
+        try:
+            with _writing(self.output):
+                self._merge(partial, about)
+                os.replace(partial, self.output)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._lock.close()  # before its file goes, which Windows would not let
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return about
+
+    def _merge(self, partial: Path, about: About) -> None:
+        arrow, _ = pyarrow()
+        with partial.open("wb") as file:
+            with _writer(file, schema(self.about)) as writer:
+                waiting: list[Any] = []
+                for table in self._tables():
+                    waiting.append(table)
+                    if sum(len(t) for t in waiting) >= ROW_GROUP:
+                        writer.write_table(arrow.concat_tables(waiting).combine_chunks(), ROW_GROUP)
+                        waiting = []
+                if waiting:
+                    writer.write_table(arrow.concat_tables(waiting).combine_chunks(), ROW_GROUP)
+                writer.add_key_value_metadata({METADATA_KEY: msgspec.json.encode(about)})
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _tables(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """The rows of every chunk in order; one part is open at a time."""
+        _, parquet = pyarrow()
+        opened: tuple[Path, Any] | None = None
+        for number in sorted(self._done):
+            place = self._done[number]
+            if opened is None or opened[0] != place.part:
+                if opened is not None:
+                    opened[1].close()
+                opened = place.part, parquet.ParquetFile(place.part)
+            yield opened[1].read_row_group(place.row_group, columns=columns)
+        if opened is not None:
+            opened[1].close()
+
+    def _errors(self) -> int:
+        return sum(len(t) - t.column("error").null_count for t in self._tables(["error"]))
+
+    def _files(self) -> list[Path]:
+        for leftover in self.folder.glob(".*.partial-*"):  # of a process that was killed; we hold the lock
+            leftover.unlink()
+        return sorted(self.folder.glob("part-*.parquet"))
+
+    def _same_job(self) -> None:
+        file = self.folder / _JOB
+        if not file.exists():
+            write_file(file, self._job)
+            return
+        before, now = (msgspec.json.decode(data) for data in (file.read_bytes(), self._job))
+        if before != now:
+            self._lock.close()
+            other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+            raise InputError(
+                f"{self.folder} holds the beginning of another job ({', '.join(other)} differ).",
+                "Name another output, finish that job as it was begun, or start anew with --overwrite.",
+            )
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The chunks that are not done, in order; it may be sent to another process.
+
+    Attributes:
+        inputs: All items.
+        done: Digest and length of every chunk that is done.
+    """
+
+    inputs: Inputs
+    done: dict[int, tuple[str, int]]
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """List the inputs.
+
+        Raises:
+            InputError: They are not what they were when the job was begun.
+        """
+        count = 0
+        for count, batch in enumerate(batched(self.inputs, CHUNK), 1):
+            chunk = Chunk(count - 1, tuple(batch))
+            if chunk.number not in self.done:
+                yield chunk
+            elif self.done[chunk.number] != (chunk.digest, len(chunk.items)):
+                first = CHUNK * chunk.number
+                raise _changed(f"item {first} to {first + self.done[chunk.number][1]} are others")
+        if any(number >= count for number in self.done):
+            raise _changed("there are fewer now")
+
+
+def _changed(what: str) -> InputError:
+    return InputError(
+        f"The inputs changed since this job was begun: {what}.", "Restore them, or start anew with --overwrite."
+    )
+
+
+def _writer(file: IO[bytes] | Any, fields: Any) -> Any:
+    """Names and texts are compressed; vectors are noise, to which that does nothing."""
+    _, parquet = pyarrow()
+    names = [field.name for field in fields]
+    compressed = {name: "zstd" if name in ("id", "text", "error") else "none" for name in names}
+    compressed["embedding.list.element"] = "none"
+    return parquet.ParquetWriter(file, fields, compression=compressed, use_dictionary=False)
+
+
+def _encoded(tables: list[Any], digests: dict[int, str]) -> bytes:
+    arrow, _ = pyarrow()
+    sink = arrow.BufferOutputStream()
+    with _writer(sink, tables[0].schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+        writer.add_key_value_metadata({_CHUNKS_KEY: msgspec.json.encode(digests)})
+    return bytes(sink.getvalue())
+
+
+def _chunks(part: Path) -> dict[int, _Place]:
+    """Where the chunks of a part are."""
+    arrow, parquet = pyarrow()
+    try:
+        metadata = parquet.read_metadata(part)
+        digests = msgspec.json.decode(metadata.metadata[_CHUNKS_KEY], type=dict[int, str])
+    except (OSError, KeyError, TypeError, arrow.ArrowException, msgspec.DecodeError) as error:
+        raise InputError(f"{part} is damaged ({error}).", "Remove it; its rows are then made again.") from error
+    return {
+        number: _Place(part, group, digest, metadata.row_group(group).num_rows)
+        for group, (number, digest) in enumerate(digests.items())
+    }
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """A file that one process at a time may hold; the system lets go of it when the process ends, however it ends."""
+    file = path.open("ab")
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InputError(
+            f"Another process is writing the output that {path.parent} belongs to.", "Wait for it, or end it."
+        ) from error
+    return file
+
+
+class _writing:  # noqa: N801  used like a function
+    """Turns what the system says when it cannot write into an error for the user."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{self._path} cannot be written ({error.strerror or error}).",
+                "What was done is kept: make room, or make the folder writable, and run the same command again.",
+            ) from error

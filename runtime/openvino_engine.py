@@ -1,0 +1,123 @@
+"""Graphs in OpenVINO, without ONNX Runtime."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from . import cache, machine
+from .contract import Provider, TensorSpec
+from .engine import UNKNOWN, Array, Source, first_line
+from .errors import ProviderError
+from .files import new_folder
+from .options import SessionOptions
+from .providers import PROVIDERS, openvino_config
+
+_SPEC: Final = PROVIDERS[Provider.OPENVINO]
+_DTYPES: Final = {"f32": "float32", "f16": "float16", "i64": "int64"}
+
+
+class OpenVinoEngine:
+    """A graph in OpenVINO; see `Engine`.
+
+    Args:
+        source: The graph.
+        options: How it is run.
+
+    Raises:
+        ProviderError: OpenVINO is missing, cannot compile the graph, or not in the arithmetic that was asked for.
+    """
+
+    def __init__(self, source: Source, options: SessionOptions) -> None:
+        self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
+        config = openvino_config(options, source.precision)
+        try:
+            self._model = _compiled(source, config, keep=options.cache)
+        except Exception as error:  # OpenVINO raises bare RuntimeErrors, ours pass
+            if isinstance(error, ProviderError):
+                raise
+            raise ProviderError(
+                f"OpenVINO cannot compile {self.name}: {first_line(error)}",
+                "Use another variant, or a newer OpenVINO.",
+            ) from error
+        self._check_arithmetic(config["INFERENCE_PRECISION_HINT"])
+        self.placement: Mapping[str, int] = {}  # all of it: OpenVINO has nowhere else to run a node
+        self.inputs, self.outputs = _specs(self._model.inputs), _specs(self._model.outputs)
+        count = max(1, self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(count):
+            self._requests.put(self._model.create_infer_request())
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The outputs of these names.
+
+        Raises:
+            ProviderError: OpenVINO failed while running the graph.
+        """
+        request = self._requests.get()
+        try:
+            request.infer(dict(feeds), share_inputs=True)
+            return [np.array(request.get_tensor(name).data) for name in names]
+        except Exception as error:  # OpenVINO raises bare RuntimeErrors
+            raise ProviderError(
+                f"OpenVINO failed to run {self.name}: {first_line(error)}", "If memory is short, use smaller batches."
+            ) from error
+        finally:
+            self._requests.put(request)
+
+    def _check_arithmetic(self, wanted: str) -> None:
+        found = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if found != wanted:
+            raise ProviderError(
+                f"This processor ({machine.processor().name}) does not compute in {wanted}; OpenVINO took {found}.",
+                "Ask for the fp32 variant, or give the hint f32.",
+            )
+
+
+def _compiled(source: Source, config: dict[str, str], *, keep: bool) -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ProviderError(f"OpenVINO cannot be imported ({error}).", f"Run: {_SPEC.install}.") from error
+    core, graph = openvino.Core(), source.graph
+    if not (keep and source.identity):
+        return core.compile_model(core.read_model(graph), _SPEC.name, config)
+    key = machine.fingerprint(openvino.__version__, source.identity, str(graph), *config.values())
+    target = cache.folder("openvino", key)
+    if not target.exists():
+        _fill(target, core, graph, config)
+    return core.compile_model(str(graph), _SPEC.name, config | {"CACHE_DIR": str(target)})
+
+
+def _fill(target: Path, core: Any, graph: Path | bytes, config: dict[str, str]) -> None:
+    """Compile into a folder beside the target and rename it, so that no other process reads half a model.
+
+    OpenVINO itself tells models apart by their path; a folder for each graph's hash tells them apart by content.
+    """
+    try:
+        with new_folder(target) as partial:
+            core.compile_model(str(graph), _SPEC.name, config | {"CACHE_DIR": str(partial)})
+    except FileExistsError:
+        return  # another process was faster
+    except OSError as error:
+        if target.exists():
+            return
+        raise ProviderError(
+            f"The compiled model cannot be kept in {target} ({error.strerror}).",
+            f"Name another folder in ${cache.VARIABLE}, or leave the cache off.",
+        ) from error
+
+
+def _specs(ports: list[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            port.any_name,
+            _DTYPES.get(port.element_type.get_type_name(), port.element_type.get_type_name()),
+            tuple(UNKNOWN if d.is_dynamic else d.get_length() for d in port.partial_shape),
+        )
+        for port in ports
+    )

@@ -1,0 +1,75 @@
+"""How graphs are loaded and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from .contract import Precision, Provider
+from .errors import InputError
+
+
+class Hint(StrEnum):
+    """The arithmetic that OpenVINO may compute in, by its own names (`INFERENCE_PRECISION_HINT`)."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+    F16 = "f16"
+
+
+class Mode(StrEnum):
+    """What OpenVINO spends the cores on: one request at a time, or several at once (`PERFORMANCE_HINT`)."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+
+
+# What a variant is computed in by OpenVINO unless the user says otherwise. Its own default is bfloat16 wherever the
+# processor has it, whatever the file says.
+HINTS: Final = dict.fromkeys(Precision, Hint.F32) | {Precision.BF16: Hint.BF16}
+_OPENVINO: Final = (Provider.OPENVINO, Provider.OPENVINO_ORT)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How graphs are loaded and run.
+
+    Attributes:
+        provider: What runs them.
+        threads: Threads of one run; None takes as many as this process may keep busy (affinity and cgroup quota).
+        verify: Check the SHA-256 of graph and weights first; where a graph reads weights from is always checked.
+        allow_fallback: Let nodes that the provider cannot run go to the CPU; else such a graph is refused.
+        device: The number of the device, where a provider has several.
+        memory_limit: Bytes of device memory that CUDA and TensorRT may take; None sets no limit.
+        cuda_graphs: Replay recorded CUDA graphs for small batches.
+        hint: Arithmetic of OpenVINO; None takes that of the variant's precision (`HINTS`).
+        mode: Whether OpenVINO spends the cores on one request or on several at once.
+        cache: Keep what a provider compiled, for the next start on this machine, in `cache.folder()`.
+    """
+
+    provider: Provider = Provider.CPU
+    threads: int | None = None
+    verify: bool = True
+    allow_fallback: bool = False
+    device: int = 0
+    memory_limit: int | None = None
+    cuda_graphs: bool = False
+    hint: Hint | None = None
+    mode: Mode = Mode.LATENCY
+    cache: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that no provider could use.
+
+        Raises:
+            InputError: A value is out of range, or for another provider.
+        """
+        for name, least in (("threads", 1), ("device", 0), ("memory_limit", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise InputError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
+        if self.provider not in _OPENVINO and (self.hint or self.mode is not Mode.LATENCY):
+            raise InputError(f"hint and mode are for OpenVINO, not for {self.provider}.", "Leave them out.")
+        if self.provider is not Provider.CUDA and self.cuda_graphs:
+            raise InputError(f"cuda_graphs is for CUDA, not for {self.provider}.", "Leave it out.")

@@ -1,0 +1,174 @@
+"""Graphs in ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from . import machine
+from .contract import Provider, TensorSpec
+from .engine import Array, Source, first_line
+from .errors import ArtifactError, ProviderError
+from .options import SessionOptions
+from .providers import PROVIDERS, ProviderSpec
+
+_DTYPES: Final = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
+_CPU: Final = PROVIDERS[Provider.CPU].name
+_ERRORS_ONLY: Final = 3  # of ONNX Runtime's log; a warning would go straight to standard error
+NO_GRAPH: Final = -1  # run as if there were no CUDA graphs
+_plugins = threading.Lock()
+
+
+def onnxruntime() -> Any:
+    """The module.
+
+    Raises:
+        ProviderError: It cannot be imported.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError(
+            f"ONNX Runtime cannot be imported ({error}).", f"Install it: {PROVIDERS[Provider.CPU].install}."
+        ) from error
+    return onnxruntime
+
+
+class OrtEngine:
+    """A graph in ONNX Runtime; see `Engine`.
+
+    Args:
+        source: The graph.
+        options: Where and how it is run.
+
+    Raises:
+        ArtifactError: The graph cannot be read.
+        ProviderError: The provider does not run it, or not all of it, and `allow_fallback` is off.
+    """
+
+    def __init__(self, source: Source, options: SessionOptions) -> None:
+        self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
+        self.spec = PROVIDERS[options.provider]
+        try:
+            self.session = self._load(source, options, fallback=options.allow_fallback)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise self._explained(error, source, options) from error
+        self.placement: Mapping[str, int] = placement(self.session)
+        self.inputs, self.outputs = _specs(self.session.get_inputs()), _specs(self.session.get_outputs())
+        self._run_options = graph_choice(NO_GRAPH) if options.cuda_graphs else None
+        self._turn: contextlib.AbstractContextManager[Any] = (
+            contextlib.nullcontext() if self.spec.concurrent else threading.Lock()
+        )
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The outputs of these names.
+
+        Raises:
+            ProviderError: ONNX Runtime failed while running the graph.
+        """
+        try:
+            with self._turn:
+                return list(self.session.run(list(names), dict(feeds), self._run_options))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise ProviderError(
+                f"ONNX Runtime failed to run {self.name}: {first_line(error)}",
+                "If memory is short, use smaller batches.",
+            ) from error
+
+    def _load(self, source: Source, options: SessionOptions, *, fallback: bool) -> Any:
+        ort = onnxruntime()
+        config = session_config(options, fallback=fallback)
+        graph = str(source.graph) if isinstance(source.graph, Path) else source.graph
+        chosen = dict(self.spec.options(options, source.precision))
+        if self.spec.plugin and find_spec(self.spec.plugin):  # else a build that has it inside
+            config.add_provider_for_devices(_plugin_devices(self.spec), chosen)
+            return ort.InferenceSession(graph, config, enable_fallback=0)
+        providers = [(self.spec.name, chosen)]
+        if fallback and self.spec.name != _CPU:
+            providers.append((_CPU, {}))
+        return ort.InferenceSession(graph, config, providers=providers, enable_fallback=0)
+
+    def _explained(self, error: Exception, source: Source, options: SessionOptions) -> Exception:
+        """What went wrong, told by its cause: the graph, the provider, or nodes that the provider cannot run."""
+        ort = onnxruntime()
+        if options.provider is not Provider.CPU and not options.allow_fallback:
+            with contextlib.suppress(Exception):  # then the first error says more
+                left = placement(self._load(source, options, fallback=True))
+                share = ", ".join(f"{count} on {name}" for name, count in left.items())
+                if set(left) != {self.spec.name}:
+                    return ProviderError(
+                        f"{self.spec.name} does not run all of {self.name}: of its nodes {share}.",
+                        "Use a variant that it runs whole, or allow the rest on the CPU (allow_fallback, "
+                        "--allow-fallback).",
+                    )
+        if isinstance(source.graph, Path) and options.provider is Provider.CPU:
+            return ArtifactError(
+                f"ONNX Runtime {ort.__version__} cannot load {self.name}: {first_line(error)}",
+                "If the file is whole (`siglip-onnx inspect --verify`), install a newer ONNX Runtime.",
+            )
+        return ProviderError(
+            f"ONNX Runtime {ort.__version__} cannot load {self.name} on {self.spec.name}: {first_line(error)}",
+            "Run `siglip-onnx doctor`; if memory is short, free some.",
+        )
+
+
+def session_config(options: SessionOptions, *, fallback: bool = False) -> Any:
+    """ONNX Runtime's SessionOptions; docs/runtime.md has the measurements behind them."""
+    ort = onnxruntime()
+    config = ort.SessionOptions()
+    config.log_severity_level = _ERRORS_ONLY
+    config.intra_op_num_threads = options.threads or machine.cores()
+    config.enable_mem_pattern = False  # a pattern plans for the largest run, and takes an eighth more memory
+    config.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if options.provider is not Provider.CPU and not fallback:
+        config.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return config
+
+
+def graph_choice(graph_id: int) -> Any:
+    """RunOptions that record or replay one CUDA graph (gpu_graph_id of ONNX Runtime's CUDA provider)."""
+    options = onnxruntime().RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    return options
+
+
+def placement(session: Any) -> dict[str, int]:
+    """How many nodes each provider runs, as ONNX Runtime (1.24 or later) tells."""
+    told = getattr(session, "get_provider_graph_assignment_info", None)
+    if told is None:
+        return {}
+    count: Counter[str] = Counter()
+    for part in told():
+        count[part.ep_name] += len(part.get_nodes())
+    return dict(count.most_common())
+
+
+def _plugin_devices(spec: ProviderSpec) -> list[Any]:
+    """The processors or cards that a plugin offers; its library is registered once in a process."""
+    ort = onnxruntime()
+    with _plugins:
+        if not _devices(spec):
+            try:
+                ort.register_execution_provider_library(spec.name, import_module(str(spec.plugin)).get_library_path())
+            except Exception as error:  # a missing module, a missing file, or whatever ONNX Runtime raises
+                raise ProviderError(
+                    f"The library of {spec.name} cannot be loaded: {first_line(error)}", f"Run: {spec.install}."
+                ) from error
+    devices = _devices(spec)
+    if not devices:
+        raise ProviderError(f"{spec.name} finds no device here.", "Run `siglip-onnx doctor`.")
+    return devices[:1]
+
+
+def _devices(spec: ProviderSpec) -> list[Any]:
+    return [device for device in onnxruntime().get_ep_devices() if device.ep_name == spec.name]
+
+
+def _specs(args: list[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(arg.name, _DTYPES.get(arg.type, arg.type), tuple(arg.shape)) for arg in args)

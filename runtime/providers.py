@@ -1,0 +1,214 @@
+"""What runs graphs: for each provider what it needs, how it is set up, and what it is good at.
+
+Names and options of ONNX Runtime's providers: https://onnxruntime.ai/docs/execution-providers/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from . import cache, machine
+from .artifact import verdict_of
+from .contract import Contract, Precision, Provider, Role, Verdict
+from .options import HINTS, SessionOptions
+
+Options = Mapping[str, str]
+
+
+def _none(options: SessionOptions, precision: Precision) -> Options:
+    return {}
+
+
+@dataclass(frozen=True)
+class ProviderSpec:
+    """A provider.
+
+    Attributes:
+        name: What ONNX Runtime calls it; OpenVINO's own entry has its device here.
+        packages: Distributions that bring it; one of them is enough.
+        install: How to get them.
+        batch: How many pictures and texts at once are fastest; docs/runtime.md has the measurements.
+        plugin: The module that knows where its library is, if ONNX Runtime loads it at run time.
+        systems: The only values of `sys.platform` it is for; none means all.
+        libraries: Shared libraries that it needs and its packages do not bring, `{major}` being that of the CUDA
+            version that ONNX Runtime was built for.
+        options: Its options in ONNX Runtime.
+        concurrent: Whether several threads may run one session at a time.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    install: str
+    batch: Mapping[Role, int]
+    plugin: str | None = None
+    systems: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    options: Callable[[SessionOptions, Precision], Options] = field(default=_none)
+    concurrent: bool = True
+
+
+def _cuda(options: SessionOptions, precision: Precision) -> Options:
+    chosen = {
+        "device_id": str(options.device),
+        "use_tf32": "0",  # on by default; it cuts float32 to 10 bits of mantissa
+        "arena_extend_strategy": "kSameAsRequested",  # the default rounds up to powers of two
+        "enable_cuda_graph": str(int(options.cuda_graphs)),
+    }
+    return chosen if options.memory_limit is None else chosen | {"gpu_mem_limit": str(options.memory_limit)}
+
+
+def _tensorrt(options: SessionOptions, precision: Precision) -> Options:
+    chosen = {"device_id": str(options.device), "trt_fp16_enable": str(int(precision is Precision.FP16))}
+    if options.memory_limit is not None:
+        chosen["trt_max_workspace_size"] = str(options.memory_limit)
+    if options.cache:  # TensorRT checks by itself that engines were made for this GPU and version
+        chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache.folder("tensorrt"))}
+    return chosen
+
+
+def openvino_config(options: SessionOptions, precision: Precision) -> dict[str, str]:
+    """OpenVINO's own properties (https://docs.openvino.ai/2026/api/ie_python_api/api.html, `openvino.properties`)."""
+    return {
+        "INFERENCE_PRECISION_HINT": options.hint or HINTS[precision],
+        "PERFORMANCE_HINT": options.mode.upper(),
+        "INFERENCE_NUM_THREADS": str(options.threads or machine.cores()),
+    }
+
+
+def _openvino_ort(options: SessionOptions, precision: Precision) -> Options:
+    return {"load_config": json.dumps({"CPU": openvino_config(options, precision)})}
+
+
+def _coreml(options: SessionOptions, precision: Precision) -> Options:
+    chosen = {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}
+    return chosen | {"ModelCacheDirectory": str(cache.folder("coreml"))} if options.cache else chosen
+
+
+def _device(options: SessionOptions, precision: Precision) -> Options:
+    return {"device_id": str(options.device)}
+
+
+_GPU_BATCH: Final = MappingProxyType({Role.VISION: 64, Role.TEXT: 256})
+_SMALL_BATCH: Final = MappingProxyType({Role.VISION: 8, Role.TEXT: 32})
+_CUDA_LIBRARIES: Final = ("libcudart.so.{major}", "libcublasLt.so.{major}", "libcublas.so.{major}", "libcudnn.so.9")
+
+PROVIDERS: Final = {
+    Provider.CPU: ProviderSpec(
+        "CPUExecutionProvider",
+        ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
+        "pip install 'siglip-onnx[cpu]'",
+        MappingProxyType({Role.VISION: 1, Role.TEXT: 8}),  # larger ones fall out of the processor's caches
+    ),
+    Provider.CUDA: ProviderSpec(
+        "CUDAExecutionProvider",
+        ("onnxruntime-gpu",),
+        "pip install 'siglip-onnx[gpu]'",
+        _GPU_BATCH,
+        systems=("linux", "win32"),
+        libraries=_CUDA_LIBRARIES,
+        options=_cuda,
+    ),
+    Provider.TENSORRT: ProviderSpec(
+        "TensorrtExecutionProvider",
+        ("onnxruntime-gpu",),
+        "pip install 'siglip-onnx[gpu]' tensorrt",
+        _GPU_BATCH,
+        systems=("linux", "win32"),
+        libraries=(*_CUDA_LIBRARIES, "libnvinfer.so.10"),
+        options=_tensorrt,
+    ),
+    Provider.OPENVINO: ProviderSpec("CPU", ("openvino",), "pip install 'siglip-onnx[openvino]'", _SMALL_BATCH),
+    Provider.OPENVINO_ORT: ProviderSpec(
+        "OpenVINOExecutionProvider",
+        ("onnxruntime-ep-openvino",),
+        "pip install 'siglip-onnx[cpu]' onnxruntime-ep-openvino",
+        _SMALL_BATCH,
+        plugin="onnxruntime_ep_openvino",
+        options=_openvino_ort,
+    ),
+    Provider.COREML: ProviderSpec(
+        "CoreMLExecutionProvider",
+        ("onnxruntime",),
+        "pip install 'siglip-onnx[cpu]'",
+        _SMALL_BATCH,
+        systems=("darwin",),
+        options=_coreml,
+    ),
+    Provider.DIRECTML: ProviderSpec(
+        "DmlExecutionProvider",
+        ("onnxruntime-directml",),
+        "pip install onnxruntime-directml",
+        _SMALL_BATCH,
+        systems=("win32",),
+        options=_device,
+        concurrent=False,  # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html
+    ),
+    Provider.WEBGPU: ProviderSpec(
+        "WebGpuExecutionProvider",
+        ("onnxruntime-ep-webgpu", "onnxruntime-webgpu"),
+        "pip install 'siglip-onnx[cpu]' onnxruntime-ep-webgpu",
+        _SMALL_BATCH,
+        plugin="onnxruntime_ep_webgpu",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A provider with a variant, and the instruction sets without which another choice is faster."""
+
+    provider: Provider
+    precision: Precision
+    needs: frozenset[str] = frozenset()
+
+
+def _choice(provider: Provider, precision: Precision, *needs: str) -> Choice:
+    return Choice(provider, precision, frozenset(needs))
+
+
+# Fastest first, by the measurements in docs/runtime.md. TensorRT builds an engine for minutes before the first answer,
+# so it is never chosen, only asked for.
+RANKING: Final = (
+    _choice(Provider.CUDA, Precision.FP16),
+    _choice(Provider.DIRECTML, Precision.FP16),
+    _choice(Provider.COREML, Precision.FP16),
+    _choice(Provider.OPENVINO, Precision.INT8_STATIC, "amx-int8"),
+    _choice(Provider.OPENVINO, Precision.BF16, "amx-bf16"),
+    _choice(Provider.CPU, Precision.INT8, "vnni"),
+    _choice(Provider.CPU, Precision.INT8, "dot-product"),
+    _choice(Provider.OPENVINO, Precision.INT8_STATIC, "vnni"),
+    _choice(Provider.CUDA, Precision.FP32),
+    _choice(Provider.OPENVINO, Precision.FP32),
+    _choice(Provider.CPU, Precision.INT8_STATIC),
+    _choice(Provider.CPU, Precision.FP32),
+    _choice(Provider.WEBGPU, Precision.FP16),
+    _choice(Provider.WEBGPU, Precision.FP32),
+    *(_choice(provider, precision) for provider in Provider for precision in Precision),
+)
+
+
+def ranked(contract: Contract, provider: Provider | None, precision: Precision | None) -> list[Choice]:
+    """What an artifact has a PASS for, fastest here first; a provider or precision that is given is kept."""
+    features = machine.processor().features
+    fitting = (
+        choice
+        for choice in RANKING
+        if provider in (None, choice.provider) and precision in (None, choice.precision) and choice.needs <= features
+    )
+    return [choice for choice in dict.fromkeys(fitting) if _passes(contract, choice)]
+
+
+def _passes(contract: Contract, choice: Choice) -> bool:
+    variant = contract.variant(choice.precision, choice.provider)
+    return variant is not None and verdict_of(variant, contract, choice.provider) is Verdict.PASS
+
+
+def fits_system(provider: Provider) -> bool:
+    """Whether the provider is for this operating system at all."""
+    systems = PROVIDERS[provider].systems
+    return not systems or sys.platform in systems
