@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import io
 import os
 import sys
@@ -40,9 +41,11 @@ class Problem:
 
 def problem(provider: Provider, options: SessionOptions | None = None) -> Problem | None:
     """The first thing that keeps a provider from running here, or None if it has run the probe."""
-    checks: tuple[Callable[[Provider], Problem | None], ...] = (_system, _package, _build, _offered, _nvidia)
-    found = next(filter(None, (check(provider) for check in checks)), None)
-    return found or _probe(provider, options or SessionOptions(provider))
+    probe = functools.partial(_probe, options=options or SessionOptions(provider))
+    causes: tuple[Callable[[Provider], Problem | None], ...] = (_package, _build, _offered, _nvidia, probe)
+    if not (wrong := _system(provider)) and provider not in _ON_NVIDIA and probe(provider) is None:
+        return None  # what works needs no search for causes; on a GPU a failed probe would print pages first
+    return wrong or next(filter(None, (cause(provider) for cause in causes)), None)
 
 
 def require(provider: Provider, options: SessionOptions | None = None) -> None:

@@ -71,6 +71,7 @@ class Siglip:
     ) -> None:
         self.artifact, self.contract, self.precision = artifact, artifact.contract, precision
         self.options = options or SessionOptions()
+        self.options.check_provider()
         self.images = ImageProcessor(self.contract.image, image_options)
         self._text_cache = TextCache() if text_cache is None else text_cache
         for role in _TOWERS:  # a variant that is not there is an error now, not at first use
@@ -224,10 +225,10 @@ class Siglip:
             InputError: The inputs have another dtype or shape than the contract says, or values that no picture or
                 vocabulary has.
         """
-        session = self.session(role)
+        session, output = self.session(role), self.contract.embedding.output
         self._check_range(role, inputs)
-        output: FloatArray = session.run({session.graph.inputs[0].name: inputs})[self.contract.embedding.output]
-        return output
+        embeddings: FloatArray = session.run({session.graph.inputs[0].name: inputs}, [output])[output]
+        return embeddings
 
     def encode_batches(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[FloatArray]:
         """Embeddings of each batch as by `encode`; on CUDA the next batch is uploaded while one is computed."""

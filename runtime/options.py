@@ -63,12 +63,19 @@ class SessionOptions:
         """Refuse values that no provider could use.
 
         Raises:
-            InputError: A value is out of range, or for another provider.
+            InputError: A value is out of range.
         """
         for name, least in (("threads", 1), ("device", 0), ("memory_limit", 1)):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise InputError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
+
+    def check_provider(self) -> None:
+        """Refuse options that the provider would not look at.
+
+        Raises:
+            InputError: An option is for another provider.
+        """
         if self.provider not in _OPENVINO and (self.hint or self.mode is not Mode.LATENCY):
             raise InputError(f"hint and mode are for OpenVINO, not for {self.provider}.", "Leave them out.")
         if self.provider is not Provider.CUDA and self.cuda_graphs:

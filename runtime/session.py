@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,11 +50,12 @@ class GraphSession:
         self._stamps = {path: _stamp(path) for path in map(artifact.path, self.graph.data)}
         self._check_interface()
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name.
+    def run(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name.
 
         Args:
             feeds: Every input by name, of the contract's dtype and shape.
+            names: Which outputs; all by default.
 
         Raises:
             InputError: An input is missing, of another dtype or shape than the contract says, empty, or NaN.
@@ -64,8 +65,8 @@ class GraphSession:
         self.check_unchanged()
         for spec in self.graph.inputs:
             check_feed(spec, feeds.get(spec.name))
-        names = [spec.name for spec in self.graph.outputs]
-        return dict(zip(names, self.engine.run(names, feeds), strict=True))
+        wanted = [spec.name for spec in self.graph.outputs] if names is None else names
+        return dict(zip(wanted, self.engine.run(wanted, feeds), strict=True))
 
     def check_unchanged(self) -> None:
         """Refuse weights that were overwritten in place, which providers may have mapped; replaced files do no harm.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import sentencepiece
 from numpy.typing import NDArray
 
 from .contract import TokenizerSpec
@@ -55,6 +54,8 @@ class Tokenizer:
     """
 
     def __init__(self, model: Path, spec: TokenizerSpec) -> None:
+        import sentencepiece  # 5 MB that whoever has pictures alone does without
+
         self.spec = spec
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
