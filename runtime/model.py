@@ -141,6 +141,7 @@ class Siglip:
         """Start anew in a forked process: it has neither the threads nor, maybe, the unlocked locks of its parent."""
         if self._process != os.getpid():
             _inherited.append((self._sessions, self._executor))  # ending them would wait for threads that are not here
+            self._text_cache = TextCache(self._text_cache.entries)  # the lock of the old one may be taken for ever
             self._start()
 
     def __reduce__(self) -> tuple[Any, ...]:

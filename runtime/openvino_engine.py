@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +21,8 @@ from .options import SessionOptions
 from .providers import PROVIDERS, openvino_config
 
 _SPEC: Final = PROVIDERS[Provider.OPENVINO]
+_threads: Final[set[int]] = set()  # that are in OpenVINO
+_cut_off: Final[set[int]] = set()  # those that were in it when this process was forked
 _DTYPES: Final = {"f32": "float32", "f16": "float16", "i64": "int64"}
 
 
@@ -35,8 +40,10 @@ class OpenVinoEngine:
     def __init__(self, source: Source, options: SessionOptions) -> None:
         self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
         config = openvino_config(options, source.precision)
+        _refuse_after_fork()
         try:
-            self._model = _compiled(source, config, keep=options.cache)
+            with _computing():
+                self._model = _compiled(source, config, keep=options.cache)
         except Exception as error:  # OpenVINO raises bare RuntimeErrors, ours pass
             if isinstance(error, ProviderError):
                 raise
@@ -60,7 +67,8 @@ class OpenVinoEngine:
         """
         request = self._requests.get()
         try:
-            request.infer(dict(feeds), share_inputs=True)
+            with _computing():
+                request.infer(dict(feeds), share_inputs=True)
             return [np.array(request.get_tensor(name).data) for name in names]
         except Exception as error:  # OpenVINO raises bare RuntimeErrors
             raise ProviderError(
@@ -76,6 +84,34 @@ class OpenVinoEngine:
                 f"This processor ({machine.processor().name}) does not compute in {wanted}; OpenVINO took {found}.",
                 "Ask for the fp32 variant, or give the hint f32.",
             )
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Note that this thread is in OpenVINO; adding to a set needs no lock, which a fork could find taken."""
+    _threads.add(threading.get_ident())
+    try:
+        yield
+    finally:
+        _threads.discard(threading.get_ident())
+
+
+def _note_fork() -> None:
+    """OpenVINO's pool of threads is not there in a forked process; if it was at work, waiting for it has no end."""
+    _cut_off.update(_threads)
+    _threads.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def _refuse_after_fork() -> None:
+    if _cut_off:
+        raise ProviderError(
+            "This process was forked while another thread computed in OpenVINO, which therefore cannot be used in it.",
+            "Start processes by spawn, or fork before the model is used.",
+        )
 
 
 def _compiled(source: Source, config: dict[str, str], *, keep: bool) -> Any:
