@@ -3,6 +3,6 @@
 from .embed import Cluster, EmbedJob, Engine, embed
 from .items import Inputs, Kind
 from .parquet import VectorType
-from .search import Hit, search
+from .retrieval import Hit, search
 
 __all__ = ["Cluster", "EmbedJob", "Engine", "Hit", "Inputs", "Kind", "VectorType", "embed", "search"]

@@ -66,6 +66,7 @@ class EmbedJob:
         batch_size: How many go through the tower at once; None takes what is fastest on the provider.
         engine: Where the work is done.
         cluster: How Ray is used.
+        save_every: Seconds of work that a kill may cost.
         overwrite: Replace an output, and forget parts of another job.
     """
 
@@ -76,6 +77,7 @@ class EmbedJob:
     batch_size: int | None = None
     engine: Engine = Engine.LOCAL
     cluster: Cluster = field(default_factory=Cluster)
+    save_every: float = 30.0
     overwrite: bool = False
 
 
@@ -161,7 +163,7 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
     stages = Stages(model, job)
     _clear(job)
     model.session(stages.role)  # what is wrong with the model is said before a folder is made
-    with Parts(job.output, _key(stages), stages.about) as parts:
+    with Parts(job.output, _key(stages), stages.about, job.save_every) as parts:
         done, errors = parts.rows, 0
         progress(done, errors)
         for chunk, rows in _engine(job)(stages, parts.missing(job.inputs)):

@@ -98,15 +98,20 @@ def table(
     dense = np.zeros((len(ids), about.size), np.float32)
     dense[~bad] = vectors
     numbers, scales = pack(dense, about.vectors)
-    columns: dict[str, Any] = {"id": arrow.array(list(ids), arrow.string())}
+    columns: dict[str, Any] = {"id": arrow.array(map(_written, ids), arrow.string())}
     if about.kind == "text":
-        columns["text"] = arrow.array(list(texts), arrow.string())
+        columns["text"] = arrow.array(map(_written, texts), arrow.string())
     mask = arrow.array(bad)
     columns["embedding"] = arrow.FixedSizeListArray.from_arrays(arrow.array(numbers.ravel()), about.size, mask=mask)
     if about.vectors is VectorType.INT8:
         columns["scale"] = arrow.array(scales, mask=bad)
-    columns["error"] = arrow.array(list(errors), arrow.string())
+    columns["error"] = arrow.array(map(_written, errors), arrow.string())
     return arrow.table(columns, schema=schema(about))
+
+
+def _written(text: str | None) -> str | None:
+    r"""A name or text as UTF-8 can hold it: a file's name, on Linux, may be any bytes, and is written with `\udcxx`."""
+    return text if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def pack(vectors: NDArray[np.float32], kind: VectorType) -> tuple[NDArray[Any], NDArray[np.float32]]:

@@ -26,8 +26,7 @@ from .items import Inputs, Item
 from .parquet import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
 
 CHUNK: Final = 64  # items in a chunk; fixed, since it decides which rows share a batch
-PART_ROWS: Final = 4096  # a part is written when it has so many rows (16 MB at 1024 numbers) …
-PART_SECONDS: Final = 30.0  # … or when so much work would be lost
+PART_ROWS: Final = 4096  # a part is written when it has so many rows (16 MB at 1024 numbers), if not before
 _CHUNKS_KEY: Final = b"siglip_onnx_chunks"
 _JOB: Final = "job.json"
 
@@ -60,13 +59,14 @@ class Parts:
         output: The file that they become.
         job: All that decides what its rows are; parts of another job are not taken.
         about: What the output will say of itself.
+        save_every: Seconds after which a part is written.
 
     Raises:
         InputError: Another process writes this output, parts of another job are in the way, or nothing can be written.
     """
 
-    def __init__(self, output: Path, job: dict[str, Any], about: About) -> None:
-        self.output, self.about = output, about
+    def __init__(self, output: Path, job: dict[str, Any], about: About, save_every: float = 30.0) -> None:
+        self.output, self.about, self._save_every = output, about, save_every
         self.folder = output.with_name(output.name + ".parts")
         self._job = msgspec.json.format(msgspec.json.encode(job), indent=2)
         self._waiting: list[tuple[Chunk, Any]] = []
@@ -76,8 +76,12 @@ class Parts:
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.folder / "lock")
-            self._same_job()
-            self._done = {number: place for part in self._files() for number, place in _chunks(part).items()}
+            try:
+                self._same_job()
+                self._done = {number: place for part in self._files() for number, place in _chunks(part).items()}
+            except BaseException:
+                self._lock.close()
+                raise
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -100,7 +104,7 @@ class Parts:
         """
         self._waiting.append((chunk, table))
         self._rows += len(chunk.items)
-        if self._rows >= PART_ROWS or time.monotonic() - self._written > PART_SECONDS:
+        if self._rows >= PART_ROWS or time.monotonic() - self._written >= self._save_every:
             self.flush()
 
     def flush(self) -> None:
@@ -179,7 +183,6 @@ class Parts:
             return
         before, now = (msgspec.json.decode(data) for data in (file.read_bytes(), self._job))
         if before != now:
-            self._lock.close()
             other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
             raise InputError(
                 f"{self.folder} holds the beginning of another job ({', '.join(other)} differ).",

@@ -37,6 +37,7 @@ _SUFFIX = ".parquet"
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Ray actors with a model each.")
 @click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True)
 @click.option("--cores-per-worker", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--save-every", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds.")
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT, and forget what another job has begun there.")
 @with_image_options
 @auto_precision_option
@@ -57,6 +58,7 @@ def command(
     workers: int,
     gpus_per_worker: float,
     cores_per_worker: int,
+    save_every: float,
     overwrite: bool,
     image_options: ImageOptions,
     precision: str,
@@ -75,7 +77,15 @@ def command(
     chosen = Inputs(inputs, Kind(kind), column, id_column)
     cluster = Cluster(ray_address, workers, gpus_per_worker, cores_per_worker)
     job = EmbedJob(
-        chosen, output, VectorType(vectors), template, batch_size, Engine(engine), cluster, overwrite=overwrite
+        chosen,
+        output,
+        vectors=VectorType(vectors),
+        template=template,
+        batch_size=batch_size,
+        engine=Engine(engine),
+        cluster=cluster,
+        save_every=save_every,
+        overwrite=overwrite,
     )
     model = Siglip.load(artifact, precision, provider, options=options, image_options=image_options)
     tell_choice(model, precision, provider)
