@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format train-emoji clean
+.PHONY: demo test test-cluster lint format train-emoji clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
 	$(BIN)/pytest
+
+test-cluster: $(READY)
+	$(BIN)/pytest -m cluster
 
 lint: $(READY)
 	$(BIN)/ruff check .

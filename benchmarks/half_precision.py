@@ -46,7 +46,7 @@ def main() -> None:
             tower = Tower(model.artifact.path(model.artifact.graph(role, model.precision).path), inputs)
             lowered = Fp16(float32=float32).prepare(tower).derive(frozenset())
             for weight, value in lowered.graph.initializers.items():
-                assert value.const_value is not None  # noqa: S101  the recipe has filled them all
+                assert value.const_value is not None  # the recipe has filled them all
                 value.const_value = ir.Tensor(read(value.const_value), name=weight)
             found = ReferenceEvaluator(ir.to_proto(lowered)).run(["pooler_output"], {input_name: inputs})[0]
             wanted = np.concatenate([model.encode(role, inputs[i : i + 1]) for i in range(len(inputs))])

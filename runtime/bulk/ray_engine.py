@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def run_on_ray(stages: Stages, todo: Missing) -> Iterator[tuple[Chunk, Any]]:
             items = tuple(Item(name, None) for name in msgspec.msgpack.decode(row["names"], type=list[str]))
             yield Chunk(row["chunk"], items), arrow.ipc.open_stream(row["rows"]).read_all()
     except ray.exceptions.RayError as error:
-        raise _told(error) from error
+        raise _told(ray, error) from error
 
 
 def _dataset(ray: Any, recipe: _Recipe, todo: Missing, cluster: Cluster) -> Any:
@@ -184,6 +185,8 @@ def _ray(cluster: Cluster) -> Any:
         raise ProviderError(f"Ray cannot be imported ({error}).", "Run: pip install 'siglip-onnx[ray]'.") from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if cluster.address:
+        _require_listener(cluster.address)
     if not ray.is_initialized():
         # A machine of its own gets one slot more than it has cores to embed with, or nothing would decode.
         cores = None if cluster.address else max(machine.cores(), cluster.workers * cluster.cores + 1)
@@ -203,12 +206,25 @@ def _ray(cluster: Cluster) -> Any:
     return ray
 
 
-def _told(error: Exception) -> SiglipOnnxError:
+def _require_listener(address: str) -> None:
+    """Refuse an address at which nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # such as `auto`, which Ray looks up on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ProviderError(
+            f"Ray cannot be reached at {address} ({error.strerror or error}).", "Check the address: `ray status`."
+        ) from error
+
+
+def _told(ray: Any, error: Exception) -> SiglipOnnxError:
     """The error that a worker met: ours as it was, others in a sentence."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, SiglipOnnxError):
-            return type(cause)(cause.what, cause.next_step)
+        if isinstance(cause, SiglipOnnxError) and not isinstance(cause, ray.exceptions.RayError):
+            return cause  # Ray's own error is of both kinds, without the words of ours
         cause = getattr(cause, "cause", None) or cause.__cause__
     return ProviderError(
         f"Ray gave up: {str(error).strip().splitlines()[-1]}",

@@ -1,0 +1,149 @@
+"""Full-size speed of every variant on every provider, beside PyTorch, Optimum, and transformers.js' files.
+
+    python benchmarks/runtime.py build/large build/large-artifact --optimum build/tools/optimum/bin/python \
+        --optimum-export build/optimum --js build/js --rounds 5
+
+Each program is a process of its own that loads its model and waits; they are asked in turns (round robin), one at a
+time, so that whatever else the machine does meets all of them. Printed are medians, and the ratio to PyTorch in float32
+with its range over the rounds. Cold start is from the start of the process to the first picture and text, files being
+in the page cache; peak memory is the largest resident set with both towers, at one picture and one text.
+
+The export by Optimum is made with `optimum-cli export onnx --model build/large --task
+zero-shot-image-classification build/optimum` in an environment of its own; transformers.js' files, from our fp32
+graphs, by ONNX Runtime's quantize_dynamic with unsigned weights, as its conversion script does (`--js` makes them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WORK = ("vision 1", "vision 8", "text 1", "text 32", "pair 1 1", "pair 8 32")
+CHOICES = (
+    *("fp32:cpu", "int8:cpu", "int8-static:cpu", "fp32:openvino", "bf16:openvino", "int8-static:openvino"),
+    *("int8-static:openvino:bf16", "bf16:openvino-ort"),
+)
+CONTENDER = Path(__file__).parent / "contender.py"
+BASE = "PyTorch fp32"
+
+
+@dataclass
+class Program:
+    """A contender in a process of its own."""
+
+    name: str
+    command: list[str]
+    work: tuple[str, ...] = WORK
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def start(self) -> None:
+        began = time.monotonic()
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdout
+        if self.process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"{self.name} did not start: {' '.join(self.command)}")
+        self.cold = time.monotonic() - began
+        self.peak = self.ask("peak")
+
+    def ask(self, line: str) -> float:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def programs(args: argparse.Namespace) -> list[Program]:
+    here = [sys.executable, str(CONTENDER)]
+    found = [
+        Program(BASE, [*here, "torch", args.checkpoint]),
+        Program("PyTorch bf16", [*here, "torch", args.checkpoint, "bf16"]),
+    ]
+    for choice in args.choices:
+        precision, provider, *hint = choice.split(":")
+        name = f"{precision} on {provider}" + (f", hint {hint[0]}" if hint else "")
+        found.append(Program(name, [*here, "ours", args.artifact, precision, provider, *hint]))
+    if args.js:
+        found.append(Program("transformers.js q8", [*here, "plain", args.js, "_quantized"]))
+        found.append(Program("transformers.js fp32", [*here, "plain", f"{args.artifact}/onnx"]))
+    if args.optimum:
+        command = [args.optimum, str(CONTENDER), "optimum", args.optimum_export]
+        found.append(Program("Optimum", command, ("pair 1 1", "pair 8 32")))
+    return [program for program in found if not args.only or any(word in program.name for word in [BASE, *args.only])]
+
+
+def quantized(artifact: str, folder: Path) -> None:
+    """What transformers.js' script makes of the towers at its default dtype for WebAssembly, q8."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for tower in ("vision", "text"):
+        made = folder / f"{tower}_model_quantized.onnx"
+        if not made.exists():
+            source = Path(artifact) / "onnx" / f"{tower}_model.onnx"
+            quantize_dynamic(source, made, weight_type=QuantType.QUInt8, use_external_data_format=True)
+    shutil.rmtree(folder / "tmp", ignore_errors=True)
+
+
+def measure(found: list[Program], rounds: int) -> None:
+    for count in range(rounds + 1):
+        for line in WORK:
+            for program in found:
+                if line in program.work:
+                    time.sleep(0.05)  # in which the threads of the last one go to sleep
+                    seconds = program.ask(line)
+                    if count:  # the first round warms up
+                        program.seconds.setdefault(line, []).append(seconds)
+
+
+def cell(program: Program, base: Program, line: str) -> str:
+    if line not in program.seconds:
+        return "–"
+    ratios = [b / a for a, b in zip(program.seconds[line], base.seconds[line], strict=True)]
+    median = 1000 * statistics.median(program.seconds[line])
+    return f"{median:,.0f} ms, {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("artifact")
+    parser.add_argument(
+        "--choices",
+        nargs="+",
+        default=CHOICES,
+    )
+    parser.add_argument("--optimum", help="A Python that has optimum-onnx.")
+    parser.add_argument("--optimum-export", help="What optimum-cli made of the checkpoint.")
+    parser.add_argument("--js", help="A folder for transformers.js' files.")
+    parser.add_argument("--only", nargs="+", help="Only programs with one of these words in their names.")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    if args.js:
+        quantized(args.artifact, Path(args.js))
+    found = programs(args)
+    for program in found:
+        program.start()
+    measure(found, args.rounds)
+    print("| | cold start, s | peak MB | " + " | ".join(WORK) + " |")
+    print("| --- " * (len(WORK) + 3) + "|")
+    for program in found:
+        cells = " | ".join(cell(program, found[0], line) for line in WORK)
+        print(f"| {program.name} | {program.cold:.2f} | {program.peak:,.0f} | {cells} |")
+        program.stop()
+
+
+if __name__ == "__main__":
+    main()
