@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
 
 from .contract import ImageSpec
 from .errors import InputError
@@ -131,7 +130,7 @@ def load_image(image: ImageInput, options: ImageOptions, due: tuple[int, int] = 
             if opened is not image:
                 files.enter_context(opened)
             _check_size(opened, options.max_pixels, name)
-            if options.reduced_jpeg and isinstance(opened, JpegImageFile):
+            if options.reduced_jpeg and opened.format == "JPEG":
                 opened.draft("RGB", (2 * due[0], 2 * due[1]))
             return _to_rgb(opened, options)
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -304,7 +304,7 @@ class Siglip:
         """Batches of pixel_values, decoded by other threads, two batches ahead."""
         each = ahead(self._executor, self.images.one, images, 2 * size)
         for futures in batched(each, size):
-            yield np.stack([future.result() for future in futures])
+            yield futures[0].result()[None] if len(futures) == 1 else np.stack([future.result() for future in futures])
 
     def _finished(self, embeddings: FloatArray, normalize: bool) -> FloatArray:
         return normalized(embeddings) if normalize and not self.contract.embedding.normalized else embeddings
