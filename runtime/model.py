@@ -47,8 +47,10 @@ class Label:
 class Siglip:
     """A SigLIP model without PyTorch. Threads may share it; each tower is loaded when it is first used.
 
-        with Siglip.load("siglip-large") as model:
-            best = model.classify(["cat.jpg"], ["a cat", "a dog"])[0][0]
+    >>> with Siglip.load(folder) as model:  # an artifact's
+    ...     best = model.classify([picture], ["pizza", "bear"])[0][0]
+    >>> best.label, round(best.probability, 2)
+    ('bear', 0.99)
 
     It may be sent to another process (pickled), and used in a forked one, which loads towers of its own. Calls release
     Python's lock while they compute, so `await asyncio.to_thread(model.encode_image, …)` keeps an event loop running.
@@ -98,6 +100,10 @@ class Siglip:
             options: How graphs are loaded; their provider is the one that is named here.
             image_options: Choices that change pixels; the defaults are the reference's.
             text_cache: Embeddings of texts that are known already; models may share one.
+
+        >>> model = Siglip.load(folder, "auto", "auto")
+        >>> str(model.precision), str(model.options.provider)
+        ('fp32', 'cpu')
 
         Raises:
             ArtifactError: The artifact is missing, damaged, or lacks that precision.
@@ -169,6 +175,9 @@ class Siglip:
             batch_size: How many go through the tower at once; None takes what is fastest on the provider.
             normalize: Scale each embedding to length 1, as `logits` needs them.
 
+        >>> Siglip.load(folder).encode_image([picture]).shape
+        (1, 192)
+
         Raises:
             InputError: A picture cannot be used, or there is none.
         """
@@ -185,6 +194,9 @@ class Siglip:
             texts: Strings; a TextCutWarning tells of those that the model does not read to their end.
             batch_size: How many go through the tower at once; None takes what is fastest on the provider.
             normalize: Scale each embedding to length 1, as `logits` needs them.
+
+        >>> Siglip.load(folder).encode_text(["a bear", "pizza"]).shape
+        (2, 192)
 
         Raises:
             InputError: A text cannot be used, or there is none.
@@ -208,6 +220,9 @@ class Siglip:
         Args:
             labels: What to choose among.
             template: What the model reads for a label, or several; `{}` stands for it, as in "a photo of {}".
+
+        >>> Siglip.load(folder).encode_labels(["bear", "pizza"], ["{}", "an emoji of {}"]).shape
+        (2, 192)
 
         Raises:
             InputError: A label cannot be used, there is none, or a template has no `{}`.
@@ -241,6 +256,11 @@ class Siglip:
     def on_device(self, role: Role) -> DeviceTower:
         """The tower for arrays that lie in the device's memory (DLPack); on CUDA or the CPU.
 
+        >>> model = Siglip.load(folder)
+        >>> ids = model.tokenizer(["a bear"])  # or a CUDA tensor, where the model is on CUDA
+        >>> np.from_dlpack(model.on_device(Role.TEXT)(ids)).shape
+        (1, 192)
+
         Raises:
             ProviderError: The model runs elsewhere.
         """
@@ -260,7 +280,13 @@ class Siglip:
         return np.asarray(self.similarity(image_embeddings, text_embeddings) * scale + bias, np.float32)
 
     def probabilities(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
-        """The probability of each pair, float32 [images, texts]: sigmoid(logit)."""
+        """The probability of each pair, float32 [images, texts]: sigmoid(logit).
+
+        >>> model = Siglip.load(folder)
+        >>> images, texts = model.encode_image([picture]), model.encode_text(["bear", "pizza"])
+        >>> model.probabilities(images, texts).round(2).tolist()
+        [[0.9900000095367432, 0.0]]
+        """
         return sigmoid(self.logits(image_embeddings, text_embeddings))
 
     def classify(

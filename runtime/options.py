@@ -46,6 +46,10 @@ class SessionOptions:
         hint: Arithmetic of OpenVINO; None takes that of the variant's precision (`HINTS`).
         mode: Whether OpenVINO spends the cores on one request or on several at once.
         cache: Keep what a provider compiled, for the next start on this machine, in `cache.folder()`.
+
+    >>> SessionOptions(threads=0)
+    Traceback (most recent call last):
+    siglip_onnx.runtime.errors.InputError: threads is 0. Use a whole number of at least 1.
     """
 
     provider: Provider = Provider.CPU

@@ -55,6 +55,12 @@ class TextCache:
 
     Args:
         entries: How many it holds at most; 0 holds none.
+
+    >>> cache = TextCache(100)
+    >>> model = Siglip.load(folder, text_cache=cache)
+    >>> _ = model.encode_text(["a bear", "pizza", "a bear"])
+    >>> len(cache)
+    2
     """
 
     def __init__(self, entries: int = DEFAULT_ENTRIES) -> None:

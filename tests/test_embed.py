@@ -130,6 +130,13 @@ def test_texts_from_every_form(model: Siglip, tmp_path: Path) -> None:
         np.testing.assert_allclose([row["embedding"] for row in found], due, atol=1e-6)
 
 
+def test_texts_that_are_too_long_are_told_of(artifact: Path, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "t.txt").write_text("short\n" + "a long text " * 60 + "\n")
+    run = command("embed", artifact, tmp_path / "t.txt", "-o", out := tmp_path / "o.parquet", "--kind", "text")
+    assert "1 texts are longer than the model reads (column cut)" in run.out
+    assert [row["cut"] for row in rows(out)] == [False, True]
+
+
 def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) -> None:
     table = tmp_path / "t.jsonl"
     lines = [json.dumps(line) for line in ({"t": "fine"}, {"t": 7}, {"u": "x"}, {"t": None}, {"t": "also fine"})]

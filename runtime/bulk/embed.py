@@ -22,6 +22,7 @@ from ..model import Siglip, normalized
 from ..pipeline import ahead, batched
 from ..providers import PROVIDERS
 from ..session import identity
+from ..tokenizer import Cut
 from .items import Inputs, Item, Kind, Member
 from .parquet import About, VectorType, table
 from .parts import Chunk, Missing, Parts
@@ -83,11 +84,19 @@ class EmbedJob:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An item on its way into the tower: pixels, uint8 [height, width, 3], or a text; or why there is neither."""
+    """An item on its way into the tower.
+
+    Attributes:
+        item: What was listed.
+        value: Pixels, uint8 [height, width, 3], or what the model reads; None where there is an error.
+        error: Why there is neither.
+        cut: Whether the end of the text is not read.
+    """
 
     item: Item
     value: NDArray[np.uint8] | str | None = None
     error: str | None = None
+    cut: bool = False
 
 
 class Stages:
@@ -115,8 +124,9 @@ class Stages:
             if self.role is Role.VISION:
                 return Prepared(item, self.model.images.bytes_of(content))
             text = self.job.template.replace("{}", str(content))
-            self.model.tokenizer([text])
-            return Prepared(item, text)
+            cuts: list[Cut] = []
+            self.model.tokenizer([text], cuts.append)
+            return Prepared(item, text, cut=bool(cuts))
         except SiglipOnnxError as error:
             return Prepared(item, None, error.what)
         except Exception as error:  # a defect of a decoder, which is no reason to lose the others
@@ -136,7 +146,7 @@ class Stages:
         """The table of a chunk, with the vectors of those items that have no error."""
         stacked = np.stack(vectors) if vectors else np.empty((0, self.about.size), np.float32)
         items, errors = [one.item for one in prepared], [one.error for one in prepared]
-        texts = [item.content if isinstance(item.content, str) else None for item in items]
+        texts = [(one.item.content if isinstance(one.item.content, str) else None, one.cut) for one in prepared]
         return table(self.about, [item.id for item in items], texts, errors, stacked)
 
     def chunk(self, items: Sequence[Prepared]) -> Any:
@@ -153,6 +163,10 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
         artifact: A model, or an artifact's folder, which is run at fp32 on the CPU.
         job: What to do.
         progress: Told how many rows are done, and how many of them have an error.
+
+    >>> about = embed(folder, EmbedJob(Inputs((picture,)), output))
+    >>> about.rows, about.errors
+    (1, 0)
 
     Raises:
         InputError: The inputs, the output or a part of another job are not as they must be.

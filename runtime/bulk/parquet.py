@@ -37,6 +37,7 @@ class About:
         artifact: Where the artifact was.
         size: Numbers in a vector, which has length 1.
         scale: With `bias`, logit = scale * cosine + bias.
+        cut: How many texts the model did not read to their end.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class About:
     schema_version: Literal[1] = 1
     rows: Annotated[int, msgspec.Meta(ge=0)] = 0
     errors: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cut: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 def pyarrow() -> tuple[Any, Any]:
@@ -72,14 +74,15 @@ def pyarrow() -> tuple[Any, Any]:
 
 
 def schema(about: About) -> Any:
-    """Columns: id; text (of texts); embedding, a list of fixed size; scale, float32 (of int8); error.
+    """Columns: id; text, and whether its end was cut off (of texts); embedding; scale, float32 (of int8); error.
 
     Where there is an error there is no embedding, and the other way round.
     """
     arrow, _ = pyarrow()
     number = {"float32": arrow.float32(), "float16": arrow.float16(), "int8": arrow.int8()}[about.vectors]
     fields = [arrow.field("id", arrow.string(), nullable=False)]
-    fields += [arrow.field("text", arrow.string())] if about.kind == "text" else []
+    texts = [arrow.field("text", arrow.string()), arrow.field("cut", arrow.bool_())]
+    fields += texts if about.kind == "text" else []
     fields += [arrow.field("embedding", arrow.list_(number, about.size))]
     fields += [arrow.field("scale", arrow.float32())] if about.vectors is VectorType.INT8 else []
     return arrow.schema([*fields, arrow.field("error", arrow.string())])
@@ -88,11 +91,19 @@ def schema(about: About) -> Any:
 def table(
     about: About,
     ids: Sequence[str],
-    texts: Sequence[str | None],
+    texts: Sequence[tuple[str | None, bool]],
     errors: Sequence[str | None],
     vectors: NDArray[np.float32],
 ) -> Any:
-    """Rows as a table; `vectors`, [rows without error, size], are those of the rows without error, in order."""
+    """Rows as a table.
+
+    Args:
+        about: What decides the columns.
+        ids: Their names.
+        texts: Of texts, and whether their end was cut off.
+        errors: Why there is no vector, or None where there is one.
+        vectors: float32 [rows without error, size], in order.
+    """
     arrow, _ = pyarrow()
     bad = np.array([error is not None for error in errors])
     dense = np.zeros((len(ids), about.size), np.float32)
@@ -100,7 +111,8 @@ def table(
     numbers, scales = pack(dense, about.vectors)
     columns: dict[str, Any] = {"id": arrow.array(map(_written, ids), arrow.string())}
     if about.kind == "text":
-        columns["text"] = arrow.array(map(_written, texts), arrow.string())
+        columns["text"] = arrow.array((_written(text) for text, _ in texts), arrow.string())
+        columns["cut"] = arrow.array([cut for _, cut in texts])
     mask = arrow.array(bad)
     columns["embedding"] = arrow.FixedSizeListArray.from_arrays(arrow.array(numbers.ravel()), about.size, mask=mask)
     if about.vectors is VectorType.INT8:

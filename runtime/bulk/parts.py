@@ -126,7 +126,8 @@ class Parts:
             InputError: There is no room, or the folder cannot be written.
         """
         self.flush()
-        about = replace(self.about, rows=self.rows, errors=self._errors())
+        errors, cut = self._counts()
+        about = replace(self.about, rows=self.rows, errors=errors, cut=cut)
         partial = self.output.with_name(f".{self.output.name}.partial-{os.getpid()}")
         try:
             with _writing(self.output):
@@ -168,8 +169,14 @@ class Parts:
         if opened is not None:
             opened[1].close()
 
-    def _errors(self) -> int:
-        return sum(len(t) - t.column("error").null_count for t in self._tables(["error"]))
+    def _counts(self) -> tuple[int, int]:
+        """How many rows have an error, and how many texts were cut."""
+        columns = ["error", "cut"] if self.about.kind == "text" else ["error"]
+        errors = cut = 0
+        for table in self._tables(columns):
+            errors += len(table) - table.column("error").null_count
+            cut += sum(table.column("cut").to_pylist()) if "cut" in columns else 0
+        return errors, cut
 
     def _files(self) -> list[Path]:
         for leftover in self.folder.glob(".*.partial-*"):  # of a process that was killed; we hold the lock

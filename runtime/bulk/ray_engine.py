@@ -1,7 +1,8 @@
 """The stages of `embed` as Ray Data operators: one task lists, tasks decode, actors embed; this process writes.
 
 A chunk travels whole, as one row, so that a worker that dies costs its chunks and nothing else: Ray runs them again.
-The listing is a task that streams and is held back, so that only a few chunks are in memory at once.
+The listing is a task that streams and is held back, so that only a few chunks are in memory at once. Where decoding and
+embedding need the same resources (a core each), Ray runs both in the actor, which saves moving pixels.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from .parts import Chunk, Missing
 
 # An item as it is listed: its name; a path or text, bytes, or where they are (file, offset, size); or an error.
 _Listed = tuple[str, str | None, bytes | None, tuple[str, int, int] | None, str | None]
-# An item as it is decoded: its name; its text, if it is one; pixels, or what the model reads; or an error.
-_Decoded = tuple[str, str | None, bytes | None, str | None, str | None]
+# An item as it is decoded: its name; its text, if it is one; pixels, or what the model reads; or an error; and whether
+# the end of the text is not read.
+_Decoded = tuple[str, str | None, bytes | None, str | None, str | None, bool]
 
 
 def run_on_ray(stages: Stages, todo: Missing) -> Iterator[tuple[Chunk, Any]]:
@@ -143,10 +145,10 @@ class _Embedder:
         return _row(chunk=row["chunk"], names=names, rows=sink.getvalue().to_pybytes())
 
     def _prepared(self, decoded: _Decoded) -> Prepared:
-        name, text, pixels, prompt, error = decoded
+        name, text, pixels, prompt, error, cut = decoded
         spec = self._stages.model.contract.image
         shaped = None if pixels is None else np.frombuffer(pixels, np.uint8).reshape(spec.height, spec.width, 3)
-        return Prepared(Item(name, text), prompt if shaped is None else shaped, error)
+        return Prepared(Item(name, text), prompt if shaped is None else shaped, error, cut)
 
 
 def _packed(item: Item) -> _Listed:
@@ -168,7 +170,7 @@ def _item(listed: _Listed) -> Item:
 def _decoded(one: Prepared) -> _Decoded:
     text = one.item.content if isinstance(one.item.content, str) else None
     pixels = one.value.tobytes() if isinstance(one.value, np.ndarray) else None
-    return one.item.id, text, pixels, one.value if isinstance(one.value, str) else None, one.error
+    return one.item.id, text, pixels, one.value if isinstance(one.value, str) else None, one.error, one.cut
 
 
 def _row(**cells: Any) -> Any:

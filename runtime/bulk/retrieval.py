@@ -60,6 +60,10 @@ def search(
         model: The model that embeds the queries; by default the artifact that the file names, at its precision.
         options: How that one is loaded.
 
+    >>> best = search(["a bear"], output)[0][0]  # in what `embed` has written
+    >>> best.id == picture
+    True
+
     Raises:
         InputError: The file cannot be used, or the model is of another checkpoint.
     """

@@ -92,9 +92,11 @@ def command(
     with _progress(chosen) as tell:
         about = embed(model, job, tell)
     if as_json:
-        print_json({"output": str(output), "rows": about.rows, "errors": about.errors})
+        print_json({"output": str(output), "rows": about.rows, "errors": about.errors, "cut": about.cut})
         return
     click.echo(f"Embedded {about.rows - about.errors:,} {kind}s to {output}; {about.errors:,} could not be read.")
+    if about.cut:
+        click.echo(f"{about.cut:,} texts are longer than the model reads (column cut).")
     query = '"a red apple"' if about.rows else "TEXT"
     click.echo(f"Next: siglip-onnx search {query} {output}")
 
