@@ -44,8 +44,8 @@ class ImageOptions:
         exif_orientation: Turn a photo as its EXIF orientation says.
         transparency: What becomes of an alpha channel.
         max_pixels: Larger pictures are refused before they are decoded.
-        reduced_jpeg: Decode JPEGs at the smallest of 1/2, 1/4 or 1/8 of their size that has at least twice the pixels
-            each way that the model sees. Faster; docs/runtime.md says how much pixels and embeddings drift.
+        reduced_jpeg: Decode JPEGs at the smallest of 1/2, 1/4 or 1/8 of their size that has at least one and a half times
+            the pixels each way that the model sees. Faster; docs/runtime.md says how much pixels and embeddings drift.
     """
 
     exif_orientation: bool = False
@@ -131,7 +131,7 @@ def load_image(image: ImageInput, options: ImageOptions, due: tuple[int, int] = 
                 files.enter_context(opened)
             _check_size(opened, options.max_pixels, name)
             if options.reduced_jpeg and opened.format == "JPEG":
-                opened.draft("RGB", (2 * due[0], 2 * due[1]))
+                opened.draft("RGB", (3 * due[0] // 2, 3 * due[1] // 2))
             return _to_rgb(opened, options)
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
