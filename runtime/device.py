@@ -111,18 +111,25 @@ class DeviceTower:
     def encode(self, batches: Iterable[Array]) -> Iterator[FloatArray]:
         """Embeddings of batches in the host's memory; each is copied to the device while the one before is computed.
 
-        Copies start in page-locked memory, where there is CUDA. Threads take turns.
+        Copies start in page-locked memory, where there is CUDA. Recorded graphs are replayed for one caller at a time;
+        others run without.
         """
-        with self._turn, ThreadPoolExecutor(1, "siglip-onnx-upload") as uploader:
-            waiting: Future[_Slot] | None = None
-            for count, batch in enumerate(batches):
-                check_feed(self.input, batch)
-                upload = uploader.submit(self._slots[count % 2].upload, batch)
+        first = self._turn.acquire(blocking=False)
+        slots = self._slots if first else (_Slot(self, None), _Slot(self, None))
+        try:
+            with ThreadPoolExecutor(1, "siglip-onnx-upload") as uploader:
+                waiting: Future[_Slot] | None = None
+                for count, batch in enumerate(batches):
+                    check_feed(self.input, batch)
+                    upload = uploader.submit(slots[count % 2].upload, batch)
+                    if waiting is not None:
+                        yield waiting.result().run()
+                    waiting = upload
                 if waiting is not None:
                     yield waiting.result().run()
-                waiting = upload
-            if waiting is not None:
-                yield waiting.result().run()
+        finally:
+            if first:
+                self._turn.release()
 
     def binding(self, value: Any) -> tuple[Any, Any]:
         """A binding from an OrtValue to a new output, and that output, both on the device."""
@@ -157,7 +164,12 @@ class DeviceTower:
                     f"{self._number}.",
                     "Move it there first.",
                 )
-            value = onnxruntime().OrtValue.from_dlpack(inputs)
+            try:
+                value = onnxruntime().OrtValue.from_dlpack(inputs)
+            except Exception as error:  # whatever the array's library or ONNX Runtime raises
+                raise InputError(
+                    f"The array cannot be taken by DLPack ({first_line(error)}).", "Make it contiguous and writable."
+                ) from error
             self._check(value.data_type(), tuple(value.shape()))
             binding.bind_ortvalue_input(self.input.name, value)
             return value
@@ -187,10 +199,14 @@ class DeviceTower:
 class _Slot:
     """A place for one batch: page-locked memory on the host, and for each size memory on the device.
 
-    The memory on the device stays where it is, as a recorded graph needs it.
+    The memory on the device stays where it is for the sizes that graphs are recorded for, and for the last other one.
+
+    Args:
+        tower: Whose inputs.
+        number: Tells its graphs from those of the other slot; None records none.
     """
 
-    def __init__(self, tower: DeviceTower, number: int) -> None:
+    def __init__(self, tower: DeviceTower, number: int | None) -> None:
         self._tower, self._number, self._pinned = tower, number, _Pinned()
         self._places: dict[int, tuple[Any, Any, Any]] = {}  # rows -> input, binding, output
         self._rows = self._due = 0
@@ -203,19 +219,23 @@ class _Slot:
         if self._due in self._places:
             self._places[self._due][0].update_inplace(staged)
         else:
+            self._places = {rows: place for rows, place in self._places.items() if self._replayed(rows)}
             value = self._tower.place(staged)
             self._places[self._due] = value, *self._tower.binding(value)
         return self
 
     def run(self) -> FloatArray:
         _, binding, output = self._places[self._due]
-        replayed = self._tower.graphs and self._due in BUCKETS
-        self._tower.run(binding, 2 * self._due + self._number if replayed else NO_GRAPH)
+        number = 2 * self._due + (self._number or 0) if self._replayed(self._due) else NO_GRAPH
+        self._tower.run(binding, number)
         return np.array(output.numpy()[: self._rows], np.float32)
 
+    def _replayed(self, rows: int) -> bool:
+        return self._tower.graphs and self._number is not None and rows in BUCKETS
+
     def _padded(self, rows: int) -> int:
-        """The next bucket, where graphs are replayed."""
-        return next((bucket for bucket in BUCKETS if bucket >= rows), rows) if self._tower.graphs else rows
+        """The next size that a graph is recorded for, if there is one."""
+        return next((bucket for bucket in BUCKETS if bucket >= rows and self._replayed(bucket)), rows)
 
 
 class _Pinned:

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from .contract import Provider
@@ -41,7 +41,8 @@ class Problem:
 
 def problem(provider: Provider, options: SessionOptions | None = None) -> Problem | None:
     """The first thing that keeps a provider from running here, or None if it has run the probe."""
-    probe = functools.partial(_probe, options=options or SessionOptions(provider))
+    strict = replace(options or SessionOptions(), provider=provider, allow_fallback=False, cache=False)
+    probe = functools.partial(_probe, options=strict)
     causes: tuple[Callable[[Provider], Problem | None], ...] = (_package, _build, _offered, _nvidia, probe)
     if not (wrong := _system(provider)) and provider not in _ON_NVIDIA and probe(provider) is None:
         return None  # what works needs no search for causes; on a GPU a failed probe would print pages first
@@ -93,7 +94,10 @@ def _offered(provider: Provider) -> Problem | None:
     spec = PROVIDERS[provider]
     if provider is Provider.OPENVINO or spec.plugin:
         return None
-    ort = onnxruntime()
+    try:
+        ort = onnxruntime()
+    except ProviderError as error:
+        return Problem(error.what, error.next_step)
     if spec.name in ort.get_available_providers():
         return None
     return Problem(f"the installed ONNX Runtime {ort.__version__} has no {spec.name}.", f"Install it: {spec.install}.")

@@ -19,7 +19,10 @@ UNKNOWN = "?"  # a free dimension whose name a program does not keep
 
 @dataclass(frozen=True)
 class Source:
-    """A graph to load: its path or bytes, the precision of its variant, and what tells it from every other graph."""
+    """A graph to load: its path or bytes, the precision of its variant, and a hash that vouches for what is there.
+
+    Without the hash nothing that is compiled is kept.
+    """
 
     graph: Path | bytes
     precision: Precision = Precision.FP32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +29,9 @@ _COMMON: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM")
 MAX_PIXELS: Final = 89_478_485
 
 
+_loading: Final = threading.Lock()
+
+
 class Transparency(StrEnum):
     """What becomes of an alpha channel: DROP forgets it, as the reference does; WHITE and BLACK paint behind it."""
 
@@ -44,8 +48,8 @@ class ImageOptions:
         exif_orientation: Turn a photo as its EXIF orientation says.
         transparency: What becomes of an alpha channel.
         max_pixels: Larger pictures are refused before they are decoded.
-        reduced_jpeg: Decode JPEGs at the smallest of 1/2, 1/4 or 1/8 of their size that has at least one and a half times
-            the pixels each way that the model sees. Faster; docs/runtime.md says how much pixels and embeddings drift.
+        reduced_jpeg: Decode files of JPEGs at the smallest of 1/2, 1/4 or 1/8 of their size that has at least one and a
+            half times the pixels each way that the model sees. Faster; docs/runtime.md has how much embeddings drift.
     """
 
     exif_orientation: bool = False
@@ -130,10 +134,18 @@ def load_image(image: ImageInput, options: ImageOptions, due: tuple[int, int] = 
             if opened is not image:
                 files.enter_context(opened)
             _check_size(opened, options.max_pixels, name)
-            if options.reduced_jpeg and opened.format == "JPEG":
+            if opened is image:
+                with _loading:  # several threads may have been given the same one
+                    opened.load()
+            elif options.reduced_jpeg and opened.format == "JPEG":
                 opened.draft("RGB", (3 * due[0] // 2, 3 * due[1] // 2))
             return _to_rgb(opened, options)
-    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{name} has more pixels than Pillow opens ({_reason(error)}).",
+            "Make it smaller first, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust where it comes from.",
+        ) from error
+    except UnidentifiedImageError as error:
         raise InputError(
             f"{name} is not in a format that can be read, or damaged ({_reason(error)}).",
             f"Use one of {', '.join(FORMATS)}.",

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import machine
 from .artifact import Artifact
+from .choice import AUTO, choose
 from .contract import Precision, Provider, Role
 from .device import DeviceTower
-from .diagnosis import problem, require
 from .errors import ArtifactError, InputError, ProviderError
 from .image import ImageInput, ImageOptions, ImageProcessor
 from .options import SessionOptions
 from .pipeline import ahead, batched
-from .providers import PROVIDERS, ranked
+from .providers import PROVIDERS
 from .session import GraphSession, identity
 from .text import TextCache, fill, warn_of_cut
 from .tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
-AUTO: Final = "auto"
 _TOWERS: Final = (Role.VISION, Role.TEXT)
-_Choice = TypeVar("_Choice", Precision, Provider)
 _log = logging.getLogger(__name__)
 
 
@@ -111,15 +110,10 @@ class Siglip:
             InputError: There is no precision or provider of that name.
         """
         opened = Artifact.open(artifact)
-        wanted = None if precision == AUTO else _member(Precision, precision)
-        chosen = replace(options or SessionOptions(), provider=_provider(opened, provider, wanted))
-        if provider != AUTO:
-            require(chosen.provider, chosen)  # a missing provider is an error now, not at first use
-        if wanted is None:
-            wanted = _ranked_first(opened, chosen.provider)
+        variant, chosen = choose(opened, precision, provider, options)
         if AUTO in (precision, provider):
-            _log.info("%s: chose %s on %s", opened.folder, wanted, chosen.provider)
-        return cls(opened, wanted, chosen, image_options, text_cache)
+            _log.info("%s: chose %s on %s", opened.folder, variant, chosen.provider)
+        return cls(opened, variant, chosen, image_options, text_cache)
 
     def __enter__(self) -> Self:
         return self
@@ -318,8 +312,10 @@ class Siglip:
             return self._sessions[role]
 
     def identity(self, role: Role) -> str:
-        """What tells this variant's graph of a role from every other, as 64 hex digits."""
-        return identity(self.artifact, self.artifact.graph(role, self.precision, self.options.provider))
+        """What tells the embeddings of a role from others: graph, weights, provider and arithmetic; 64 hex digits."""
+        options, graph = self.options, self.artifact.graph(role, self.precision, self.options.provider)
+        facts = (identity(self.artifact, graph), options.provider, options.hint or "", str(options.allow_fallback))
+        return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
     def _load_both(self) -> None:
         """Load the towers at the same time."""
@@ -333,6 +329,13 @@ class Siglip:
             yield futures[0].result()[None] if len(futures) == 1 else np.stack([future.result() for future in futures])
 
     def _finished(self, embeddings: FloatArray, normalize: bool) -> FloatArray:
+        bad = np.flatnonzero(~usable(embeddings))
+        if len(bad):
+            raise ProviderError(
+                f"The {self.precision} variant of {self.artifact.folder} on {self.options.provider} gives an embedding "
+                f"that is not finite, or zero, for item {bad[0]}.",
+                "Use a variant that carries a PASS.",
+            )
         return normalized(embeddings) if normalize and not self.contract.embedding.normalized else embeddings
 
     def _batch_size(self, role: Role, wanted: int | None) -> int:
@@ -367,6 +370,11 @@ def normalized(embeddings: FloatArray) -> FloatArray:
     return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32)
 
 
+def usable(embeddings: FloatArray) -> NDArray[np.bool_]:
+    """Which rows are finite and not zero, bool [rows]; others have no direction."""
+    return np.asarray(np.isfinite(embeddings).all(axis=1) & (embeddings != 0).any(axis=1))
+
+
 def sigmoid(logits: FloatArray) -> FloatArray:
     """1 / (1 + exp(-logit)), float32, without overflow at either end."""
     return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)), np.float32)
@@ -379,39 +387,3 @@ def _require_several(items: object, what: str) -> None:
         raise InputError(f"A single {what}, or none ({type(items).__name__}).", f"Pass a list, even for one {what}.")
     if not len(items):
         raise InputError("Nothing to encode.", f"Pass at least one {what}.")
-
-
-def _member(kind: type[_Choice], name: str) -> _Choice:
-    try:
-        return kind(name)
-    except ValueError:
-        known = ", ".join(kind)
-        raise InputError(f"There is no {kind.__name__.lower()} {name!r}.", f"Use one of: {known}; or {AUTO}.") from None
-
-
-def _provider(artifact: Artifact, name: str, precision: Precision | None) -> Provider:
-    """The provider of that name; for `auto` the fastest with a PASS that works here."""
-    if name != AUTO:
-        return _member(Provider, name)
-    tried: dict[Provider, str] = {}
-    for choice in ranked(artifact.contract, None, precision):
-        if choice.provider not in tried:
-            found = problem(choice.provider)
-            if found is None:
-                return choice.provider
-            tried[choice.provider] = found.cause
-    told = "; ".join(f"{provider}: {cause}" for provider, cause in tried.items()) or "no variant carries a PASS"
-    raise ProviderError(
-        f"Nothing in {artifact.folder} that carries a PASS works here ({told}).",
-        "Judge a variant with `siglip-onnx validate`, or name precision and provider yourself.",
-    )
-
-
-def _ranked_first(artifact: Artifact, provider: Provider) -> Precision:
-    choices = ranked(artifact.contract, provider, None)
-    if not choices:
-        raise ProviderError(
-            f"No variant of {artifact.folder} carries a PASS on {provider}.",
-            f"Run `siglip-onnx validate {artifact.folder} --provider {provider}`, or name a precision.",
-        )
-    return choices[0].precision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -73,6 +73,11 @@ class SessionOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise InputError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
+
+    def for_its_provider(self) -> SessionOptions:
+        """The same without what only another provider would look at."""
+        hint, mode = (self.hint, self.mode) if self.provider in _OPENVINO else (None, Mode.LATENCY)
+        return replace(self, hint=hint, mode=mode, cuda_graphs=self.cuda_graphs and self.provider is Provider.CUDA)
 
     def check_provider(self) -> None:
         """Refuse options that the provider would not look at.

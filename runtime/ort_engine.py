@@ -59,6 +59,8 @@ class OrtEngine:
         self.spec = PROVIDERS[options.provider]
         try:
             self.session = self._load(source, options, fallback=options.allow_fallback)
+        except ProviderError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise self._explained(error, source, options) from error
         self.placement: Mapping[str, int] = placement(self.session)
@@ -91,6 +93,8 @@ class OrtEngine:
         if self.spec.plugin and find_spec(self.spec.plugin):  # else a build that has it inside
             config.add_provider_for_devices(_plugin_devices(self.spec), chosen)
             return ort.InferenceSession(graph, config, enable_fallback=0)
+        if self.spec.name not in ort.get_available_providers():  # ONNX Runtime would only warn, and take the CPU
+            raise ProviderError(f"This ONNX Runtime has no {self.spec.name}.", f"Run: {self.spec.install}.")
         providers = [(self.spec.name, chosen)]
         if fallback and self.spec.name != _CPU:
             providers.append((_CPU, {}))

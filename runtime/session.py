@@ -40,7 +40,8 @@ class GraphSession:
     def __init__(self, artifact: Artifact, role: Role, precision: Precision, options: SessionOptions) -> None:
         self.graph = artifact.graph(role, precision, options.provider)
         self._path = artifact.path(self.graph.path).absolute()
-        source = Source(self._path, precision, identity(artifact, self.graph))
+        known = identity(artifact, self.graph) if options.verify else ""
+        source = Source(self._path, precision, known)
         with _verified(artifact, self.graph, options):
             try:
                 self.engine: Engine = load(source, options)
@@ -114,9 +115,16 @@ def bare_session(graph: bytes | str) -> Any:
 
 @contextmanager
 def _verified(artifact: Artifact, graph: Graph, options: SessionOptions) -> Iterator[None]:
-    """The graph's file is checked first, its weights while the block runs; nothing leaves the block unchecked."""
+    """The graph's file is checked first, its weights while the block runs; nothing leaves the block unchecked.
+
+    What is compiled into a cache outlives the block, so for a cache the weights are checked first, too.
+    """
     if not options.verify:
         artifact.verify_external_data(graph)
+        yield
+        return
+    if options.cache:
+        artifact.verify((graph.path, *graph.data))
         yield
         return
     artifact.verify((graph.path,))
@@ -145,6 +153,10 @@ def _same(found: TensorSpec, wanted: TensorSpec) -> bool:
     return all(a == b or (a == UNKNOWN and isinstance(b, str)) for a, b in pairs)
 
 
+def _no_array(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
 def _describe(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{s.name} {s.dtype} [{', '.join(map(str, s.shape))}]" for s in specs)
 
@@ -156,13 +168,13 @@ def check_feed(spec: TensorSpec, value: Array | None) -> None:
         InputError: The value is missing, of another dtype or shape, empty, or not finite.
     """
     fits = (
-        value is not None
+        isinstance(value, np.ndarray)
         and value.dtype == np.dtype(spec.dtype)
         and value.ndim == len(spec.shape)
         and all(isinstance(want, str) or want == have for want, have in zip(spec.shape, value.shape, strict=True))
     )
     if not fits:
-        found = "nothing" if value is None else f"{value.dtype} {list(value.shape)}"
+        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else _no_array(value)
         raise InputError(f"The graph's input {_describe((spec,))} was given {found}.", "Pass an array of that form.")
     if value is not None and value.size == 0:
         raise InputError(f"The graph's input {spec.name} was given a batch of nothing.", "Pass at least one row.")

@@ -79,6 +79,17 @@ def test_pixels_in_threads_are_the_pixels_of_one_by_one(model: Siglip) -> None:
     np.testing.assert_allclose(together, np.concatenate([model.encode_image([f]) for f in files]), atol=1e-6)
 
 
+def test_threads_that_are_given_the_same_picture(model: Siglip, tmp_path: Path) -> None:
+    photo = DATA / "images" / "photos" / "sklearn_china.jpg"
+    options = ImageOptions(reduced_jpeg=True)
+    fresh = Siglip.load(model.artifact.folder, image_options=options)
+    with Image.open(photo) as opened:
+        size = opened.size
+        found = fresh.encode_image([opened] * 6)
+        assert opened.size == size  # what is not ours is decoded whole
+    np.testing.assert_array_equal(found, np.repeat(model.encode_image([photo]), 6, axis=0))
+
+
 def test_a_reduced_jpeg_is_close_and_only_when_asked_for(tmp_path: Path) -> None:
     large = tmp_path / "large.jpg"
     with Image.open(DATA / "images" / "photos" / "sklearn_china.jpg") as photo:

@@ -20,7 +20,7 @@ from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, diagnosis, mac
 from siglip_onnx.runtime.artifact import write_contract
 from siglip_onnx.runtime.contract import Parity, Precision, Provider, Role, Verdict, Yardstick
 from siglip_onnx.runtime.engine import Source, load
-from siglip_onnx.runtime.errors import InputError, ProviderError
+from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
 from siglip_onnx.runtime.options import HINTS, Hint, Mode
 from siglip_onnx.runtime.providers import PROVIDERS, RANKING, ranked
 
@@ -309,6 +309,43 @@ def test_a_compiled_model_is_kept_for_its_content_alone(
 def load_with_cache(folder: Path) -> list[float]:
     model = Siglip.load(folder, provider="openvino", options=SessionOptions(cache=True))
     return [float(x) for x in model.encode_text(["a bear"])[0]]
+
+
+def test_nothing_damaged_gets_into_the_cache(
+    broken: Path, model: Siglip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGLIP_ONNX_CACHE", str(tmp_path / "cache"))
+    weights = broken / "onnx" / "text_model.onnx_data"
+    good, options = weights.read_bytes(), SessionOptions(cache=True)
+    weights.write_bytes((np.frombuffer(good, np.float32) * np.float32(1.25)).tobytes())
+    with pytest.raises(ArtifactError, match="is not the one that"):
+        Siglip.load(broken, provider="openvino", options=options).encode_text(["a bear"])
+    unchecked = SessionOptions(cache=True, verify=False)
+    wrong = Siglip.load(broken, provider="openvino", options=unchecked).encode_text(["a bear"])
+    assert np.abs(wrong - model.encode_text(["a bear"])).max() > 1e-3
+    weights.write_bytes(good)
+    found = Siglip.load(broken, provider="openvino", options=options).encode_text(["a bear"])
+    np.testing.assert_allclose(found, model.encode_text(["a bear"]), atol=1e-5)
+
+
+def test_a_missing_provider_is_an_error_whatever_may_fall_back(artifact: Path) -> None:
+    if diagnosis.problem(Provider.WEBGPU) is None:
+        pytest.skip("this machine has WebGPU")
+    options = SessionOptions(allow_fallback=True)
+    with pytest.raises(ProviderError, match="webgpu cannot be used here"):
+        Siglip.load(artifact, provider="webgpu", options=options)
+    with pytest.raises(ProviderError):
+        load(Source(diagnosis.PROBE), replace(options, provider=Provider.WEBGPU))
+
+
+def test_arithmetic_is_part_of_what_a_vector_is(model: Siglip) -> None:
+    def identity(provider: str, **options: Any) -> str:
+        chosen = SessionOptions(**options)
+        return Siglip.load(model.artifact.folder, provider=provider, options=chosen).identity(Role.TEXT)
+
+    found = {identity("cpu"), identity("openvino"), identity("openvino", hint=Hint.BF16), identity("openvino-ort")}
+    assert len(found) == 4
+    assert identity("cpu", threads=1) == identity("cpu")
 
 
 def test_processes_that_write_the_same_cache(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +17,14 @@ from numpy.typing import NDArray
 from .. import machine
 from ..contract import Precision, Role
 from ..errors import InputError, SiglipOnnxError
-from ..model import Siglip, normalized
+from ..model import Siglip, normalized, usable
 from ..pipeline import ahead, batched
 from ..providers import PROVIDERS
 from ..session import identity
 from ..tokenizer import Cut
 from .items import Inputs, Item, Kind, Member
 from .parquet import About, VectorType, table
-from .parts import Chunk, Missing, Parts
+from .parts import CHUNK, Chunk, DoneChunk, Missing, Parts
 
 Progress = Callable[[int, int], None]
 _DECODE_AHEAD = 2  # batches that are decoded while one is in the tower
@@ -68,7 +67,8 @@ class EmbedJob:
         engine: Where the work is done.
         cluster: How Ray is used.
         save_every: Seconds of work that a kill may cost.
-        overwrite: Replace an output, and forget parts of another job.
+        overwrite: Replace an output; it stays as it is until the new one is whole.
+        restart: Forget what a run before has begun, instead of going on with it.
     """
 
     inputs: Inputs
@@ -80,6 +80,7 @@ class EmbedJob:
     cluster: Cluster = field(default_factory=Cluster)
     save_every: float = 30.0
     overwrite: bool = False
+    restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Prepared:
     """An item on its way into the tower.
 
     Attributes:
-        item: What was listed.
+        item: What was listed, without its bytes.
         value: Pixels, uint8 [height, width, 3], or what the model reads; None where there is an error.
         error: Why there is neither.
         cut: Whether the end of the text is not read.
@@ -117,20 +118,21 @@ class Stages:
 
     def prepare(self, item: Item) -> Prepared:
         """Decode one item; whatever is wrong with it is noted, since one bad item must not stop the others."""
+        kept = item if self.role is Role.TEXT else Item(item.id, None)
         if item.error is not None or item.content is None:
-            return Prepared(item, None, item.error or "There is nothing.")
+            return Prepared(kept, None, item.error or "There is nothing.")
         try:
             content = item.content.read() if isinstance(item.content, Member) else item.content
             if self.role is Role.VISION:
-                return Prepared(item, self.model.images.bytes_of(content))
+                return Prepared(kept, self.model.images.bytes_of(content))
             text = self.job.template.replace("{}", str(content))
             cuts: list[Cut] = []
             self.model.tokenizer([text], cuts.append)
-            return Prepared(item, text, cut=bool(cuts))
+            return Prepared(kept, text, cut=bool(cuts))
         except SiglipOnnxError as error:
-            return Prepared(item, None, error.what)
+            return Prepared(kept, None, error.what)
         except Exception as error:  # a defect of a decoder, which is no reason to lose the others
-            return Prepared(item, None, f"{type(error).__name__}: {error}")
+            return Prepared(kept, None, f"{type(error).__name__}: {error}")
 
     def inputs(self, values: Sequence[NDArray[np.uint8] | str]) -> NDArray[Any]:
         """What the tower takes for prepared values: pixel_values or input_ids."""
@@ -139,13 +141,19 @@ class Stages:
         return self.model.tokenizer([str(value) for value in values])
 
     def embed(self, inputs: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """Embeddings of batches, float32 [rows, size], of length 1."""
-        return map(normalized, self.model.encode_batches(self.role, inputs))
+        """Embeddings of batches, float32 [rows, size], of length 1; those that have no direction are NaN."""
+        for rows in self.model.encode_batches(self.role, inputs):
+            safe = np.where(usable(rows)[:, None], rows, np.float32(1))
+            yield np.where(usable(rows)[:, None], normalized(safe), np.float32(np.nan))
 
     def rows(self, prepared: Sequence[Prepared], vectors: Sequence[NDArray[np.float32]]) -> Any:
-        """The table of a chunk, with the vectors of those items that have no error."""
+        """The table of a chunk, with the vectors of those items that have no error so far."""
         stacked = np.stack(vectors) if vectors else np.empty((0, self.about.size), np.float32)
         items, errors = [one.item for one in prepared], [one.error for one in prepared]
+        fine = usable(stacked)
+        for place, row_is_fine in zip([i for i, error in enumerate(errors) if error is None], fine, strict=True):
+            errors[place] = None if row_is_fine else "The model gives no finite embedding for it."
+        stacked = stacked[fine]
         texts = [(one.item.content if isinstance(one.item.content, str) else None, one.cut) for one in prepared]
         return table(self.about, [item.id for item in items], texts, errors, stacked)
 
@@ -175,13 +183,14 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
     """
     model = artifact if isinstance(artifact, Siglip) else Siglip.load(artifact)
     stages = Stages(model, job)
-    _clear(job)
+    _check_output(job)
     model.session(stages.role)  # what is wrong with the model is said before a folder is made
-    with Parts(job.output, _key(stages), stages.about, job.save_every) as parts:
+    size = max(CHUNK, stages.batch)
+    with Parts(job.output, _key(stages), stages.about, job.save_every, restart=job.restart, size=size) as parts:
         done, errors = parts.rows, 0
         progress(done, errors)
-        for chunk, rows in _engine(job)(stages, parts.missing(job.inputs)):
-            parts.add(chunk, rows)
+        for number, digest, rows in _engine(job)(stages, parts.missing(job.inputs)):
+            parts.add(number, digest, rows)
             done, errors = done + len(rows), errors + len(rows) - rows.column("error").null_count
             progress(done, errors)
         parts.flush()
@@ -190,7 +199,7 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
         return parts.finish()
 
 
-def _engine(job: EmbedJob) -> Callable[[Stages, Missing], Iterator[tuple[Chunk, Any]]]:
+def _engine(job: EmbedJob) -> Callable[[Stages, Missing], Iterator[DoneChunk]]:
     if job.engine is Engine.LOCAL:
         return run_local
     from .ray_engine import run_on_ray
@@ -198,14 +207,23 @@ def _engine(job: EmbedJob) -> Callable[[Stages, Missing], Iterator[tuple[Chunk, 
     return run_on_ray
 
 
-def run_local(stages: Stages, todo: Missing) -> Iterator[tuple[Chunk, Any]]:
+def run_local(stages: Stages, todo: Missing) -> Iterator[DoneChunk]:
     """Every chunk with its rows: items are decoded by threads while others are in the tower."""
     with ThreadPoolExecutor(machine.cores(), "siglip-onnx-decode") as pool:
         flow = _Flow(stages)
-        for vectors in stages.embed(flow.batches(pool, todo)):
-            flow.vectors.extend(vectors)
+        batches = flow.batches(pool, todo)
+        while not flow.ended:
+            for vectors in stages.embed(_until_gap(batches)):
+                flow.vectors.extend(vectors)
+                yield from flow.finished()
             yield from flow.finished()
-        yield from flow.finished()
+
+
+def _until_gap(batches: Iterator[NDArray[Any] | None]) -> Iterator[NDArray[Any]]:
+    for batch in batches:
+        if batch is None:
+            return
+        yield batch
 
 
 class _Flow:
@@ -217,9 +235,10 @@ class _Flow:
         self._stages = stages
         self._whole: deque[tuple[Chunk, list[Prepared]]] = deque()  # every item is prepared
         self.vectors: deque[NDArray[np.float32]] = deque()
+        self.ended = False
 
-    def batches(self, pool: ThreadPoolExecutor, todo: Missing) -> Iterator[NDArray[Any]]:
-        """What the tower takes, batch by batch."""
+    def batches(self, pool: ThreadPoolExecutor, todo: Missing) -> Iterator[NDArray[Any] | None]:
+        """What the tower takes, batch by batch; None behind a chunk of which nothing can be read, and at the end."""
         listed: deque[Chunk] = deque()
 
         def items() -> Iterator[Item]:
@@ -240,16 +259,24 @@ class _Flow:
             if good and (whole or len(good) == self._stages.batch):
                 yield self._stages.inputs(good)
                 good = []
+            elif whole and not self._due(self._whole[-1][1]):
+                yield None
+        self.ended = True
+        yield None
 
-    def finished(self) -> Iterator[tuple[Chunk, Any]]:
+    def finished(self) -> Iterator[DoneChunk]:
         """Chunks whose vectors have all come."""
         while self._whole:
             chunk, prepared = self._whole[0]
-            due = sum(one.value is not None for one in prepared)
+            due = self._due(prepared)
             if due > len(self.vectors):
                 return
             self._whole.popleft()
-            yield chunk, self._stages.rows(prepared, [self.vectors.popleft() for _ in range(due)])
+            yield chunk.number, chunk.digest, self._stages.rows(prepared, [self.vectors.popleft() for _ in range(due)])
+
+    @staticmethod
+    def _due(prepared: list[Prepared]) -> int:
+        return sum(one.value is not None for one in prepared)
 
 
 def describe(model: Siglip, job: EmbedJob) -> About:
@@ -289,12 +316,8 @@ def _key(stages: Stages) -> dict[str, Any]:
     }
 
 
-def _clear(job: EmbedJob) -> None:
-    """Make way for the output, if that is wanted."""
-    parts = job.output.with_name(job.output.name + ".parts")
-    if job.overwrite:
-        shutil.rmtree(parts, ignore_errors=True)
-    elif job.output.exists():
-        raise InputError(f"{job.output} is there already.", "Name another output, or replace it with --overwrite.")
+def _check_output(job: EmbedJob) -> None:
     if job.output.is_dir():
         raise InputError(f"{job.output} is a folder.", "Name a file.")
+    if job.output.exists() and not job.overwrite:
+        raise InputError(f"{job.output} is there already.", "Name another output, or replace it with --overwrite.")

@@ -25,6 +25,7 @@ PICTURES: Final = frozenset(
 )
 MAX_MEMBER: Final = 256 * 2**20  # bytes of one file in an archive, or of one cell; larger ones are not read
 _GLOB: Final = frozenset("*?[")
+_PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how files of gzip, bzip2 and xz begin
 _TABLE_BATCH: Final = 64  # rows of a parquet file that are in memory at once
 
 
@@ -68,11 +69,13 @@ class Item:
         id: What it is called in the output: a path, `archive.tar:member`, or `table.csv#row`.
         content: A path, the bytes of a file, where they are, or a text; None where there is none.
         error: Why there is none.
+        stamp: Size and time of the last change of a picture in a folder, by which it is noticed that it changed.
     """
 
     id: str
     content: str | bytes | Member | None
     error: str | None = None
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,10 @@ class Inputs:
         for path in self.paths:
             if os.path.exists(path):
                 yield path
-            elif _GLOB & {*path} and (found := sorted(glob.glob(path, recursive=True))):
+            elif _GLOB & {*path} and (found := sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))):
                 yield from found
             else:
-                raise InputError(f"There is no {path}.", "Name a folder, a file, or a pattern that matches files.")
+                raise InputError(f"There is no {path}.", "Name a folder, a file, or a pattern of files.")
 
     def stamps(self) -> list[tuple[str, int, int]]:
         """Name, size and time of the last change of every input; of a folder only the name."""
@@ -123,7 +126,7 @@ class Inputs:
     def _of(self, path: str) -> Iterator[Item]:
         if os.path.isdir(path):
             self._only(Kind.IMAGE, path, "A folder")
-            yield from (Item(found, found) for found in _pictures(path))
+            yield from _pictures(path)
             return
         name = path.lower()
         reader = next((reader for ending, reader in _READERS.items() if name.endswith(ending)), None)
@@ -168,7 +171,7 @@ class Inputs:
                 raise InputError(f"{file} has no column {column!r}.", f"It has {', '.join(columns) or 'none'}.")
 
 
-def _pictures(folder: str) -> Iterator[str]:
+def _pictures(folder: str) -> Iterator[Item]:
     """Every picture below a folder; links to folders are not followed, since they may lead in circles."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -178,7 +181,15 @@ def _pictures(folder: str) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):
             yield from _pictures(entry.path)
         elif os.path.splitext(entry.name)[1].lower() in PICTURES:
-            yield entry.path
+            yield Item(entry.path, entry.path, stamp=_stamp(entry))
+
+
+def _stamp(entry: os.DirEntry[str]) -> str:
+    try:
+        found = entry.stat()
+    except OSError:  # a link that leads nowhere; reading it says so
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _bounded(name: str, size: int, read: Callable[[], bytes | Member]) -> Item:
@@ -194,12 +205,20 @@ def _lines(inputs: Inputs, path: str) -> Iterator[Item]:
             yield Item(f"{path}#{row}", line.strip())
 
 
+class _Commas(csv.excel):
+    strict = True  # a quote out of place is an error, and not the beginning of a cell that swallows the rows behind it
+
+
+class _Tabs(csv.excel_tab):
+    quoting = csv.QUOTE_NONE  # as in most files of that kind: a quote is a character like any other
+
+
 def _separated(delimiter: str) -> Callable[[Inputs, str], Iterator[Item]]:
     def read(inputs: Inputs, path: str) -> Iterator[Item]:
         csv.field_size_limit(MAX_MEMBER)
-        rows = csv.DictReader(_decoded(path), delimiter=delimiter)
-        inputs._columns(path, rows.fieldnames or ())
+        rows = csv.DictReader(_decoded(path), dialect=_Tabs if delimiter == "\t" else _Commas)
         try:
+            inputs._columns(path, rows.fieldnames or ())
             for row, cells in enumerate(rows):
                 yield inputs._cell(path, row, cells)
         except csv.Error as error:
@@ -216,7 +235,7 @@ def _json_lines(inputs: Inputs, path: str) -> Iterator[Item]:
             continue
         try:
             cells = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield Item(f"{path}#{row}", None, f"Line {row + 1} is no JSON ({error}).")
             continue
         yield inputs._cell(path, row, cells if isinstance(cells, dict) else {})
@@ -235,24 +254,40 @@ def _parquet(inputs: Inputs, path: str) -> Iterator[Item]:
                 for cells in batch.to_pylist():
                     yield inputs._cell(path, row, cells)
                     row += 1
-    except arrow.ArrowException as error:
+    except (OSError, arrow.ArrowException) as error:
         raise InputError(f"{path} cannot be read as parquet ({error}).", "Write it again.") from error
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Takes a damaged header for what it is; tarfile itself takes it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+        """As tarfile's."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from error
 
 
 def _archive(inputs: Inputs, path: str) -> Iterator[Item]:
     """Members of a tar that are pictures, or for texts its .txt members; nothing is unpacked."""
     endings = PICTURES if inputs.kind is Kind.IMAGE else {".txt"}
     try:
-        with tarfile.open(path, "r|*") as archive:
-            packed = not path.lower().endswith(".tar")
+        with Path(path).open("rb") as file:
+            packed = file.read(6).startswith(_PACKED)
+        with tarfile.open(path, "r|*", tarinfo=_StrictInfo) as archive:
             for member in archive:
-                if member.isfile() and os.path.splitext(member.name)[1].lower() in endings:
+                if (member.isfile() or member.islnk()) and os.path.splitext(member.name)[1].lower() in endings:
                     yield _member(inputs.kind, archive, path, member, packed)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{path} cannot be read as an archive ({error}).", "Copy it again.") from error
 
 
 def _member(kind: Kind, archive: tarfile.TarFile, path: str, member: tarfile.TarInfo, packed: bool) -> Item:
+    if member.islnk():
+        return Item(f"{path}:{member.name}", None, f"It is a link to {member.linkname}, which is not followed.")
+
     def read() -> bytes | Member:
         if not packed and kind is Kind.IMAGE:
             return Member(path, member.offset_data, member.size)

@@ -8,6 +8,7 @@ the inputs are other ones.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -25,7 +26,7 @@ from ..pipeline import batched
 from .items import Inputs, Item
 from .parquet import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
 
-CHUNK: Final = 64  # items in a chunk; fixed, since it decides which rows share a batch
+CHUNK: Final = 32  # items in a chunk, unless a batch is larger
 PART_ROWS: Final = 4096  # a part is written when it has so many rows (16 MB at 1024 numbers), if not before
 _CHUNKS_KEY: Final = b"siglip_onnx_chunks"
 _JOB: Final = "job.json"
@@ -41,7 +42,11 @@ class Chunk:
     @property
     def digest(self) -> str:
         """What tells its items from others: 16 hex digits over their names."""
-        return hashlib.sha256("\0".join(item.id for item in self.items).encode("utf-8", "replace")).hexdigest()[:16]
+        names = (text for item in self.items for text in (item.id, item.stamp))
+        return hashlib.sha256("\0".join(names).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+DoneChunk = tuple[int, str, Any]  # its number, the digest of its items, and its rows as a table
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,30 @@ class Parts:
         job: All that decides what its rows are; parts of another job are not taken.
         about: What the output will say of itself.
         save_every: Seconds after which a part is written.
+        restart: Forget what was begun.
+        size: Items in a chunk; it decides which rows share a batch.
 
     Raises:
         InputError: Another process writes this output, parts of another job are in the way, or nothing can be written.
     """
 
-    def __init__(self, output: Path, job: dict[str, Any], about: About, save_every: float = 30.0) -> None:
+    def __init__(
+        self,
+        output: Path,
+        job: dict[str, Any],
+        about: About,
+        save_every: float = 30.0,
+        *,
+        restart: bool = False,
+        size: int = CHUNK,
+    ) -> None:
         self.output, self.about, self._save_every = output, about, save_every
+        self._restart, self._size = restart, size
         self.folder = output.with_name(output.name + ".parts")
-        self._job = msgspec.json.format(msgspec.json.encode(job), indent=2)
-        self._waiting: list[tuple[Chunk, Any]] = []
+        self._job = msgspec.json.format(msgspec.json.encode(job | {"chunk": size}), indent=2)
+        self._waiting: dict[
+            int, tuple[str, Any]
+        ] = {}  # digest and rows of each chunk; not its items, which may be large
         self._rows, self._written = 0, time.monotonic()
 
     def __enter__(self) -> Parts:
@@ -77,6 +96,7 @@ class Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.folder / "lock")
             try:
+                self._tidy()
                 self._same_job()
                 self._done = {number: place for part in self._files() for number, place in _chunks(part).items()}
             except BaseException:
@@ -94,16 +114,17 @@ class Parts:
 
     def missing(self, inputs: Inputs) -> Missing:
         """The chunks of the inputs that are not done."""
-        return Missing(inputs, {number: (place.digest, place.rows) for number, place in self._done.items()})
+        done = {number: (place.digest, place.rows) for number, place in self._done.items()}
+        return Missing(inputs, done, self._size)
 
-    def add(self, chunk: Chunk, table: Any) -> None:
+    def add(self, number: int, digest: str, table: Any) -> None:
         """Take up the rows of a chunk; a part is written when it is large or old enough.
 
         Raises:
             InputError: There is no room, or the folder cannot be written.
         """
-        self._waiting.append((chunk, table))
-        self._rows += len(chunk.items)
+        self._waiting[number] = digest, table
+        self._rows += len(table)
         if self._rows >= PART_ROWS or time.monotonic() - self._written >= self._save_every:
             self.flush()
 
@@ -111,13 +132,12 @@ class Parts:
         """Write what waits."""
         if not self._waiting:
             return
-        numbers = [chunk.number for chunk, _ in self._waiting]
-        part = self.folder / f"part-{min(numbers):09}-{max(numbers):09}.parquet"
-        digests = {chunk.number: chunk.digest for chunk, _ in self._waiting}
+        part = self.folder / f"part-{min(self._waiting):09}-{max(self._waiting):09}.parquet"
+        digests = {number: digest for number, (digest, _) in self._waiting.items()}
         with _writing(part):
-            write_file(part, _encoded([table for _, table in self._waiting], digests))
+            write_file(part, _encoded([table for _, table in self._waiting.values()], digests))
         self._done |= _chunks(part)
-        self._waiting, self._rows, self._written = [], 0, time.monotonic()
+        self._waiting, self._rows, self._written = {}, 0, time.monotonic()
 
     def finish(self) -> About:
         """Put the parts together into the output, in the order of the items, and remove them.
@@ -126,18 +146,35 @@ class Parts:
             InputError: There is no room, or the folder cannot be written.
         """
         self.flush()
-        errors, cut = self._counts()
-        about = replace(self.about, rows=self.rows, errors=errors, cut=cut)
-        partial = self.output.with_name(f".{self.output.name}.partial-{os.getpid()}")
+        partial = self.output.with_name(f"{self._partial}{os.getpid()}")
         try:
             with _writing(self.output):
+                errors, cut = self._counts()
+                about = replace(self.about, rows=self.rows, errors=errors, cut=cut)
                 self._merge(partial, about)
                 os.replace(partial, self.output)
         finally:
             partial.unlink(missing_ok=True)
+        self._forget()
         self._lock.close()  # before its file goes, which Windows would not let
         shutil.rmtree(self.folder, ignore_errors=True)
         return about
+
+    @property
+    def _partial(self) -> str:
+        return f".{self.output.name}.partial-"
+
+    def _tidy(self) -> None:
+        """Remove what a killed process left, since we hold the lock; and all that was begun, if that is wanted."""
+        for leftover in (*self.folder.glob(".*.partial-*"), *self.output.parent.glob(f"{glob.escape(self._partial)}*")):
+            leftover.unlink(missing_ok=True)
+        if self._restart:
+            self._forget()
+
+    def _forget(self) -> None:
+        (self.folder / _JOB).unlink(missing_ok=True)
+        for part in self._files():
+            part.unlink(missing_ok=True)
 
     def _merge(self, partial: Path, about: About) -> None:
         arrow, _ = pyarrow()
@@ -179,8 +216,6 @@ class Parts:
         return errors, cut
 
     def _files(self) -> list[Path]:
-        for leftover in self.folder.glob(".*.partial-*"):  # of a process that was killed; we hold the lock
-            leftover.unlink()
         return sorted(self.folder.glob("part-*.parquet"))
 
     def _same_job(self) -> None:
@@ -193,7 +228,7 @@ class Parts:
             other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
             raise InputError(
                 f"{self.folder} holds the beginning of another job ({', '.join(other)} differ).",
-                "Name another output, finish that job as it was begun, or start anew with --overwrite.",
+                "Name another output, finish that job as it was begun, or forget it with --restart.",
             )
 
 
@@ -204,10 +239,12 @@ class Missing:
     Attributes:
         inputs: All items.
         done: Digest and length of every chunk that is done.
+        size: Items in a chunk.
     """
 
     inputs: Inputs
     done: dict[int, tuple[str, int]]
+    size: int = CHUNK
 
     def __iter__(self) -> Iterator[Chunk]:
         """List the inputs.
@@ -216,12 +253,12 @@ class Missing:
             InputError: They are not what they were when the job was begun.
         """
         count = 0
-        for count, batch in enumerate(batched(self.inputs, CHUNK), 1):
+        for count, batch in enumerate(batched(self.inputs, self.size), 1):
             chunk = Chunk(count - 1, tuple(batch))
             if chunk.number not in self.done:
                 yield chunk
             elif self.done[chunk.number] != (chunk.digest, len(chunk.items)):
-                first = CHUNK * chunk.number
+                first = self.size * chunk.number
                 raise _changed(f"item {first} to {first + self.done[chunk.number][1]} are others")
         if any(number >= count for number in self.done):
             raise _changed("there are fewer now")
@@ -229,7 +266,7 @@ class Missing:
 
 def _changed(what: str) -> InputError:
     return InputError(
-        f"The inputs changed since this job was begun: {what}.", "Restore them, or start anew with --overwrite."
+        f"The inputs changed since this job was begun: {what}.", "Restore them, or start anew with --restart."
     )
 
 

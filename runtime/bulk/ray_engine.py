@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..options import SessionOptions
 from .embed import Cluster, EmbedJob, Prepared, Stages
 from .items import Item, Member
 from .parquet import pyarrow
-from .parts import Chunk, Missing
+from .parts import DoneChunk, Missing
 
 # An item as it is listed: its name; a path or text, bytes, or where they are (file, offset, size); or an error.
 _Listed = tuple[str, str | None, bytes | None, tuple[str, int, int] | None, str | None]
@@ -38,7 +38,7 @@ _Listed = tuple[str, str | None, bytes | None, tuple[str, int, int] | None, str 
 _Decoded = tuple[str, str | None, bytes | None, str | None, str | None, bool]
 
 
-def run_on_ray(stages: Stages, todo: Missing) -> Iterator[tuple[Chunk, Any]]:
+def run_on_ray(stages: Stages, todo: Missing) -> Iterator[DoneChunk]:
     """Every chunk with its rows, in whatever order they are done.
 
     Raises:
@@ -49,8 +49,7 @@ def run_on_ray(stages: Stages, todo: Missing) -> Iterator[tuple[Chunk, Any]]:
     recipe, arrow = _Recipe.of(stages), pyarrow()[0]
     try:
         for row in _dataset(ray, recipe, todo, stages.job.cluster).iter_rows():
-            items = tuple(Item(name, None) for name in msgspec.msgpack.decode(row["names"], type=list[str]))
-            yield Chunk(row["chunk"], items), arrow.ipc.open_stream(row["rows"]).read_all()
+            yield row["chunk"], row["digest"], arrow.ipc.open_stream(row["rows"]).read_all()
     except ray.exceptions.RayError as error:
         raise _told(ray, error) from error
 
@@ -92,9 +91,10 @@ class _Recipe:
 
     @classmethod
     def of(cls, stages: Stages) -> _Recipe:
-        model = stages.model
+        model, cores = stages.model, stages.job.cluster.cores
         artifact = model.artifact.folder.resolve()
-        return cls(os.getcwd(), artifact, model.precision, model.options, model.images.options, stages.job)
+        options = replace(model.options, threads=model.options.threads or cores)  # a worker has that many to itself
+        return cls(os.getcwd(), artifact, model.precision, options, model.images.options, stages.job)
 
 
 @functools.cache
@@ -110,7 +110,11 @@ def _listing(ray: Any, todo: Missing, folder: str) -> Any:
     def read() -> Iterator[Any]:
         os.chdir(folder)
         for chunk in todo:
-            yield _row(chunk=chunk.number, items=msgspec.msgpack.encode([_packed(item) for item in chunk.items]))
+            yield _row(
+                chunk=chunk.number,
+                digest=chunk.digest,
+                items=msgspec.msgpack.encode([_packed(item) for item in chunk.items]),
+            )
 
     class Listing(ray.data.Datasource):  # type: ignore[misc]
         def estimate_inmemory_data_size(self) -> int | None:
@@ -126,7 +130,11 @@ def _listing(ray: Any, todo: Missing, folder: str) -> Any:
 def _decode(recipe: _Recipe, batch: Any) -> Any:
     stages, row = _stages(recipe), batch.to_pylist()[0]
     items = map(_item, msgspec.msgpack.decode(row["items"], type=list[_Listed]))
-    return _row(chunk=row["chunk"], items=msgspec.msgpack.encode([_decoded(stages.prepare(item)) for item in items]))
+    return _row(
+        chunk=row["chunk"],
+        digest=row["digest"],
+        items=msgspec.msgpack.encode([_decoded(stages.prepare(item)) for item in items]),
+    )
 
 
 class _Embedder:
@@ -141,8 +149,7 @@ class _Embedder:
         table, sink = self._stages.chunk(items), arrow.BufferOutputStream()
         with arrow.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        names = msgspec.msgpack.encode([one.item.id for one in items])
-        return _row(chunk=row["chunk"], names=names, rows=sink.getvalue().to_pybytes())
+        return _row(chunk=row["chunk"], digest=row["digest"], rows=sink.getvalue().to_pybytes())
 
     def _prepared(self, decoded: _Decoded) -> Prepared:
         name, text, pixels, prompt, error, cut = decoded

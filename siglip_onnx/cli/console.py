@@ -16,9 +16,10 @@ import rich.table
 import rich.text
 
 from ..runtime import ImageOptions
+from ..runtime.choice import AUTO
 from ..runtime.contract import Precision, Provider, Verdict
 from ..runtime.image import Transparency
-from ..runtime.model import AUTO, Siglip
+from ..runtime.model import Siglip
 from ..runtime.options import Hint, Mode, SessionOptions
 
 COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
@@ -56,7 +57,7 @@ _SESSION_OPTIONS = (
 _CHOSEN = ("threads", "allow_fallback", "device", "memory_limit", "cuda_graphs", "hint", "mode", "cache")
 
 
-def session_options(*, auto: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options of a command that runs graphs: `provider`, and a function `options` that gives SessionOptions for one."""
     names = [p.value for p in Provider] + ([AUTO] if auto else [])
     told = "What runs it; auto takes the fastest here that carries a PASS." if auto else "What runs it."
@@ -68,17 +69,19 @@ def session_options(*, auto: bool) -> Callable[[Callable[..., Any]], Callable[..
             return command(options=_options(arguments["provider"], **chosen), **arguments)
 
         with_provider = click.option(
-            "--provider", type=click.Choice(names), default="cpu", show_default=True, help=told
+            "--provider", type=click.Choice(names), default=default, show_default=True, help=told
         )(with_options)
         return functools.reduce(lambda so_far, option: option(so_far), reversed(_SESSION_OPTIONS), with_provider)
 
     return decorate
 
 
-def _options(provider: str, memory_limit: int | None, hint: str | None, mode: str, **others: Any) -> SessionOptions:
-    """What the command line said; with `auto`, options of one provider are ignored by the others."""
+def _options(
+    provider: str | None, memory_limit: int | None, hint: str | None, mode: str, **others: Any
+) -> SessionOptions:
+    """What the command line said; the provider may still be chosen when the model is loaded."""
     return SessionOptions(
-        provider=Provider.CPU if provider == AUTO else Provider(provider),
+        provider=Provider.CPU if provider in (AUTO, None) else Provider(provider),
         memory_limit=None if memory_limit is None else memory_limit * 2**20,
         hint=None if hint is None else Hint(hint),
         mode=Mode(mode),

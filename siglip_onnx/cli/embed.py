@@ -38,7 +38,8 @@ _SUFFIX = ".parquet"
 @click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True)
 @click.option("--cores-per-worker", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--save-every", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds.")
-@click.option("--overwrite", is_flag=True, help="Replace OUTPUT, and forget what another job has begun there.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT when the new one is whole.")
+@click.option("--restart", is_flag=True, help="Forget what was begun for OUTPUT, instead of going on with it.")
 @with_image_options
 @auto_precision_option
 @session_options(auto=True)
@@ -60,6 +61,7 @@ def command(
     cores_per_worker: int,
     save_every: float,
     overwrite: bool,
+    restart: bool,
     image_options: ImageOptions,
     precision: str,
     provider: str,
@@ -86,6 +88,7 @@ def command(
         cluster=cluster,
         save_every=save_every,
         overwrite=overwrite,
+        restart=restart,
     )
     model = Siglip.load(artifact, precision, provider, options=options, image_options=image_options)
     tell_choice(model, precision, provider)

@@ -19,7 +19,7 @@ from .console import json_option, print_json, progress, session_options, stdout,
 @click.option("--image", is_flag=True, help="QUERY is a picture's path, not a text.")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="How many rows to show.")
 @click.option("--artifact", type=click.Path(path_type=Path), help="The model; by default where FILE says that it was.")
-@session_options(auto=False)
+@session_options(auto=False, default=None)
 @json_option
 def command(
     query: str,
@@ -27,19 +27,20 @@ def command(
     image: bool,
     top: int,
     artifact: Path | None,
-    provider: str,
+    provider: str | None,
     options: SessionOptions,
     as_json: bool,
 ) -> None:
     """Find the rows of FILE, which `siglip-onnx embed` has written, that are most similar to QUERY.
 
-    Every vector is compared, none is left out. The query is embedded at the precision that FILE was made with.
+    Every vector is compared, none is left out. The query is embedded with the precision and, unless another is named,
+    the provider that FILE was made with.
     """
     about = read_about(str(file))
     kind = Kind.IMAGE if image else Kind.TEXT
     with progress() as step:
         step("Searching")
-        model = Siglip.load(artifact or about.artifact, about.precision, provider, options=options)
+        model = Siglip.load(artifact or about.artifact, about.precision, provider or about.provider, options=options)
         hits = search([query], file, kind=kind, top=top, model=model)[0]
     if as_json:
         print_json(hits)
