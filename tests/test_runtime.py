@@ -160,3 +160,9 @@ def test_unknown_names_list_what_there_is(artifact: Path) -> None:
         Siglip.load(artifact, provider="gpu")
     with pytest.raises(ArtifactError, match="no vision graph at fp16"):
         Siglip.load(artifact, precision="fp16")
+
+
+def test_importing_bulk_work_pulls_in_neither_torch_nor_arrow_nor_ray() -> None:
+    code = "import sys, siglip_onnx.runtime.bulk, siglip_onnx.cli.embed, siglip_onnx.cli.search;"
+    code += "print(sorted({'torch', 'transformers', 'onnx', 'pyarrow', 'ray', 'faiss', 'pandas'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
