@@ -105,6 +105,8 @@ class Parts:
         return self
 
     def __exit__(self, *failure: object) -> None:
+        if not self._files():
+            self._remove()  # nothing was done that could be gone on with
         self._lock.close()
 
     @property
@@ -155,9 +157,7 @@ class Parts:
                 os.replace(partial, self.output)
         finally:
             partial.unlink(missing_ok=True)
-        self._forget()
-        self._lock.close()  # before its file goes, which Windows would not let
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
         return about
 
     @property
@@ -170,6 +170,14 @@ class Parts:
             leftover.unlink(missing_ok=True)
         if self._restart:
             self._forget()
+
+    def _remove(self) -> None:
+        """Remove the folder while its lock is held, except where the system does not let an open file go."""
+        self._forget()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+        if os.name == "nt":
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _forget(self) -> None:
         (self.folder / _JOB).unlink(missing_ok=True)
