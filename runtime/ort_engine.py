@@ -151,9 +151,7 @@ def _share_arena() -> bool:
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     try:
         ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, _AS_REQUESTED, -1, -1))
-    except (
-        Exception
-    ):  # the program that we are part of has registered one; ONNX Runtime's exceptions have no common base
+    except Exception:  # the program around us has registered one; ONNX Runtime's exceptions have no common base
         return False
     return True
 

@@ -114,7 +114,7 @@ class Stages:
         self.model, self.job = model, job
         self.role = Role.VISION if job.inputs.kind is Kind.IMAGE else Role.TEXT
         self.batch = job.batch_size or PROVIDERS[model.options.provider].batch[self.role]
-        self.about = describe(model, job)
+        self.about = describe(model, job, self.role)
 
     def prepare(self, item: Item) -> Prepared:
         """Decode one item; whatever is wrong with it is noted, since one bad item must not stop the others."""
@@ -143,8 +143,8 @@ class Stages:
     def embed(self, inputs: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """Embeddings of batches, float32 [rows, size], of length 1; those that have no direction are NaN."""
         for rows in self.model.encode_batches(self.role, inputs):
-            safe = np.where(usable(rows)[:, None], rows, np.float32(1))
-            yield np.where(usable(rows)[:, None], normalized(safe), np.float32(np.nan))
+            fine = usable(rows)[:, None]
+            yield np.where(fine, normalized(np.where(fine, rows, np.float32(1))), np.float32(np.nan))
 
     def rows(self, prepared: Sequence[Prepared], vectors: Sequence[NDArray[np.float32]]) -> Any:
         """The table of a chunk, with the vectors of those items that have no error so far."""
@@ -279,9 +279,9 @@ class _Flow:
         return sum(one.value is not None for one in prepared)
 
 
-def describe(model: Siglip, job: EmbedJob) -> About:
+def describe(model: Siglip, job: EmbedJob, role: Role) -> About:
     """What the output says of itself."""
-    contract, role = model.contract, Role.VISION if job.inputs.kind is Kind.IMAGE else Role.TEXT
+    contract = model.contract
     return About(
         kind=job.inputs.kind,
         model=contract.name,

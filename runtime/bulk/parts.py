@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
@@ -86,9 +86,8 @@ class Parts:
         self._restart, self._size = restart, size
         self.folder = output.with_name(output.name + ".parts")
         self._job = msgspec.json.format(msgspec.json.encode(job | {"chunk": size}), indent=2)
-        self._waiting: dict[
-            int, tuple[str, Any]
-        ] = {}  # digest and rows of each chunk; not its items, which may be large
+        # Digest and rows of each chunk, and not its items, which may be large.
+        self._waiting: dict[int, tuple[str, Any]] = {}
         self._rows, self._written = 0, time.monotonic()
 
     def __enter__(self) -> Parts:
@@ -151,9 +150,7 @@ class Parts:
         partial = self.output.with_name(f"{self._partial}{os.getpid()}")
         try:
             with _writing(self.output):
-                errors, cut = self._counts()
-                about = replace(self.about, rows=self.rows, errors=errors, cut=cut)
-                self._merge(partial, about)
+                about = self._merge(partial)
                 os.replace(partial, self.output)
         finally:
             partial.unlink(missing_ok=True)
@@ -184,23 +181,30 @@ class Parts:
         for part in self._files():
             part.unlink(missing_ok=True)
 
-    def _merge(self, partial: Path, about: About) -> None:
+    def _merge(self, partial: Path) -> About:
+        """Write every row, in order, and how many of them have an error or were cut."""
         arrow, _ = pyarrow()
+        rows = errors = cut = 0
         with partial.open("wb") as file:
             with _writer(file, schema(self.about)) as writer:
                 waiting: list[Any] = []
                 for table in self._tables():
                     waiting.append(table)
+                    rows += len(table)
+                    errors += len(table) - table.column("error").null_count
+                    cut += sum(table.column("cut").to_pylist()) if "cut" in table.column_names else 0
                     if sum(len(t) for t in waiting) >= ROW_GROUP:
                         writer.write_table(arrow.concat_tables(waiting).combine_chunks(), ROW_GROUP)
                         waiting = []
                 if waiting:
                     writer.write_table(arrow.concat_tables(waiting).combine_chunks(), ROW_GROUP)
+                about = replace(self.about, rows=rows, errors=errors, cut=cut)
                 writer.add_key_value_metadata({METADATA_KEY: msgspec.json.encode(about)})
             file.flush()
             os.fsync(file.fileno())
+        return about
 
-    def _tables(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    def _tables(self) -> Iterator[Any]:
         """The rows of every chunk in order; one part is open at a time."""
         _, parquet = pyarrow()
         opened: tuple[Path, Any] | None = None
@@ -210,18 +214,9 @@ class Parts:
                 if opened is not None:
                     opened[1].close()
                 opened = place.part, parquet.ParquetFile(place.part)
-            yield opened[1].read_row_group(place.row_group, columns=columns)
+            yield opened[1].read_row_group(place.row_group)
         if opened is not None:
             opened[1].close()
-
-    def _counts(self) -> tuple[int, int]:
-        """How many rows have an error, and how many texts were cut."""
-        columns = ["error", "cut"] if self.about.kind == "text" else ["error"]
-        errors = cut = 0
-        for table in self._tables(columns):
-            errors += len(table) - table.column("error").null_count
-            cut += sum(table.column("cut").to_pylist()) if "cut" in columns else 0
-        return errors, cut
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
