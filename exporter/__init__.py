@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+    from .dialects import Dialect
+    from .options import ExportOptions, ImageInput
     from .run import export
 
-__all__ = ["Checkpoint", "export"]
-_HOMES = {"Checkpoint": ".checkpoint", "export": ".run"}
+__all__ = ["Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export"]
+_HOMES = {
+    "Checkpoint": ".checkpoint",
+    "Dialect": ".dialects",
+    "ExportOptions": ".options",
+    "ImageInput": ".options",
+    "export": ".run",
+}
 
 
 def __getattr__(name: str) -> object:

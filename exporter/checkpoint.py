@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from ..runtime.contract import ImageSpec, TokenizerSpec
 from ..runtime.errors import CheckpointError
-from .config import SiglipConfig, read_config, read_image_spec, read_tokenizer_spec
-from .towers import expected_shapes
+from .config import SiglipConfig, read_config
+from .dialects import Dialect, detect
+from .image_spec import FILE as PROCESSOR_FILE
+from .image_spec import image_spec, read_image_spec
+from .inference import infer_config, read_preprocess
+from .shapes import expected_shapes
+from .stores import Store, open_store
+from .tokenizer_spec import read_tokenizer_spec
 from .weights import Weights
 
 # What is fetched from a hub: never pickles, never code.
@@ -31,22 +37,32 @@ class Checkpoint:
     weights: Weights
 
     @classmethod
-    def open(cls, name: str | Path) -> Checkpoint:
+    def open(cls, name: str | Path, dialect: Dialect | None = None, image_size: int | None = None) -> Checkpoint:
         """Read and check a checkpoint.
 
         Args:
             name: A folder, or, where there is no such folder, the id of a model on the Hugging Face hub; then
                 huggingface_hub's cache and HF_HUB_OFFLINE are honoured.
+            dialect: Whose names and orientation the weights have; None finds out.
+            image_size: Pixels each way in the place of the checkpoint's own; `config` and `image` then say so, and the
+                position embeddings are those that are stored.
 
         Raises:
             CheckpointError: It is missing, damaged, of another model, or does not fit its own config.
         """
         folder = locate(str(name))
-        config = read_config(folder)
-        weights = Weights.open(folder)
-        weights.check(expected_shapes(config))
-        image = read_image_spec(folder, config.vision_config)
-        tokenizer = read_tokenizer_spec(folder, config.text_config)
+        known = read_config(folder) if (folder / "config.json").exists() else None
+        store = open_store(folder, npz=None if dialect is None else dialect is Dialect.BIG_VISION)
+        config, dialect = _recognised(folder, store, known, dialect)
+        weights = Weights.open(store, dialect, expected_shapes(config))
+        foreign = dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
+        if foreign and not (folder / PROCESSOR_FILE).exists():
+            image = image_spec(config.vision_config, read_preprocess(folder))
+        else:
+            image = read_image_spec(folder, config.vision_config)
+        if image_size is not None:
+            config, image = _resized(folder, config, image, image_size)
+        tokenizer = read_tokenizer_spec(folder, config.text_config, open_clip=foreign)
         return cls(_name(str(name), folder), folder, config, image, tokenizer, weights)
 
     @property
@@ -61,6 +77,33 @@ class Checkpoint:
         return _finite(float(self.weights.load("logit_bias")), "logit_bias", self.folder)
 
 
+def _recognised(
+    folder: Path, store: Store, known: SiglipConfig | None, dialect: Dialect | None
+) -> tuple[SiglipConfig, Dialect]:
+    """The config, read off the weights where there is no config.json, and the dialect, unless it is named."""
+
+    def needed() -> SiglipConfig:
+        return known or read_config(folder)  # which tells that it is missing
+
+    dialect = dialect or detect(store, lambda: expected_shapes(needed()))
+    bare = known is None and dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
+    return infer_config(folder, store, dialect) if bare else needed(), dialect
+
+
+def _resized(folder: Path, config: SiglipConfig, image: ImageSpec, size: int) -> tuple[SiglipConfig, ImageSpec]:
+    vision = config.vision_config
+    if vision.naflex:
+        raise CheckpointError(f"{folder} is a NaFlex model, which has no image size.", "Leave --image-size out.")
+    if size < vision.patch_size:
+        raise CheckpointError(
+            f"{size} pixels are less than a patch of {vision.patch_size}.", "Use a larger image size."
+        )
+    return (
+        replace(config, vision_config=replace(vision, image_size=size)),
+        replace(image, height=size, width=size),
+    )
+
+
 def locate(name: str) -> Path:
     """The folder of a checkpoint, fetched from the hub where `name` is the id of a model there.
 
@@ -73,7 +116,7 @@ def locate(name: str) -> Path:
     if folder.exists() or not _HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"There is no folder {name}, and it does not look like the id of a model on a hub (owner/name) either.",
-            "Name a folder with config.json and model.safetensors, or an id such as google/siglip-base-patch16-224.",
+            "Name a folder with config.json and weights, or an id such as google/siglip-base-patch16-224.",
         )
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

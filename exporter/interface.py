@@ -11,7 +11,8 @@ from ..runtime.contract import Graph, Precision, Provider, Role, TensorSpec
 
 OPSET: Final = 20  # the first in which Gelu(tanh) is one operator
 BATCH: Final = "batch"
-OUTPUTS: Final = ("last_hidden_state", "pooler_output")
+POOLED: Final = "pooler_output"
+OUTPUTS: Final = ("last_hidden_state", POOLED)
 
 _NAMES: Final = {Role.VISION: "vision_model", Role.TEXT: "text_model", Role.JOINT: "model"}
 # transformers.js 4 (`DEFAULT_DTYPE_SUFFIX_MAPPING` in src/utils/dtypes.js) finds fp16, int8 and q4 by these suffixes.

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..runtime.contract import LogitSpec
-from .interface import BATCH, OUTPUTS
+from .interface import BATCH, POOLED
 
 Dimensions = Sequence[int | str | None]
 
@@ -37,7 +37,10 @@ def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.
         logit_bias: Added to it.
     """
     towers = {"vision": _named(ir.load(vision), "vision", _IMAGES), "text": _named(ir.load(text), "text", _TEXTS)}
-    pooled = {name: tower.graph.outputs[OUTPUTS.index("pooler_output")] for name, tower in towers.items()}
+    pooled = {
+        name: next(value for value in tower.graph.outputs if value.name == f"{name}.{POOLED}")
+        for name, tower in towers.items()
+    }
     constants: dict[str, NDArray[Any]] = {
         "logit_scale": np.array(logit_scale, np.float32),
         "logit_bias": np.array(logit_bias, np.float32),
@@ -98,17 +101,17 @@ def _logits(vision: ir.Value, text: ir.Value, constants: dict[str, ir.Value]) ->
         nodes.append(ir.node(kind, inputs, attributes, outputs=[output], name=name))
         return output
 
-    assert vision.shape is not None  # noqa: S101  the towers' outputs are shaped
-    width = _dimensions(vision.shape)[-1]
+    assert vision.shape is not None and text.shape is not None  # noqa: S101, PT018  the towers' outputs are shaped
+    (m, width), (n, _) = _dimensions(vision.shape), _dimensions(text.shape)  # free, or the batch of a fixed graph
 
-    def unit(embedding: ir.Value, name: str, batch: str) -> ir.Value:
+    def unit(embedding: ir.Value, name: str, batch: int | str | None) -> ir.Value:
         length = op("ReduceL2", f"{name}_length", embedding, constants["last_axis"], shape=(batch, 1), keepdims=1)
         return op("Div", name, embedding, length, shape=(batch, width))
 
-    images, texts = unit(vision, "image_embeds", _IMAGES), unit(text, "text_embeds", _TEXTS)
-    turned = op("Transpose", "image_embeds_turned", images, shape=(width, _IMAGES), perm=[1, 0])
-    cosines = op("MatMul", "cosines", texts, turned, shape=(_TEXTS, _IMAGES))
-    scaled = op("Mul", "scaled", cosines, constants["logit_scale"], shape=(_TEXTS, _IMAGES))
-    per_text = op("Add", "logits_per_text", scaled, constants["logit_bias"], shape=(_TEXTS, _IMAGES))
-    per_image = op("Transpose", "logits_per_image", per_text, shape=(_IMAGES, _TEXTS), perm=[1, 0])
+    images, texts = unit(vision, "image_embeds", m), unit(text, "text_embeds", n)
+    turned = op("Transpose", "image_embeds_turned", images, shape=(width, m), perm=[1, 0])
+    cosines = op("MatMul", "cosines", texts, turned, shape=(n, m))
+    scaled = op("Mul", "scaled", cosines, constants["logit_scale"], shape=(n, m))
+    per_text = op("Add", "logits_per_text", scaled, constants["logit_bias"], shape=(n, m))
+    per_image = op("Transpose", "logits_per_image", per_text, shape=(m, n), perm=[1, 0])
     return nodes, [per_image, per_text, texts, images]

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,15 +23,24 @@ from ..runtime.contract import (
     LogitSpec,
     Precision,
     Role,
+    TensorSpec,
     Variant,
 )
 from ..runtime.errors import ExportError
 from ..runtime.files import new_folder
 from .checkpoint import Checkpoint
+from .config import config_json
+from .dialects import Sources
 from .fast_tokenizer import fast_tokenizer
-from .interface import base_name, data_path, describe, graph_path
+from .image_spec import FILE as PROCESSOR_FILE
+from .image_spec import processor_config
+from .interface import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, graph_path
 from .joint import write_joint
-from .towers import Source, TextTower, VisionTower, text_sources, vision_sources
+from .options import ExportOptions, ImageInput
+from .parameters import text_sources, vision_sources
+from .tokenizer_spec import FILE as TOKENIZER_FILE
+from .tokenizer_spec import gemma_tokenizer, tokenizer_config
+from .towers import NaflexTower, TextTower, VisionTower
 from .trace import attach, trace
 
 Progress = Callable[[str], None]
@@ -44,15 +53,18 @@ _ROOM: Final = 1.05  # graphs and tokenizer files beside the weights
 class _Tower:
     """What differs between the two towers when they are exported."""
 
-    input_name: str
-    example: tuple[int, ...]
-    dtype: torch.dtype
+    inputs: tuple[TensorSpec, ...]
     build: Callable[[], torch.nn.Module]
-    sources: dict[str, Source]
+    sources: Sources
 
 
 def export(
-    checkpoint: str | Path, target: str | Path, *, overwrite: bool = False, progress: Progress = print
+    checkpoint: str | Path,
+    target: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = print,
 ) -> Artifact:
     """Export a checkpoint to an fp32 artifact.
 
@@ -61,6 +73,7 @@ def export(
     Args:
         checkpoint: A folder, or the id of a model on the Hugging Face hub.
         target: The artifact's folder.
+        options: What the graphs are to be like.
         overwrite: Replace `target` if it is an artifact already.
         progress: Told what is being done, in a few words, before each step.
 
@@ -69,15 +82,17 @@ def export(
         ExportError: The artifact cannot be made or written.
     """
     progress("Reading the checkpoint")
-    source, folder = Checkpoint.open(checkpoint), Path(target).resolve()
+    options, folder = options or ExportOptions(), Path(target).resolve()
+    source = Checkpoint.open(checkpoint, options.dialect, options.image_size)
+    _check_options(source, options)
     with _writing(folder):
         _check_target(folder, overwrite, source)
         with new_folder(folder, replace=overwrite) as partial:
-            graphs = _write_graphs(source, partial, progress)
+            graphs = _write_graphs(source, options, partial, progress)
             progress("Writing tokenizer and configuration")
             _write_files(source, partial)
             progress("Hashing")
-            write_contract(partial, _contract(source, partial, graphs))
+            write_contract(partial, _contract(source, options, partial, graphs))
             Artifact.open(partial).verify(graph.path for graph in graphs.values())
     return Artifact.open(folder)
 
@@ -110,43 +125,77 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _towers(source: Checkpoint) -> dict[Role, _Tower]:
+def _check_options(source: Checkpoint, options: ExportOptions) -> None:
+    if source.config.vision_config.naflex and options.image_input is not ImageInput.PIXELS:
+        raise ExportError(
+            f"A NaFlex model takes patches, and no {options.image_input}.", "Leave --image-input out, or use pixels."
+        )
+
+
+def _towers(source: Checkpoint, options: ExportOptions) -> dict[Role, _Tower]:
     vision, text, length = source.config.vision_config, source.config.text_config, source.tokenizer.length
-    size = vision.image_size
+    batch = BATCH if options.batch is None else options.batch
+    if options.image_input is ImageInput.PICTURE:
+        vision_batch: int | str = 1
+    else:
+        vision_batch = batch
+    ids = TensorSpec("input_ids", "int64", (batch, length))
     return {
         Role.VISION: _Tower(
-            "pixel_values",
-            (2, 3, size, size),
-            torch.float32,
-            lambda: VisionTower(vision),
-            vision_sources(vision),
+            _vision_inputs(source, options, vision_batch),
+            lambda: _vision_tower(source, options),
+            vision_sources(vision, source.image, options),
         ),
-        Role.TEXT: _Tower(
-            "input_ids", (2, length), torch.int64, lambda: TextTower(text, length), text_sources(text, length)
-        ),
+        Role.TEXT: _Tower((ids,), lambda: TextTower(text, length, options), text_sources(text, length, options)),
     }
 
 
-def _write_graphs(source: Checkpoint, folder: Path, progress: Progress) -> dict[Role, Graph]:
+def _vision_tower(source: Checkpoint, options: ExportOptions) -> torch.nn.Module:
+    config, patches = source.config.vision_config, source.image.max_patches
+    return VisionTower(config, options) if patches is None else NaflexTower(config, options, patches)
+
+
+def _vision_inputs(source: Checkpoint, options: ExportOptions, batch: int | str) -> tuple[TensorSpec, ...]:
+    image, size = source.image, source.image.height
+    if image.max_patches is not None and image.patch_size is not None:
+        return (
+            TensorSpec("pixel_values", "float32", (batch, image.max_patches, 3 * image.patch_size**2)),
+            TensorSpec("pixel_attention_mask", "int64", (batch, image.max_patches)),
+            TensorSpec("spatial_shapes", "int64", (batch, 2)),
+        )
+    if options.image_input is ImageInput.BYTES:
+        return (TensorSpec("pixel_values", "uint8", (batch, size, size, 3)),)
+    return (TensorSpec("pixel_values", "float32", (batch, 3, size, size)),)
+
+
+def _write_graphs(source: Checkpoint, options: ExportOptions, folder: Path, progress: Progress) -> dict[Role, Graph]:
     (folder / "onnx").mkdir()
     graphs: dict[Role, Graph] = {}
-    for role, tower in _towers(source).items():
+    outputs = (POOLED,) if options.pooled_only else OUTPUTS
+    for role, tower in _towers(source, options).items():
         progress(f"Tracing the {role} tower")
-        model = trace(tower.build, torch.Size(tower.example), tower.dtype, tower.input_name)
+        model = trace(tower.build, tower.inputs, outputs)
         progress(f"Writing the {role} tower")
         attach(model, _loader(source, tower.sources))
+        if role is Role.VISION and options.image_input is ImageInput.PICTURE:
+            from .preprocess import join_preprocess
+
+            model = join_preprocess(model, source.image)
         path = graph_path(role)
         ir.save(model, folder / path, external_data=base_name(data_path(path)))
         graphs[role] = describe(model, path, (data_path(path),))
     progress("Writing the joint graph")
+    return {**graphs, Role.JOINT: _joint(source, options, folder, graphs)}
+
+
+def _joint(source: Checkpoint, options: ExportOptions, folder: Path, graphs: dict[Role, Graph]) -> Graph:
     logits = LogitSpec(source.logit_scale, source.logit_bias)
     path, towers = graph_path(Role.JOINT), (folder / graphs[role].path for role in (Role.VISION, Role.TEXT))
     joint = write_joint(folder / path, logits, *towers)
-    data = tuple(data_path(graph_path(role)) for role in (Role.TEXT, Role.VISION))
-    return {**graphs, Role.JOINT: describe(joint, path, data)}
+    return describe(joint, path, tuple(data_path(graph_path(role)) for role in (Role.TEXT, Role.VISION)))
 
 
-def _loader(source: Checkpoint, sources: dict[str, Source]) -> Callable[[str], torch.Tensor]:
+def _loader(source: Checkpoint, sources: Sources) -> Callable[[str], torch.Tensor]:
     def load(name: str) -> torch.Tensor:
         made_of = sources[name]
         return made_of.make(*(source.weights.load(tensor) for tensor in made_of.names))
@@ -156,37 +205,40 @@ def _loader(source: Checkpoint, sources: dict[str, Source]) -> Callable[[str], t
 
 def _write_files(source: Checkpoint, folder: Path) -> None:
     """Tokenizer and configuration, in the form that transformers.js and Optimum read."""
-    for name in ("config.json", "spiece.model", "special_tokens_map.json"):
+    for name in ("spiece.model", "special_tokens_map.json"):
         if (source.folder / name).exists():
             shutil.copyfile(source.folder / name, folder / name)
-    (folder / "tokenizer.json").write_bytes(fast_tokenizer(source.folder / "spiece.model", source.tokenizer))
-    pieces = {number: piece for piece, number in source.tokenizer.special_pieces.items()}
-    known = {
-        "tokenizer_class": "SiglipTokenizer",
-        "model_max_length": source.tokenizer.length,
-        "pad_token": pieces[source.tokenizer.pad_id],
-        "eos_token": pieces[source.tokenizer.eos_id],
-        "unk_token": source.tokenizer.unk_piece,
-        "do_lower_case": source.tokenizer.lower_case,
-    }
-    _rewrite(source, folder, "tokenizer_config.json", known)
-    _rewrite(source, folder, "preprocessor_config.json", {"image_processor_type": "SiglipImageProcessor"})
+    if source.tokenizer.library == "tokenizers":
+        fast = gemma_tokenizer(source.folder, source.tokenizer)
+    else:
+        fast = fast_tokenizer(source.folder / source.tokenizer.file, source.tokenizer)
+    (folder / "tokenizer.json").write_bytes(fast)
+    _rewrite(source, folder, TOKENIZER_FILE, tokenizer_config(source.tokenizer))
+    processor = processor_config(source.image)
+    _rewrite(source, folder, PROCESSOR_FILE, processor)
+    _rewrite(source, folder, "config.json", config_json(source.config))
 
 
 def _rewrite(source: Checkpoint, folder: Path, name: str, known: dict[str, Any]) -> None:
-    """A checkpoint's JSON file with the entries that consumers need, even where the original leaves them out."""
-    original = json.loads((source.folder / name).read_bytes())
-    (folder / name).write_text(json.dumps({**original, **known}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    """A checkpoint's JSON file, if it has one, with the entries that consumers need even where it leaves them out."""
+    path = source.folder / name
+    original = json.loads(path.read_bytes()) if path.exists() else {}
+    merged = {**original, **known}
+    for key, value in known.items():
+        if isinstance(value, dict) and isinstance(original.get(key), dict):
+            merged[key] = {**original[key], **value}
+    (folder / name).write_text(json.dumps(merged, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _contract(source: Checkpoint, folder: Path, graphs: dict[Role, Graph]) -> Contract:
+def _contract(source: Checkpoint, options: ExportOptions, folder: Path, graphs: dict[Role, Graph]) -> Contract:
     made_with = {tool: importlib.metadata.version(tool) for tool in _TOOLS}
+    chosen = {name: str(value) for name, value in asdict(options).items() if value != getattr(ExportOptions(), name)}
     return Contract(
         name=source.name,
         tokenizer=source.tokenizer,
-        image=source.image,
+        image=replace(source.image, input=options.image_input.value),
         logits=LogitSpec(source.logit_scale, source.logit_bias),
-        embedding=EmbeddingSpec("pooler_output", source.config.text_config.embedding_size, normalized=False),
+        embedding=EmbeddingSpec("pooler_output", source.config.text_config.embedding_size, options.normalized),
         files=record_files(folder),
-        variants=(Variant(Precision.FP32, graphs, made_with),),
+        variants=(Variant(Precision.FP32, graphs, {**made_with, **chosen}),),
     )

@@ -1,24 +1,25 @@
-"""The two towers, written for export, and where each of their parameters comes from in a checkpoint.
+"""The two towers, written for export; parameters.py says where each of their parameters comes from.
 
-They compute what transformers' `SiglipVisionModel` and `SiglipTextModel` compute (arXiv:2303.15343), laid out for
-ONNX: every Linear is a MatMul by a weight stored [in, out], queries, keys and values come from one MatMul, attention's
-1/sqrt(head) is part of the query weights, and every shape but the batch is a constant.
+They compute what transformers' `SiglipVisionModel`, `Siglip2VisionModel` and their text models compute
+(arXiv:2303.15343, arXiv:2502.14786), laid out for ONNX: every Linear is a MatMul by a weight stored [in, out], queries,
+keys and values come from one MatMul, attention's 1/sqrt(head) is part of the query weights, and every shape but the
+batch is a constant.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import SiglipConfig, TextConfig, TowerConfig, VisionConfig
+from .config import TextConfig, TowerConfig, VisionConfig
+from .options import ExportOptions, ImageInput
 
 _GELU: Final = {"gelu_pytorch_tanh": "tanh", "gelu": "none"}
+# Added to the scores of patches that are only padding. e**-1e4 is zero in every precision, and float16 holds -1e4.
+_MASKED: Final = -1e4
 
 
 class Linear(nn.Module):
@@ -48,7 +49,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-norm transformer layer without mask."""
+    """A pre-norm transformer layer."""
 
     def __init__(self, config: TowerConfig, tokens: int) -> None:
         super().__init__()
@@ -59,18 +60,43 @@ class Layer(nn.Module):
         self.norm2 = nn.LayerNorm(self.width, eps=config.layer_norm_eps)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: D102
+        x = x + self.attention(self.norm1(x), mask)
         y: Tensor = x + self.mlp(self.norm2(x))
         return y
 
-    def attention(self, x: Tensor) -> Tensor:
-        """[batch, tokens, width] to the same."""
+    def attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[batch, tokens, width] to the same; `mask`, [batch, 1, 1, tokens], is added to the scores."""
         split = (-1, self.tokens, self.heads, self.width // self.heads)
         q, k, v = (part.view(split) for part in self.qkv(x).split(self.width, dim=-1))
         scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # [batch, heads, tokens, tokens]
-        mixed = (scores.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2)
+        mixed = (_masked(scores, mask).softmax(-1) @ v.transpose(1, 2)).transpose(1, 2)
         y: Tensor = self.out(mixed.contiguous().view(-1, self.tokens, self.width))
+        return y
+
+
+class LastTokenLayer(nn.Module):
+    """The layer behind which only the last token is looked at, so that it computes nothing else."""
+
+    def __init__(self, config: TowerConfig, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.width, self.heads = tokens, config.hidden_size, config.num_attention_heads
+        self.norm1 = nn.LayerNorm(self.width, eps=config.layer_norm_eps)
+        self.q, self.kv = Linear(self.width, self.width), Linear(self.width, 2 * self.width)
+        self.out = Linear(self.width, self.width)
+        self.norm2 = nn.LayerNorm(self.width, eps=config.layer_norm_eps)
+        self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, tokens, width] to [batch, width]."""
+        head = self.width // self.heads
+        normed = self.norm1(x)
+        q = self.q(normed.select(1, self.tokens - 1)).view(-1, self.heads, 1, head)
+        k, v = (p.view(-1, self.tokens, self.heads, head) for p in self.kv(normed).split(self.width, dim=-1))
+        scores = q @ k.permute(0, 2, 3, 1)  # [batch, heads, 1, tokens]
+        mixed = (scores.softmax(-1) @ v.transpose(1, 2)).view(-1, self.width)
+        last = x.select(1, self.tokens - 1) + self.out(mixed)
+        y: Tensor = last + self.mlp(self.norm2(last))
         return y
 
 
@@ -90,35 +116,51 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(self.width, eps=config.layer_norm_eps)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[batch, tokens, width] to [batch, width]."""
         split = (-1, self.tokens, self.heads, self.width // self.heads)
         k, v = (part.view(split) for part in self.kv(x).split(self.width, dim=-1))
         scores = self.query @ k.permute(0, 2, 3, 1)  # [batch, heads, 1, tokens]
-        pooled = self.out((scores.softmax(-1) @ v.transpose(1, 2)).view(-1, self.width))
+        pooled = self.out((_masked(scores, mask).softmax(-1) @ v.transpose(1, 2)).view(-1, self.width))
         y: Tensor = pooled + self.mlp(self.norm(pooled))
         return y
 
 
-class VisionTower(nn.Module):
-    """pixel_values float32 [batch, 3, size, size] to last_hidden_state and pooler_output."""
+class Tower(nn.Module):
+    """What both towers do at their end."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, options: ExportOptions) -> None:
         super().__init__()
-        self.grid, self.patch = config.image_size // config.patch_size, config.patch_size
-        self.patches = Linear(3 * self.patch**2, config.hidden_size)
-        self.positions = nn.Parameter(torch.empty(1, config.num_patches, config.hidden_size))
-        self.layers = nn.ModuleList(Layer(config, config.num_patches) for _ in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.pool = AttentionPool(config, config.num_patches)
+        self.pooled_only, self.normalized = options.pooled_only, options.normalized
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, 3, size, size] to ([batch, patches, width], [batch, width])."""
-        x = self.patches(self.split(pixel_values)) + self.positions
+    def ends(self, hidden: Tensor, pooled: Tensor) -> tuple[Tensor, ...]:
+        """The outputs that were asked for."""
+        if self.normalized:
+            pooled = pooled / torch.linalg.vector_norm(pooled, dim=-1, keepdim=True)
+        return (pooled,) if self.pooled_only else (hidden, pooled)
+
+
+class VisionTower(Tower):
+    """pixel_values float32 [batch, 3, size, size], or uint8 [batch, size, size, 3], to the tower's outputs."""
+
+    def __init__(self, config: VisionConfig, options: ExportOptions) -> None:
+        super().__init__(options)
+        self.grid, self.patch = config.image_size // config.patch_size, config.patch_size
+        self.bytes = options.image_input is ImageInput.BYTES
+        self.patches = Linear(3 * self.patch**2, config.hidden_size)
+        self.positions = nn.Parameter(torch.empty(1, config.positions, config.hidden_size))
+        self.layers = nn.ModuleList(Layer(config, config.positions) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pool = AttentionPool(config, config.positions)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """A batch of pictures to [batch, patches, width] and [batch, width]."""
+        split = self.split_bytes if self.bytes else self.split
+        x = self.patches(split(pixel_values)) + self.positions
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        return x, self.pool(x)
+        return self.ends(x, self.pool(x))
 
     def split(self, pixel_values: Tensor) -> Tensor:
         """[batch, 3, size, size] to [batch, patches, 3 * patch * patch]."""
@@ -128,157 +170,88 @@ class VisionTower(nn.Module):
         tiles = pixel_values.reshape(-1, 3, self.grid, self.patch, self.grid, self.patch)
         return tiles.permute(0, 2, 4, 1, 3, 5).contiguous().view(-1, self.grid**2, 3 * self.patch**2)
 
+    def split_bytes(self, pixel_values: Tensor) -> Tensor:
+        """uint8 [batch, size, size, 3] to float32 [batch, patches, 3 * patch * patch], not yet normalised."""
+        used = self.grid * self.patch
+        if used < pixel_values.shape[1]:
+            pixel_values = pixel_values[:, :used, :used]
+        tiles = pixel_values.to(torch.float32).reshape(-1, self.grid, self.patch, self.grid, self.patch, 3)
+        return tiles.permute(0, 1, 3, 5, 2, 4).contiguous().view(-1, self.grid**2, 3 * self.patch**2)
 
-class TextTower(nn.Module):
-    """input_ids int64 [batch, length] to last_hidden_state and pooler_output."""
 
-    def __init__(self, config: TextConfig, length: int) -> None:
-        super().__init__()
+class NaflexTower(Tower):
+    """Patches, a mask and the shape of each picture's grid to the tower's outputs.
+
+    pixel_values float32 [batch, patches, patch * patch * 3], pixel_attention_mask int64 [batch, patches],
+    spatial_shapes int64 [batch, 2]: rows and columns of patches.
+    """
+
+    def __init__(self, config: VisionConfig, options: ExportOptions, patches: int) -> None:
+        super().__init__(options)
+        self.count, self.grid = patches, round(config.positions**0.5)
+        self.patches = Linear(3 * config.patch_size**2, config.hidden_size)
+        self.positions = nn.Parameter(torch.empty(config.positions, config.hidden_size))
+        self.layers = nn.ModuleList(Layer(config, patches) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pool = AttentionPool(config, patches)
+
+    def forward(self, pixel_values: Tensor, pixel_attention_mask: Tensor, spatial_shapes: Tensor) -> tuple[Tensor, ...]:
+        """A batch of pictures to [batch, patches, width] and [batch, width]."""
+        mask = ((1 - pixel_attention_mask.to(torch.float32)) * _MASKED).view(-1, 1, 1, self.count)
+        x = self.patches(pixel_values) + self.resized_positions(spatial_shapes.to(torch.float32))
+        for layer in self.layers:
+            x = layer(x, mask)
+        x = self.norm(x)
+        return self.ends(x, self.pool(x, mask))
+
+    def resized_positions(self, shapes: Tensor) -> Tensor:
+        """The stored grid of positions resized to each picture's, [batch, patches, width]; padding gets the first.
+
+        An antialiased bilinear resize (as torch's interpolate makes it) is a product with triangular weights along
+        each axis; written so, it needs no loop over pictures.
+        """
+        rows, columns = shapes[:, 0:1], shapes[:, 1:2]
+        place = torch.arange(self.count, dtype=torch.float32)
+        used = (place < rows * columns).to(torch.float32)
+        row = torch.floor((place + 0.5) / columns)  # + 0.5, so that rounding cannot reach the next row
+        column = place - row * columns
+        down, across = self.weights(row * used, rows), self.weights(column * used, columns)
+        weights = (down.unsqueeze(3) * across.unsqueeze(2)).view(-1, self.count, self.grid**2)
+        return weights @ self.positions
+
+    def weights(self, place: Tensor, length: Tensor) -> Tensor:
+        """How much of each stored row goes into the place of an axis that is `length` long: [batch, patches, grid]."""
+        scale = (self.grid / length).unsqueeze(2)
+        centre = (place.unsqueeze(2) + 0.5) * scale
+        stored = torch.arange(self.grid, dtype=torch.float32) + 0.5
+        triangle = F.relu(1 - (stored - centre).abs() / scale.clamp(min=1.0))
+        return triangle / triangle.sum(2, keepdim=True)
+
+
+class TextTower(Tower):
+    """input_ids int64 [batch, length] to the tower's outputs."""
+
+    def __init__(self, config: TextConfig, length: int, options: ExportOptions) -> None:
+        super().__init__(options)
         self.length = length
         self.tokens = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.positions = nn.Parameter(torch.empty(1, length, config.hidden_size))
-        self.layers = nn.ModuleList(Layer(config, length) for _ in range(config.num_hidden_layers))
+        layers: list[nn.Module] = [Layer(config, length) for _ in range(config.num_hidden_layers)]
+        if self.pooled_only:
+            layers[-1] = LastTokenLayer(config, length)
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = Linear(config.hidden_size, config.embedding_size)
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, length] to ([batch, length, width], [batch, embedding])."""
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """[batch, length] to [batch, length, width] and [batch, embedding]."""
         x = F.embedding(input_ids, self.tokens) + self.positions
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        return x, self.head(x.select(1, self.length - 1))  # the last token speaks for the text
+        last = x if self.pooled_only else x.select(1, self.length - 1)  # the last token speaks for the text
+        return self.ends(x, self.head(last))
 
 
-@dataclass(frozen=True)
-class Source:
-    """The checkpoint's tensors that one parameter is made of, and how."""
-
-    names: tuple[str, ...]
-    make: Callable[..., Tensor]
-
-
-Sources = dict[str, Source]
-
-
-def vision_sources(config: VisionConfig) -> Sources:
-    """Where each parameter of a `VisionTower` comes from, by its name."""
-    old, heads = "vision_model.", config.num_attention_heads
-    head = f"{old}head."
-    return {
-        "patches.weight": Source((f"{old}embeddings.patch_embedding.weight",), lambda w: w.flatten(1).T),
-        **_copied("patches.bias", f"{old}embeddings.patch_embedding.bias"),
-        "positions": Source((f"{old}embeddings.position_embedding.weight",), lambda p: p[None]),
-        **_layers(old, config),
-        **_norm("norm", f"{old}post_layernorm"),
-        "pool.query": Source(
-            (f"{head}probe", f"{head}attention.in_proj_weight", f"{head}attention.in_proj_bias"),
-            lambda probe, weight, bias: _pool_query(probe, weight, bias, heads),
-        ),
-        "pool.kv.weight": Source((f"{head}attention.in_proj_weight",), lambda w: w[w.shape[1] :].T),
-        "pool.kv.bias": Source((f"{head}attention.in_proj_bias",), lambda b: b[len(b) // 3 :]),
-        **_linear("pool.out", f"{head}attention.out_proj"),
-        **_norm("pool.norm", f"{head}layernorm"),
-        **_linear("pool.mlp.fc1", f"{head}mlp.fc1"),
-        **_linear("pool.mlp.fc2", f"{head}mlp.fc2"),
-    }
-
-
-def text_sources(config: TextConfig, length: int) -> Sources:
-    """Where each parameter of a `TextTower` comes from, by its name."""
-    old = "text_model."
-    return {
-        **_copied("tokens", f"{old}embeddings.token_embedding.weight"),
-        "positions": Source((f"{old}embeddings.position_embedding.weight",), lambda p: p[None, :length]),
-        **_layers(old, config),
-        **_norm("norm", f"{old}final_layer_norm"),
-        **_linear("head", f"{old}head"),
-    }
-
-
-def expected_shapes(config: SiglipConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a checkpoint in transformers' names."""
-    v, t = config.vision_config, config.text_config
-    head, width = "vision_model.head.", v.hidden_size
-    return {
-        "logit_scale": (1,),
-        "logit_bias": (1,),
-        "vision_model.embeddings.patch_embedding.weight": (width, 3, v.patch_size, v.patch_size),
-        "vision_model.embeddings.patch_embedding.bias": (width,),
-        "vision_model.embeddings.position_embedding.weight": (v.num_patches, width),
-        **_layer_shapes("vision_model.", v),
-        **_norm_shapes("vision_model.post_layernorm", width),
-        f"{head}probe": (1, 1, width),
-        f"{head}attention.in_proj_weight": (3 * width, width),
-        f"{head}attention.in_proj_bias": (3 * width,),
-        **_linear_shapes(f"{head}attention.out_proj", width, width),
-        **_norm_shapes(f"{head}layernorm", width),
-        **_linear_shapes(f"{head}mlp.fc1", width, v.intermediate_size),
-        **_linear_shapes(f"{head}mlp.fc2", v.intermediate_size, width),
-        "text_model.embeddings.token_embedding.weight": (t.vocab_size, t.hidden_size),
-        "text_model.embeddings.position_embedding.weight": (t.max_position_embeddings, t.hidden_size),
-        **_layer_shapes("text_model.", t),
-        **_norm_shapes("text_model.final_layer_norm", t.hidden_size),
-        **_linear_shapes("text_model.head", t.hidden_size, t.embedding_size),
-    }
-
-
-def _copied(new: str, old: str) -> Sources:
-    return {new: Source((old,), lambda x: x)}
-
-
-def _linear(new: str, old: str) -> Sources:
-    return {f"{new}.weight": Source((f"{old}.weight",), lambda w: w.T), **_copied(f"{new}.bias", f"{old}.bias")}
-
-
-def _norm(new: str, old: str) -> Sources:
-    return {**_copied(f"{new}.weight", f"{old}.weight"), **_copied(f"{new}.bias", f"{old}.bias")}
-
-
-def _layers(tower: str, config: TowerConfig) -> Sources:
-    sources: Sources = {}
-    scale = 1 / math.sqrt(config.hidden_size // config.num_attention_heads)
-    for i in range(config.num_hidden_layers):
-        new, old = f"layers.{i}.", f"{tower}encoder.layers.{i}."
-        projections = [f"{old}self_attn.{p}_proj" for p in "qkv"]
-        sources |= {
-            **_norm(f"{new}norm1", f"{old}layer_norm1"),
-            f"{new}qkv.weight": Source(
-                tuple(f"{p}.weight" for p in projections), lambda q, k, v: torch.cat([q * scale, k, v]).T
-            ),
-            f"{new}qkv.bias": Source(
-                tuple(f"{p}.bias" for p in projections), lambda q, k, v: torch.cat([q * scale, k, v])
-            ),
-            **_linear(f"{new}out", f"{old}self_attn.out_proj"),
-            **_norm(f"{new}norm2", f"{old}layer_norm2"),
-            **_linear(f"{new}mlp.fc1", f"{old}mlp.fc1"),
-            **_linear(f"{new}mlp.fc2", f"{old}mlp.fc2"),
-        }
-    return sources
-
-
-def _pool_query(probe: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """The MAP head's scaled query, [1, heads, 1, head], made in float64 since it is made but once."""
-    width = probe.shape[-1]
-    query = probe.double().view(width) @ weight[:width].double().T + bias[:width].double()
-    return (query / math.sqrt(width // heads)).view(1, heads, 1, width // heads).to(probe.dtype)
-
-
-def _linear_shapes(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def _layer_shapes(tower: str, config: TowerConfig) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    width, inner = config.hidden_size, config.intermediate_size
-    for i in range(config.num_hidden_layers):
-        layer = f"{tower}encoder.layers.{i}."
-        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            shapes |= _linear_shapes(f"{layer}self_attn.{projection}", width, width)
-        shapes |= _norm_shapes(f"{layer}layer_norm1", width) | _norm_shapes(f"{layer}layer_norm2", width)
-        shapes |= _linear_shapes(f"{layer}mlp.fc1", width, inner) | _linear_shapes(f"{layer}mlp.fc2", inner, width)
-    return shapes
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    return scores if mask is None else scores + mask

@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,22 +19,23 @@ from onnxscript import optimizer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..runtime.contract import TensorSpec
 from ..runtime.errors import ExportError
-from .interface import BATCH, OPSET, OUTPUTS
+from .interface import BATCH, OPSET
 
+_DTYPES: Final = {"float32": torch.float32, "int64": torch.int64, "uint8": torch.uint8}
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"  # where torch.onnx notes the modules around a node
 
 Load = Callable[[str], torch.Tensor]
 
 
-def trace(build: Callable[[], nn.Module], example: torch.Size, dtype: torch.dtype, input_name: str) -> ir.Model:
+def trace(build: Callable[[], nn.Module], inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> ir.Model:
     """The ONNX graph of a tower, whose initializers are named as the tower's parameters and hold nothing yet.
 
     Args:
         build: Makes the tower; called on the meta device, so no memory is spent on its parameters.
-        example: Shape of the input; the first dimension is traced as free and must not be 1.
-        dtype: Type of the input.
-        input_name: Name of the graph's input.
+        inputs: What the graph takes; a dimension that is a name is traced as free.
+        outputs: Names of what it gives.
 
     Raises:
         ExportError: torch.onnx cannot trace the tower.
@@ -43,22 +44,23 @@ def trace(build: Callable[[], nn.Module], example: torch.Size, dtype: torch.dtyp
         tower = build().eval()
     with _quiet(), FakeTensorMode(allow_non_fake_inputs=True):
         tower = tower.to_empty(device="cpu")
-        inputs = (torch.zeros(example, dtype=dtype),)
+        # What is free must not be 1, which would be taken for a constant.
+        zeros = [torch.zeros([2 if isinstance(d, str) else d for d in i.shape], dtype=_DTYPES[i.dtype]) for i in inputs]
+        free = tuple({0: torch.export.Dim(BATCH)} if isinstance(i.shape[0], str) else None for i in inputs)
         try:
-            free = ({0: torch.export.Dim(BATCH)},)
-            program = torch.export.export(tower, inputs, dynamic_shapes=free, strict=False)
+            program = torch.export.export(tower, tuple(zeros), dynamic_shapes=free, strict=False)
             traced = torch.onnx.export(
                 program,
                 dynamo=True,
                 optimize=False,
                 opset_version=OPSET,
-                input_names=[input_name],
-                output_names=list(OUTPUTS),
+                input_names=[i.name for i in inputs],
+                output_names=list(outputs),
                 verbose=False,
             )
         except (RuntimeError, torch.onnx.OnnxExporterError) as error:
             raise ExportError(
-                f"torch {torch.__version__} cannot trace the {input_name} tower: {error}",
+                f"torch {torch.__version__} cannot trace the tower of {inputs[0].name}: {error}",
                 "Install the versions in constraints.txt.",
             ) from error
     assert traced is not None  # noqa: S101  only the legacy exporter returns nothing

@@ -1,55 +1,50 @@
-"""A checkpoint's safetensors: which tensors there are, whether they fit the model, and each one when it is needed."""
+"""A checkpoint's weights in transformers' names and orientation, whatever dialect its file is written in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..runtime.errors import CheckpointError
+from .dialects import Dialect, Shapes, Source, sources
+from .stores import Store
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES: Final = frozenset({"F32", "F16", "BF16"})
 # Buffers that older versions of transformers stored along; they only count up from zero.
 _IGNORED: Final = ("embeddings.position_ids",)
-_AGAIN: Final = "Download the checkpoint again; compare sizes and hashes with where it comes from."
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies and what it is."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors of a checkpoint by name; nothing is read before it is asked for.
+    """Tensors of a checkpoint by transformers' names; nothing is read before it is asked for.
 
-    Every access maps its file anew and lets go of it, so the memory in use never grows with the checkpoint.
+    Attributes:
+        store: The file or files.
+        dialect: Whose names they have.
+        shapes: Name and shape of every tensor that there must be.
+        sources: What each one is made of.
     """
 
-    tensors: Mapping[str, TensorInfo]
+    store: Store
+    dialect: Dialect
+    shapes: Shapes
+    sources: Mapping[str, Source]
 
     @classmethod
-    def open(cls, folder: Path) -> Weights:
-        """Read the headers of `model.safetensors`, or of all the files that its index lists.
+    def open(cls, store: Store, dialect: Dialect, shapes: Shapes) -> Weights:
+        """Check that a file holds what the config asks for.
 
         Raises:
-            CheckpointError: A file is missing or damaged.
+            CheckpointError: It does not; the message lists what is missing, unexpected or wrong.
         """
-        tensors: dict[str, TensorInfo] = {}
-        for file in _files(folder):
-            tensors |= _header(file)
-        return cls(tensors)
+        weights = cls(store, dialect, shapes, sources(dialect, shapes, store.tensors))
+        weights._check()
+        return weights
 
     def load(self, name: str) -> Tensor:
         """One tensor, float32, on the CPU.
@@ -57,82 +52,49 @@ class Weights:
         Raises:
             CheckpointError: Its file has vanished or changed since it was opened.
         """
-        path = self.tensors[name].file
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{name} can no longer be read from {path} ({error}).", _AGAIN) from error
-        return tensor.to(torch.float32)
+        source = self.sources[name]
+        tensor: Tensor = source.make(*map(self.store.load, source.names))
+        return tensor.to(torch.float32).contiguous()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors once they are float32."""
-        return sum(4 * torch.Size(info.shape).numel() for info in self.tensors.values())
+        return sum(4 * torch.Size(shape).numel() for shape in self.shapes.values())
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that the tensors lie in."""
-        return tuple(sorted({info.file for info in self.tensors.values()}))
+        return tuple(sorted({info.file for info in self.store.tensors.values()}))
 
-    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Compare names, shapes and dtypes with what the config asks for.
-
-        Raises:
-            CheckpointError: They differ; the message lists what is missing, unexpected or wrong.
-        """
-        found = {name: info for name, info in self.tensors.items() if not name.endswith(_IGNORED)}
-        wrong = [
-            f"{name} is {list(found[name].shape)} where {list(shape)} is due"
-            for name, shape in expected.items()
-            if name in found and found[name].shape != shape
-        ]
-        dtypes = [f"{name} is {info.dtype}" for name, info in found.items() if info.dtype not in _DTYPES]
+    def _check(self) -> None:
+        found = {name: info for name, info in self.store.tensors.items() if not name.endswith(_IGNORED)}
+        needed = dict.fromkeys(name for source in self.sources.values() for name in source.names)
         problems = [
-            _listed("missing", [n for n in expected if n not in found]),
-            _listed("unexpected", [n for n in found if n not in expected]),
-            _listed("wrong in shape", wrong),
-            _listed("of an unusable type", dtypes),
+            _listed("missing", [name for name in needed if name not in found]),
+            _listed("unexpected", [name for name in found if name not in needed]),
+            _listed("wrong in shape", [text for name in self.shapes if (text := self._wrong_shape(name))]),
+            _listed("of an unusable type", [f"{n} is {i.dtype}" for n, i in found.items() if i.dtype not in _DTYPES]),
         ]
         if any(problems):
             raise CheckpointError(
-                f"The tensors in {', '.join(map(str, self.files))} do not fit config.json. "
+                f"The tensors in {', '.join(map(str, self.files))} (names of {self.dialect}) do not fit config.json. "
                 + " ".join(p for p in problems if p),
-                "Check that config.json and the weights belong together, and that both are a SiglipModel's.",
+                "Check that config.json and the weights belong together, and that both are a SigLIP model's.",
             )
+
+    def _wrong_shape(self, name: str) -> str | None:
+        source, due = self.sources[name], list(self.shapes[name])
+        if any(part not in self.store.tensors for part in source.names):
+            return None  # missing, which is told anyway
+        stored = [self.store.tensors[part].shape for part in source.names]
+        what = " and ".join(f"{part} is {list(shape)}" for part, shape in zip(source.names, stored, strict=True))
+        try:
+            made = list(source.make(*(torch.empty(shape, device="meta") for shape in stored)).shape)
+        except (RuntimeError, IndexError) as error:
+            return f"{what}, which cannot become {due} ({str(error).splitlines()[0]})"
+        return None if made == due else f"{what} where {due} is due"
 
 
 def _listed(kind: str, items: list[str]) -> str:
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
     return f"{len(items)} {kind}: {', '.join(items[:5])}{more}." if items else ""
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    if (folder / _SINGLE).exists():
-        return [folder / _SINGLE]
-    if not (folder / _INDEX).exists():
-        others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".msgpack"))
-        raise CheckpointError(
-            f"{folder} has neither {_SINGLE} nor {_INDEX}"
-            + (f"; {', '.join(others)} may hold code and is not read." if others else "."),
-            "Name a folder with safetensors weights, as transformers' save_pretrained writes them.",
-        )
-    try:
-        index = msgspec.json.decode((folder / _INDEX).read_bytes(), type=dict[str, Any])
-        names = sorted(set(msgspec.convert(index.get("weight_map"), dict[str, str]).values()))
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / _INDEX} is damaged ({error}).", _AGAIN) from error
-    if outside := [name for name in names if Path(name).name != name]:
-        raise CheckpointError(f"{folder / _INDEX} names {outside[0]!r}, which is outside its folder.", _AGAIN)
-    return [folder / name for name in names]
-
-
-def _header(path: Path) -> dict[str, TensorInfo]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-            return {n: TensorInfo(path, tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing.", _AGAIN) from error
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}).", _AGAIN) from error

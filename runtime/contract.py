@@ -79,9 +79,11 @@ class TokenizerSpec:
     """How a text becomes ids, int64 [length].
 
     Attributes:
-        file: The sentencepiece model.
-        canonicalisation: The rule for a text before sentencepiece sees it; `siglip` is described in
-            docs/artifact.md and was introduced by big_vision (`canonicalize_text` in `prompt_engineering.py`).
+        file: The sentencepiece model, or the file of the tokenizers library.
+        canonicalisation: The rule for a text before its vocabulary sees it; `siglip` is described in
+            docs/artifact.md and was introduced by big_vision (`canonicalize_text` in `prompt_engineering.py`), `gemma`
+            lower-cases and does nothing else, as SigLIP 2 (arXiv:2502.14786) was trained.
+        library: What reads `file`.
         lower_case: Whether letters are lower-cased, one code point at a time.
         special_pieces: Literal strings of a text that become one id each, such as `</s>`.
         unk_piece: The unknown piece, which precedes every segment while sentencepiece reads it.
@@ -96,17 +98,23 @@ class TokenizerSpec:
     pad_id: int
     length: Annotated[int, msgspec.Meta(ge=2, le=65536)]
     vocab_size: int
-    canonicalisation: Literal["siglip"] = "siglip"
+    canonicalisation: Literal["siglip", "gemma"] = "siglip"
+    library: Literal["sentencepiece", "tokenizers"] = "sentencepiece"
     padding_side: Literal["right"] = "right"
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a picture becomes pixel_values, float32 [3, height, width].
+    """How a picture becomes pixel_values, float32 [3, height, width], or patches of them.
 
     Attributes:
-        resize: `stretch` ignores the aspect ratio.
+        resize: `stretch` ignores the aspect ratio; `patches` keeps it, to within a patch, and makes of a picture at most
+            `max_patches` squares of `patch_size` pixels (NaFlex, arXiv:2502.14786). `height` and `width` are then what a
+            square picture becomes.
         filter: Pillow's filter of that name, antialiased as Pillow's resize always is.
+        input: What the vision graph takes: `pixels` normalised as said here, float32 [batch, 3, height, width]; `bytes`
+            that are resized but not normalised, uint8 [batch, height, width, 3]; or one `picture` of any size, uint8
+            [height, width, 3].
         rescale: Factor from a byte to the scale that `mean` and `std` are on, per channel in `colour_order`.
     """
 
@@ -116,9 +124,12 @@ class ImageSpec:
     rescale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["stretch"] = "stretch"
+    resize: Literal["stretch", "patches"] = "stretch"
     antialias: Literal[True] = True
     colour_order: Literal["RGB", "BGR"] = "RGB"
+    patch_size: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
+    max_patches: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    input: Literal["pixels", "bytes", "picture"] = "pixels"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exporter.config import read_image_spec, read_tokenizer_spec
+from ..exporter.image_spec import read_image_spec
+from ..exporter.tokenizer_spec import read_tokenizer_spec
 from ..runtime.contract import Role, Yardstick
 from ..runtime.errors import ArtifactError, SiglipOnnxError
 from ..runtime.model import Siglip, normalized

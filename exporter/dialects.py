@@ -1,0 +1,302 @@
+"""The dialects that SigLIP weights are written in, each a table from transformers' names to the dialect's own.
+
+Facts from: transformers `convert_siglip_to_hf.py` and `convert_siglip2_to_hf.py` (big_vision), open_clip
+`transformer.py` and timm `vision_transformer.py` (open_clip), PaddleNLP, whose Linear weights lie [in, out].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ..runtime.errors import CheckpointError
+from .stores import Store
+
+Make = Callable[..., Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Dialect(StrEnum):
+    """Whose names and orientation a checkpoint's weights have."""
+
+    TRANSFORMERS = "transformers"
+    PADDLE = "paddle"
+    OPEN_CLIP = "open_clip"
+    BIG_VISION = "big_vision"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tensors that one tensor is made of, and how."""
+
+    names: tuple[str, ...]
+    make: Make
+
+
+Sources = dict[str, Source]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the weight and the bias of a module are called in a dialect, and how each becomes transformers'."""
+
+    weight_name: str = "weight"
+    bias_name: str = "bias"
+    weight: Make = lambda x: x
+    bias: Make = lambda x: x
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module: transformers' name up to `weight` and `bias`, the dialect's name or names, and its form.
+
+    `{i}` is the number of a layer.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    form: Form = Form()
+
+
+@dataclass(frozen=True)
+class Single:
+    """A tensor of its own: transformers' name, the dialect's, and what is done to it."""
+
+    ours: str
+    theirs: str
+    make: Make = lambda x: x
+
+
+_HEAD: Final = "vision_model.head."
+
+
+def _third(number: int) -> Form:
+    return Form(weight=lambda w: w.chunk(3)[number], bias=lambda b: b.chunk(3)[number])
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
+
+
+_ONE: Final[Make] = lambda x: x.reshape(1)  # noqa: E731  a table's entry like the others
+_ROWS: Final[Make] = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731  positions, whatever stands in front of them
+
+
+def _thirds(ours: str, theirs: str, weight: str = "weight", bias: str = "bias") -> tuple[Row, ...]:
+    """Queries, keys and values of one packed tensor."""
+    forms = (_third(number) for number in range(3))
+    return tuple(
+        Row(f"{ours}{p}_proj.", (theirs,), Form(weight, bias, f.weight, f.bias))
+        for p, f in zip("qkv", forms, strict=True)
+    )
+
+
+_OPEN_CLIP: Final[tuple[Row | Single, ...]] = (
+    Single("logit_scale", "logit_scale", _ONE),
+    Single("logit_bias", "logit_bias", _ONE),
+    Row("vision_model.embeddings.patch_embedding.", ("visual.trunk.patch_embed.proj.",)),
+    Single("vision_model.embeddings.position_embedding.weight", "visual.trunk.pos_embed", _ROWS),
+    Row("vision_model.encoder.layers.{i}.layer_norm1.", ("visual.trunk.blocks.{i}.norm1.",)),
+    *_thirds("vision_model.encoder.layers.{i}.self_attn.", "visual.trunk.blocks.{i}.attn.qkv."),
+    Row("vision_model.encoder.layers.{i}.self_attn.out_proj.", ("visual.trunk.blocks.{i}.attn.proj.",)),
+    Row("vision_model.encoder.layers.{i}.layer_norm2.", ("visual.trunk.blocks.{i}.norm2.",)),
+    Row("vision_model.encoder.layers.{i}.mlp.fc1.", ("visual.trunk.blocks.{i}.mlp.fc1.",)),
+    Row("vision_model.encoder.layers.{i}.mlp.fc2.", ("visual.trunk.blocks.{i}.mlp.fc2.",)),
+    Row("vision_model.post_layernorm.", ("visual.trunk.norm.",)),
+    Single(f"{_HEAD}probe", "visual.trunk.attn_pool.latent"),
+    Row(
+        f"{_HEAD}attention.in_proj_",
+        ("visual.trunk.attn_pool.q.", "visual.trunk.attn_pool.kv."),
+        Form(weight=_joined, bias=_joined),
+    ),
+    Row(f"{_HEAD}attention.out_proj.", ("visual.trunk.attn_pool.proj.",)),
+    Row(f"{_HEAD}layernorm.", ("visual.trunk.attn_pool.norm.",)),
+    Row(f"{_HEAD}mlp.fc1.", ("visual.trunk.attn_pool.mlp.fc1.",)),
+    Row(f"{_HEAD}mlp.fc2.", ("visual.trunk.attn_pool.mlp.fc2.",)),
+    Single("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
+    Single("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
+    Row("text_model.encoder.layers.{i}.layer_norm1.", ("text.transformer.resblocks.{i}.ln_1.",)),
+    *_thirds(
+        "text_model.encoder.layers.{i}.self_attn.",
+        "text.transformer.resblocks.{i}.attn.",
+        "in_proj_weight",
+        "in_proj_bias",
+    ),
+    Row("text_model.encoder.layers.{i}.self_attn.out_proj.", ("text.transformer.resblocks.{i}.attn.out_proj.",)),
+    Row("text_model.encoder.layers.{i}.layer_norm2.", ("text.transformer.resblocks.{i}.ln_2.",)),
+    Row("text_model.encoder.layers.{i}.mlp.fc1.", ("text.transformer.resblocks.{i}.mlp.c_fc.",)),
+    Row("text_model.encoder.layers.{i}.mlp.fc2.", ("text.transformer.resblocks.{i}.mlp.c_proj.",)),
+    Row("text_model.final_layer_norm.", ("text.ln_final.",)),
+    Row("text_model.head.", ("text.text_projection.",)),
+)
+
+_KERNEL: Final = Form("kernel", weight=lambda w: w.T)
+# A convolution's kernel is [height, width, in, out]; NaFlex has a Dense in its place.
+_PATCHES: Final = Form("kernel", weight=lambda w: w.permute(3, 2, 0, 1) if w.ndim == 4 else w.T)
+_SCALE: Final = Form("scale")
+_TO_HEADS: Final = Form("kernel", weight=lambda w: w.flatten(1).T, bias=lambda b: b.flatten())  # [in, heads, head]
+_FROM_HEADS: Final = Form("kernel", weight=lambda w: w.flatten(0, 1).T)  # [heads, head, out]
+_POOL: Final = "params/img/MAPHead_0/MultiHeadDotProductAttention_0/"
+
+
+def _flax_layer(ours: str, theirs: str) -> tuple[Row, ...]:
+    """A layer of either tower, which are alike in big_vision."""
+    attention = f"{theirs}MultiHeadDotProductAttention_0/"
+    return (
+        Row(f"{ours}layer_norm1.", (f"{theirs}LayerNorm_0/",), _SCALE),
+        Row(f"{ours}self_attn.q_proj.", (f"{attention}query/",), _TO_HEADS),
+        Row(f"{ours}self_attn.k_proj.", (f"{attention}key/",), _TO_HEADS),
+        Row(f"{ours}self_attn.v_proj.", (f"{attention}value/",), _TO_HEADS),
+        Row(f"{ours}self_attn.out_proj.", (f"{attention}out/",), _FROM_HEADS),
+        Row(f"{ours}layer_norm2.", (f"{theirs}LayerNorm_1/",), _SCALE),
+        Row(f"{ours}mlp.fc1.", (f"{theirs}MlpBlock_0/Dense_0/",), _KERNEL),
+        Row(f"{ours}mlp.fc2.", (f"{theirs}MlpBlock_0/Dense_1/",), _KERNEL),
+    )
+
+
+_BIG_VISION: Final[tuple[Row | Single, ...]] = (
+    Single("logit_scale", "params/t", _ONE),
+    Single("logit_bias", "params/b", _ONE),
+    Row("vision_model.embeddings.patch_embedding.", ("params/img/embedding/",), _PATCHES),
+    Single("vision_model.embeddings.position_embedding.weight", "params/img/pos_embedding", _ROWS),
+    *_flax_layer("vision_model.encoder.layers.{i}.", "params/img/Transformer/encoderblock_{i}/"),
+    Row("vision_model.post_layernorm.", ("params/img/Transformer/encoder_norm/",), _SCALE),
+    Single(f"{_HEAD}probe", "params/img/MAPHead_0/probe"),
+    Row(
+        f"{_HEAD}attention.in_proj_",
+        (f"{_POOL}query/", f"{_POOL}key/", f"{_POOL}value/"),
+        Form(
+            "kernel",
+            weight=lambda *parts: torch.cat([w.flatten(1).T for w in parts]),
+            bias=lambda *parts: torch.cat([b.flatten() for b in parts]),
+        ),
+    ),
+    Row(f"{_HEAD}attention.out_proj.", (f"{_POOL}out/",), _FROM_HEADS),
+    Row(f"{_HEAD}layernorm.", ("params/img/MAPHead_0/LayerNorm_0/",), _SCALE),
+    Row(f"{_HEAD}mlp.fc1.", ("params/img/MAPHead_0/MlpBlock_0/Dense_0/",), _KERNEL),
+    Row(f"{_HEAD}mlp.fc2.", ("params/img/MAPHead_0/MlpBlock_0/Dense_1/",), _KERNEL),
+    Single("text_model.embeddings.token_embedding.weight", "params/txt/Embed_0/embedding"),
+    Single("text_model.embeddings.position_embedding.weight", "params/txt/pos_embedding", _ROWS),
+    *_flax_layer("text_model.encoder.layers.{i}.", "params/txt/Encoder_0/encoderblock_{i}/"),
+    Row("text_model.final_layer_norm.", ("params/txt/Encoder_0/encoder_norm/",), _SCALE),
+    Row("text_model.head.", ("params/txt/head/",), _KERNEL),
+)
+
+_TABLES: Final = {Dialect.OPEN_CLIP: _OPEN_CLIP, Dialect.BIG_VISION: _BIG_VISION}
+# A tensor that only this dialect has. transformers' and PaddleNLP's names are the same.
+_SIGNATURES: Final = {
+    "vision_model.embeddings.patch_embedding.weight": Dialect.TRANSFORMERS,
+    "visual.trunk.patch_embed.proj.weight": Dialect.OPEN_CLIP,
+    "params/img/embedding/kernel": Dialect.BIG_VISION,
+}
+_FOREIGN: Final = {
+    "vision_model.embeddings.class_embedding": "a CLIP model of transformers",
+    "visual.conv1.weight": "a CLIP model of OpenAI or open_clip",
+    "visual.class_embedding": "a CLIP model of OpenAI or open_clip",
+    "image_encoder.model.patch_embed.proj.weight": "a MobileCLIP model",
+    "text.transformer.embeddings.word_embeddings.weight": "an open_clip model with a Hugging Face text tower",
+    "vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight": "a vision-language model",
+}
+SUPPORTED: Final = (
+    "siglip-onnx reads SigLIP and SigLIP 2 models (such as google/siglip-base-patch16-224 and "
+    "google/siglip2-base-patch16-224) with the names of transformers, PaddleNLP, open_clip/timm or big_vision."
+)
+_UNPOOLED: Final = re.compile(r"(position|token)_embedding\.weight$")
+
+
+def detect(store: Store, shapes: Callable[[], Shapes]) -> Dialect:
+    """The dialect of a file, from its names and, where transformers' and Paddle's are the same, from its shapes.
+
+    Args:
+        store: The weights.
+        shapes: What each tensor's shape must be, in transformers' names, once the names are known to be a dialect's.
+
+    Raises:
+        CheckpointError: The names are of no dialect or of several, or the orientation cannot be told or is mixed.
+    """
+    found = {dialect for name, dialect in _SIGNATURES.items() if name in store.tensors}
+    if len(found) > 1:
+        raise CheckpointError(
+            f"The weights mix the names of {' and '.join(sorted(found))}.", "Keep the tensors of one of them."
+        )
+    if not found:
+        raise CheckpointError(_unknown(store.tensors), SUPPORTED)
+    dialect = found.pop()
+    return dialect if dialect in _TABLES else _orientation(store, shapes())
+
+
+def _unknown(names: Iterable[str]) -> str:
+    names = list(names)
+    kind = next((kind for name, kind in _FOREIGN.items() if name in names), None)
+    if kind is None:
+        kind = f"nothing that is known ({', '.join(names[:3]) or 'no tensor at all'}, …)"
+    return f"The names of the weights are those of {kind}."
+
+
+def _orientation(store: Store, shapes: Shapes) -> Dialect:
+    """Whether Linear weights lie [out, in] or [in, out]: decided once, for the square ones too, by those that tell."""
+    votes: dict[Dialect, list[str]] = {Dialect.TRANSFORMERS: [], Dialect.PADDLE: []}
+    for name, shape in shapes.items():
+        if _is_linear(name, shape) and shape[0] != shape[1] and name in store.tensors:
+            stored = store.tensors[name].shape
+            if stored in (shape, shape[::-1]):
+                votes[Dialect.TRANSFORMERS if stored == shape else Dialect.PADDLE].append(name)
+    straight, turned = votes.values()
+    if straight and turned:
+        raise CheckpointError(
+            f"The weights are oriented in both ways: {straight[0]} lies [out, in] and {turned[0]} lies [in, out].",
+            "Get the checkpoint again from where it comes; the square weights of this one cannot be trusted.",
+        )
+    return Dialect.PADDLE if turned else Dialect.TRANSFORMERS
+
+
+def sources(dialect: Dialect, shapes: Shapes, names: Iterable[str]) -> Sources:
+    """Where each tensor comes from, by transformers' name, in a file that holds `names`."""
+    if dialect is Dialect.TRANSFORMERS:
+        return {name: Source((name,), lambda x: x) for name in shapes}
+    if dialect is Dialect.PADDLE:
+        return {
+            name: Source((name,), (lambda w: w.T) if _is_linear(name, shape) else (lambda x: x))
+            for name, shape in shapes.items()
+        }
+    known = dict(_expanded(_TABLES[dialect], 1 + max(map(_layer, shapes))))
+    stacked = frozenset(name for name in names if "/encoderblock/" in name)
+    return {name: _unstacked(known[name], stacked) for name in shapes}
+
+
+def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and not _UNPOOLED.search(name)
+
+
+def _layer(name: str) -> int:
+    found = re.search(r"\.layers\.(\d+)\.", name)
+    return int(found[1]) if found else 0
+
+
+def _expanded(table: tuple[Row | Single, ...], layers: int) -> Iterator[tuple[str, Source]]:
+    for row in table:
+        if isinstance(row, Single):
+            yield row.ours, Source((row.theirs,), row.make)
+            continue
+        for i in range(layers) if "{i}" in row.ours else (0,):
+            ours, theirs = row.ours.format(i=i), [name.format(i=i) for name in row.theirs]
+            form = row.form
+            yield f"{ours}weight", Source(tuple(f"{name}{form.weight_name}" for name in theirs), form.weight)
+            yield f"{ours}bias", Source(tuple(f"{name}{form.bias_name}" for name in theirs), form.bias)
+
+
+def _unstacked(source: Source, stacked: frozenset[str]) -> Source:
+    """big_vision's larger models hold a parameter of all layers in one tensor, [layers, …]."""
+    name = source.names[0]
+    layer = re.search(r"/encoderblock_(\d+)/", name)
+    whole = re.sub(r"/encoderblock_\d+/", "/encoderblock/", name)
+    if layer is None or whole not in stacked:
+        return source
+    number = int(layer[1])
+    return Source((whole,), lambda x: source.make(x[number]))

@@ -1,0 +1,140 @@
+"""How a checkpoint wants its pictures: preprocessor_config.json, or what stands for it in other dialects."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ..runtime.contract import ImageSpec
+from ..runtime.errors import CheckpointError
+from .config import Size, VisionConfig, read_json
+
+FILE: Final = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class _Processor:
+    """preprocessor_config.json. Defaults: transformers, `image_processing_pil_siglip.py`."""
+
+    size: dict[str, int] = field(default_factory=lambda: {"height": 224, "width": 224})
+    resample: Literal[0, 1, 2, 3, 4, 5] = 3
+    rescale_factor: float = 1 / 255
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_processor_type: str = "SiglipImageProcessor"
+    do_resize: Literal[True] = True
+    do_rescale: Literal[True] = True
+    do_normalize: Literal[True] = True
+
+
+@dataclass(frozen=True)
+class _NaflexProcessor(_Processor):
+    """The same for NaFlex. Defaults: transformers, `image_processing_pil_siglip2.py`."""
+
+    size: Any = None
+    resample: Literal[0, 1, 2, 3, 4, 5] = 2
+    image_processor_type: str = "Siglip2ImageProcessor"
+    patch_size: Size = 16
+    max_num_patches: Size = 256
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """`preprocess_cfg` of open_clip_config.json. Defaults: open_clip, `PreprocessCfg` in transform.py, for SigLIP."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    resize_mode: str = "squash"
+
+
+# PIL.Image.Resampling
+_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+
+
+def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
+    """Read preprocessor_config.json.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or does not fit the vision tower.
+    """
+    path = folder / FILE
+    processor = read_json(path, _NaflexProcessor if vision.naflex else _Processor)
+    kind = "Siglip2ImageProcessor" if vision.naflex else "SiglipImageProcessor"
+    if not processor.image_processor_type.startswith(kind):
+        raise CheckpointError(
+            f"{path} asks for a {processor.image_processor_type}, not a {kind}.",
+            "Use the file that belongs to the SigLIP checkpoint.",
+        )
+    spec = ImageSpec(
+        height=vision.image_size,
+        width=vision.image_size,
+        filter=_FILTERS[processor.resample],
+        rescale=processor.rescale_factor,
+        mean=processor.image_mean,
+        std=processor.image_std,
+    )
+    if isinstance(processor, _NaflexProcessor):
+        return _patches(path, processor, vision, spec)
+    height, width = processor.size.get("height"), processor.size.get("width")
+    if height != vision.image_size or width != vision.image_size:
+        raise CheckpointError(
+            f"{path} makes pictures of {height} x {width} pixels, but config.json says that the vision tower takes "
+            f"{vision.image_size} x {vision.image_size}.",
+            "Use the preprocessor_config.json that belongs to this checkpoint.",
+        )
+    return spec
+
+
+def _patches(path: Path, processor: _NaflexProcessor, vision: VisionConfig, spec: ImageSpec) -> ImageSpec:
+    if processor.patch_size != vision.patch_size:
+        raise CheckpointError(
+            f"{path} cuts patches of {processor.patch_size} pixels, but config.json says that the vision tower takes "
+            f"{vision.patch_size}.",
+            "Use the preprocessor_config.json that belongs to this checkpoint.",
+        )
+    square = math.isqrt(processor.max_num_patches) * vision.patch_size
+    return replace(
+        spec,
+        height=square,
+        width=square,
+        resize="patches",
+        patch_size=vision.patch_size,
+        max_patches=processor.max_num_patches,
+    )
+
+
+def image_spec(vision: VisionConfig, preprocess: PreprocessConfig) -> ImageSpec:
+    """What open_clip's configuration says, or big_vision's own, which is PreprocessConfig's defaults.
+
+    Raises:
+        CheckpointError: It crops, or leaves the filter to chance.
+    """
+    if preprocess.resize_mode != "squash" or preprocess.interpolation == "random":
+        raise CheckpointError(
+            f"open_clip_config.json asks for resize_mode {preprocess.resize_mode!r} and interpolation "
+            f"{preprocess.interpolation!r}.",
+            "SigLIP squashes pictures by a bicubic or bilinear filter; correct the file.",
+        )
+    size = vision.image_size
+    return ImageSpec(size, size, preprocess.interpolation, 1 / 255, preprocess.mean, preprocess.std)
+
+
+def processor_config(spec: ImageSpec) -> dict[str, Any]:
+    """The content of preprocessor_config.json, all of it, for consumers that know no defaults."""
+    common = {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+        "resample": _FILTERS.index(spec.filter),
+        "rescale_factor": spec.rescale,
+    }
+    if spec.resize == "patches":
+        kind = {"image_processor_type": "Siglip2ImageProcessor", "processor_class": "Siglip2Processor"}
+        return {**common, **kind, "patch_size": spec.patch_size, "max_num_patches": spec.max_patches}
+    kind = {"image_processor_type": "SiglipImageProcessor", "processor_class": "SiglipProcessor"}
+    return {**common, **kind, "size": {"height": spec.height, "width": spec.width}}

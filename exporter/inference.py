@@ -1,0 +1,156 @@
+"""The config of a checkpoint that has no config.json: read off the tensors of open_clip's and big_vision's files."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ..runtime.errors import CheckpointError
+from .config import SiglipConfig, TextConfig, VisionConfig, check_config, read_json
+from .dialects import Dialect
+from .image_spec import PreprocessConfig
+from .stores import Store
+
+OPEN_CLIP_FILE: Final = "open_clip_config.json"
+_FORM: Final = "Put the config.json of the same model in transformers' form into the folder."
+# Attention heads by the family in timm's names, vision_transformer.py; they cannot be seen in the weights.
+_TIMM_HEADS: Final = {"vit_base": 12, "vit_large": 16, "vit_so400m": 16, "vit_so150m": 14, "vit_giantopt": 16}
+
+
+@dataclass(frozen=True)
+class _OpenClipVision:
+    image_size: int
+    timm_model_name: str
+    timm_pool: Literal["map"] = "map"
+    timm_proj: Literal["none", ""] | None = "none"
+
+
+@dataclass(frozen=True)
+class _OpenClipText:
+    context_length: int = 77
+    heads: int = 8
+    no_causal_mask: Literal[True] = True
+    pool_type: Literal["last"] = "last"
+    norm_kwargs: dict[str, float] = field(default_factory=dict)
+    act_kwargs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _OpenClipModel:
+    vision_cfg: _OpenClipVision
+    text_cfg: _OpenClipText
+
+
+@dataclass(frozen=True)
+class _OpenClipFile:
+    model_cfg: _OpenClipModel
+    preprocess_cfg: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+
+def infer_config(folder: Path, store: Store, dialect: Dialect) -> SiglipConfig:
+    """What the tensors and, for open_clip, open_clip_config.json say.
+
+    Raises:
+        CheckpointError: They do not say enough, or describe another model than SigLIP.
+    """
+    try:
+        config = _big_vision(store) if dialect is Dialect.BIG_VISION else _open_clip(folder, store)
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"The weights in {folder} lack {error}, so the model's size cannot be read off them.", _FORM
+        ) from error
+    check_config(config, folder)
+    return config
+
+
+def read_preprocess(folder: Path) -> PreprocessConfig:
+    """`preprocess_cfg` of open_clip_config.json, or its defaults where there is no such file."""
+    path = folder / OPEN_CLIP_FILE
+    return read_json(path, _OpenClipFile).preprocess_cfg if path.exists() else PreprocessConfig()
+
+
+def _shape(store: Store, name: str) -> tuple[int, ...]:
+    return store.tensors[name].shape
+
+
+def _layers(store: Store, pattern: str) -> int:
+    return 1 + max((int(m[1]) for name in store.tensors if (m := re.match(pattern, name))), default=-1)
+
+
+def _open_clip(folder: Path, store: Store) -> SiglipConfig:
+    file = read_json(folder / OPEN_CLIP_FILE, _OpenClipFile).model_cfg
+    name, text = file.vision_cfg.timm_model_name, file.text_cfg
+    family = next((family for family in _TIMM_HEADS if name.startswith(f"{family}_")), None)
+    if family is None:
+        raise CheckpointError(
+            f"{folder / OPEN_CLIP_FILE} names timm's {name!r}, whose attention heads are not known here; known are "
+            f"{', '.join(_TIMM_HEADS)}.",
+            _FORM,
+        )
+    width, _, patch, _ = _shape(store, "visual.trunk.patch_embed.proj.weight")
+    vocab, text_width = _shape(store, "text.token_embedding.weight")
+    return SiglipConfig(
+        "siglip",
+        VisionConfig(
+            hidden_size=width,
+            intermediate_size=_shape(store, "visual.trunk.blocks.0.mlp.fc1.weight")[0],
+            num_hidden_layers=_layers(store, r"visual\.trunk\.blocks\.(\d+)\."),
+            num_attention_heads=_TIMM_HEADS[family],
+            image_size=file.vision_cfg.image_size,
+            patch_size=patch,
+        ),
+        TextConfig(
+            hidden_size=text_width,
+            intermediate_size=_shape(store, "text.transformer.resblocks.0.mlp.c_fc.weight")[0],
+            num_hidden_layers=_layers(store, r"text\.transformer\.resblocks\.(\d+)\."),
+            num_attention_heads=text.heads,
+            vocab_size=vocab,
+            max_position_embeddings=text.context_length,
+            projection_size=_shape(store, "text.text_projection.weight")[0],
+            layer_norm_eps=text.norm_kwargs.get("eps", 1e-5),
+            hidden_act="gelu_pytorch_tanh" if text.act_kwargs.get("approximate") == "tanh" else "gelu",
+        ),
+    )
+
+
+def _big_vision(store: Store) -> SiglipConfig:
+    vision, text = "params/img/Transformer/encoderblock", "params/txt/Encoder_0/encoderblock"
+    kernel = _shape(store, "params/img/embedding/kernel")
+    positions = math.prod(_shape(store, "params/img/pos_embedding")[:-1])
+    naflex, grid = len(kernel) == 2, math.isqrt(positions)
+    patch = math.isqrt(kernel[0] // 3) if naflex else kernel[0]
+    vocab, _ = _shape(store, "params/txt/Embed_0/embedding")
+    return SiglipConfig(
+        "siglip2" if naflex else "siglip",
+        VisionConfig(
+            **_flax_tower(store, vision),
+            image_size=grid * patch,
+            patch_size=patch,
+            num_patches=positions,
+            naflex=naflex,
+        ),
+        TextConfig(
+            **_flax_tower(store, text),
+            vocab_size=vocab,
+            max_position_embeddings=_shape(store, "params/txt/pos_embedding")[-2],
+            projection_size=_shape(store, "params/txt/head/kernel")[-1],
+        ),
+    )
+
+
+def _flax_tower(store: Store, block: str) -> dict[str, Any]:
+    """Sizes of a tower, whose layers have tensors of their own or share stacked ones."""
+    query = "MultiHeadDotProductAttention_0/query/kernel"
+    stacked = f"{block}/{query}" in store.tensors
+    prefix = f"{block}/" if stacked else f"{block}_0/"
+    width, heads, _ = _shape(store, f"{prefix}{query}")[-3:]
+    layers = _shape(store, f"{prefix}{query}")[0] if stacked else _layers(store, rf"{re.escape(block)}_(\d+)/")
+    return {
+        "hidden_size": width,
+        "intermediate_size": _shape(store, f"{prefix}MlpBlock_0/Dense_0/kernel")[-1],
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
