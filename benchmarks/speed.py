@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     args = parser.parse_args()
     source = Checkpoint.open(args.checkpoint)
-    model, reference = Siglip.load(args.artifact), Reference(source.folder, source.tokenizer)
+    model, reference = Siglip.load(args.artifact), Reference(source)
     rng = np.random.default_rng(0)
     size, spec = source.image.height, source.tokenizer
     pixels = rng.uniform(-1, 1, (1, 3, size, size)).astype(np.float32)

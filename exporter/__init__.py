@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .dialects import Dialect
+    from .freeze import freeze_labels
     from .options import ExportOptions, ImageInput
     from .run import export
 
-__all__ = ["Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export"]
+__all__ = ["Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export", "freeze_labels"]
 _HOMES = {
     "Checkpoint": ".checkpoint",
     "Dialect": ".dialects",
     "ExportOptions": ".options",
     "ImageInput": ".options",
     "export": ".run",
+    "freeze_labels": ".freeze",
 }
 
 

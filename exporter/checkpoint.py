@@ -60,10 +60,23 @@ class Checkpoint:
             image = image_spec(config.vision_config, read_preprocess(folder))
         else:
             image = read_image_spec(folder, config.vision_config)
-        if image_size is not None:
-            config, image = _resized(folder, config, image, image_size)
         tokenizer = read_tokenizer_spec(folder, config.text_config, open_clip=foreign)
-        return cls(_name(str(name), folder), folder, config, image, tokenizer, weights)
+        opened = cls(_name(str(name), folder), folder, config, image, tokenizer, weights)
+        return opened if image_size is None else opened.resized(image_size)
+
+    def resized(self, size: int) -> Checkpoint:
+        """The same for pictures of another size; its position embeddings stay those that are stored.
+
+        Raises:
+            CheckpointError: The model has no image size, or a patch is larger.
+        """
+        vision = self.config.vision_config
+        if vision.naflex:
+            raise CheckpointError(f"{self.folder} is a NaFlex model, which has no image size.", "Leave it out.")
+        if size < vision.patch_size:
+            raise CheckpointError(f"{size} pixels are less than a patch of {vision.patch_size}.", "Use a larger size.")
+        config = replace(self.config, vision_config=replace(vision, image_size=size))
+        return replace(self, config=config, image=replace(self.image, height=size, width=size))
 
     @property
     def logit_scale(self) -> float:
@@ -88,20 +101,6 @@ def _recognised(
     dialect = dialect or detect(store, lambda: expected_shapes(needed()))
     bare = known is None and dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
     return infer_config(folder, store, dialect) if bare else needed(), dialect
-
-
-def _resized(folder: Path, config: SiglipConfig, image: ImageSpec, size: int) -> tuple[SiglipConfig, ImageSpec]:
-    vision = config.vision_config
-    if vision.naflex:
-        raise CheckpointError(f"{folder} is a NaFlex model, which has no image size.", "Leave --image-size out.")
-    if size < vision.patch_size:
-        raise CheckpointError(
-            f"{size} pixels are less than a patch of {vision.patch_size}.", "Use a larger image size."
-        )
-    return (
-        replace(config, vision_config=replace(vision, image_size=size)),
-        replace(image, height=size, width=size),
-    )
 
 
 def locate(name: str) -> Path:

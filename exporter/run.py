@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +25,6 @@ from ..runtime.contract import (
     Variant,
 )
 from ..runtime.errors import ExportError
-from ..runtime.files import new_folder
 from .checkpoint import Checkpoint
 from .config import config_json
 from .dialects import Sources
@@ -38,15 +35,13 @@ from .interface import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, g
 from .joint import write_joint
 from .options import ExportOptions, ImageInput
 from .parameters import text_sources, vision_sources
+from .target import Progress, new_artifact
 from .tokenizer_spec import FILE as TOKENIZER_FILE
 from .tokenizer_spec import gemma_tokenizer, tokenizer_config
 from .towers import NaflexTower, TextTower, VisionTower
 from .trace import attach, trace
 
-Progress = Callable[[str], None]
-
 _TOOLS: Final = ("siglip-onnx", "torch", "onnx", "onnx-ir", "onnxscript")
-_ROOM: Final = 1.05  # graphs and tokenizer files beside the weights
 
 
 @dataclass(frozen=True)
@@ -85,44 +80,14 @@ def export(
     options, folder = options or ExportOptions(), Path(target).resolve()
     source = Checkpoint.open(checkpoint, options.dialect, options.image_size)
     _check_options(source, options)
-    with _writing(folder):
-        _check_target(folder, overwrite, source)
-        with new_folder(folder, replace=overwrite) as partial:
-            graphs = _write_graphs(source, options, partial, progress)
-            progress("Writing tokenizer and configuration")
-            _write_files(source, partial)
-            progress("Hashing")
-            write_contract(partial, _contract(source, options, partial, graphs))
-            Artifact.open(partial).verify(graph.path for graph in graphs.values())
+    with new_artifact(folder, overwrite=overwrite, source=source.folder, needed=source.weights.nbytes) as partial:
+        graphs = _write_graphs(source, options, partial, progress)
+        progress("Writing tokenizer and configuration")
+        write_files(source, partial)
+        progress("Hashing")
+        write_contract(partial, _contract(source, options, partial, graphs))
+        Artifact.open(partial).verify(graph.path for graph in graphs.values())
     return Artifact.open(folder)
-
-
-def _check_target(folder: Path, overwrite: bool, source: Checkpoint) -> None:
-    if folder == source.folder.resolve():
-        raise ExportError(f"The artifact would replace its own checkpoint, {folder}.", "Name another folder.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise ExportError(f"{folder} exists already.", "Name another folder, or replace it with --overwrite.")
-        Artifact.open(folder)  # what is not an artifact is never replaced
-    room = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free, needed = shutil.disk_usage(room).free, int(source.weights.nbytes * _ROOM)
-    if free < needed:
-        raise ExportError(
-            f"The artifact needs {needed / 1e9:.2f} GB, but the disk of {folder} has only {free / 1e9:.2f} GB left.",
-            "Make room, or name a folder on another disk.",
-        )
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ExportError(
-            f"The artifact cannot be written to {folder} ({error.strerror or error}); nothing was left behind.",
-            "Make room on that disk, or name a folder on another." if full else "Name a folder that can be written.",
-        ) from error
 
 
 def _check_options(source: Checkpoint, options: ExportOptions) -> None:
@@ -203,7 +168,7 @@ def _loader(source: Checkpoint, sources: Sources) -> Callable[[str], torch.Tenso
     return load
 
 
-def _write_files(source: Checkpoint, folder: Path) -> None:
+def write_files(source: Checkpoint, folder: Path) -> None:
     """Tokenizer and configuration, in the form that transformers.js and Optimum read."""
     for name in ("spiece.model", "special_tokens_map.json"):
         if (source.folder / name).exists():

@@ -56,7 +56,7 @@ class Artifact:
         for variant in contract.variants:
             for graph in variant.graphs.values():
                 _check_listed(folder, contract, (graph.path, *graph.data))
-        _check_listed(folder, contract, (contract.tokenizer.file,))
+        _check_listed(folder, contract, (contract.tokenizer.file,) if contract.tokenizer else ())
         return cls(folder, contract)
 
     def path(self, inner: str) -> Path:

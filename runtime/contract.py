@@ -108,9 +108,9 @@ class ImageSpec:
     """How a picture becomes pixel_values, float32 [3, height, width], or patches of them.
 
     Attributes:
-        resize: `stretch` ignores the aspect ratio; `patches` keeps it, to within a patch, and makes of a picture at most
-            `max_patches` squares of `patch_size` pixels (NaFlex, arXiv:2502.14786). `height` and `width` are then what a
-            square picture becomes.
+        resize: `stretch` ignores the aspect ratio; `patches` keeps it, to within a patch, and makes of a picture at
+            most `max_patches` squares of `patch_size` pixels (NaFlex, arXiv:2502.14786). `height` and `width` are then
+            what a square picture becomes.
         filter: Pillow's filter of that name, antialiased as Pillow's resize always is.
         input: What the vision graph takes: `pixels` normalised as said here, float32 [batch, 3, height, width]; `bytes`
             that are resized but not normalised, uint8 [batch, height, width, 3]; or one `picture` of any size, uint8
@@ -130,6 +130,21 @@ class ImageSpec:
     patch_size: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
     max_patches: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     input: Literal["pixels", "bytes", "picture"] = "pixels"
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """Labels whose embeddings are part of the vision graph, which then gives `logits` and `probabilities`, too.
+
+    Attributes:
+        labels: In the order of the columns of these outputs.
+        templates: What the model read for each, `{}` standing for the label; the mean of several.
+        made_from: Name of the artifact whose text tower embedded them.
+    """
+
+    labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    templates: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    made_from: str
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,17 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def batch(self) -> int | None:
+        """How many rows it takes, no more and no fewer; None where that is free.
+
+        A graph that takes one decoded picture, [height, width, 3], has no dimension for more.
+        """
+        first = self.inputs[0].shape
+        if self.inputs[0].dtype == "uint8" and len(first) == 3:
+            return 1
+        return first[0] if isinstance(first[0], int) else None
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -212,16 +238,26 @@ class Variant:
 
 @dataclass(frozen=True)
 class Contract:
-    """All that a runtime must not guess about an artifact."""
+    """All that a runtime must not guess about an artifact.
+
+    Attributes:
+        tokenizer: None where there is no text tower, but frozen `labels`.
+    """
 
     name: str
-    tokenizer: TokenizerSpec
+    tokenizer: TokenizerSpec | None
     image: ImageSpec
     logits: LogitSpec
     embedding: EmbeddingSpec
     files: dict[InnerPath, FileRecord]
     variants: tuple[Variant, ...]
+    labels: LabelSpec | None = None
     schema_version: Literal[1] = SCHEMA_VERSION
+
+    @property
+    def towers(self) -> tuple[Role, ...]:
+        """The towers that every variant has."""
+        return (Role.VISION,) if self.labels else (Role.VISION, Role.TEXT)
 
     def variant(self, precision: Precision, provider: Provider = Provider.CPU) -> Variant | None:
         """The variant of that precision that was made for the provider, else the one made for none, else None."""

@@ -30,6 +30,7 @@ FloatArray = NDArray[np.float32]
 # Batches that are replayed as CUDA graphs, filled up with copies of their last row. Above them, launching kernels takes
 # no time that could be saved: 1.13 times as fast at 1, 0.96 at 8 (docs/runtime.md).
 BUCKETS: Final = (1, 2, 4)
+_DTYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
 _DLPACK: Final = {Provider.CPU: (1, "cpu"), Provider.CUDA: (2, "cuda")}  # DLDeviceType in dlpack.h
 
 
@@ -43,7 +44,7 @@ class DeviceArray:
     def __init__(self, value: Any) -> None:
         self.value = value
         self.shape = tuple(value.shape())
-        self.dtype = np.dtype({"tensor(float)": "float32", "tensor(int64)": "int64"}[value.data_type()])
+        self.dtype = np.dtype(_DTYPES[value.data_type()])
 
     def __dlpack__(self, **how: Any) -> Any:
         return self.value.__dlpack__(**how) if how else self.value.__dlpack__()
@@ -81,6 +82,11 @@ class DeviceTower:
     def __init__(self, session: GraphSession, options: SessionOptions, embedding: EmbeddingSpec) -> None:
         if options.provider not in _DLPACK or not isinstance(session.engine, OrtEngine):
             raise ProviderError(f"{options.provider} has no arrays on a device.", f"Use {' or '.join(_DLPACK)}.")
+        if not session.plain:
+            raise ProviderError(
+                "Arrays on a device go into graphs of one input and a free batch, and this one has another form.",
+                "Use encode, or export the checkpoint without --batch.",
+            )
         self.graphs, self.embedding = options.cuda_graphs, embedding
         self._session, self._ort = session, session.engine.session
         self.input = session.graph.inputs[0]

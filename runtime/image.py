@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .contract import ImageSpec
 from .errors import InputError
 
+Row = NDArray[Any]
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.generic]
 
 # Raster formats whose decoders are part of Pillow; EPS, for one, would start Ghostscript.
@@ -59,7 +61,12 @@ class ImageOptions:
 
 
 class ImageProcessor:
-    """Turns pictures into pixel_values by an artifact's contract. It keeps no state, so threads may share it.
+    """Turns pictures into what the vision graph takes, by the contract. It keeps no state, so threads may share it.
+
+    A row, of one picture, is by the contract's `image.input`: pixel_values, float32 [3, height, width]; bytes, uint8
+    [height, width, 3]; the decoded picture itself; or with `resize: patches` a record of the three inputs of a NaFlex
+    graph: pixel_values float32 [patches, patch * patch * 3], pixel_attention_mask int64 [patches] and spatial_shapes
+    int64 [2]. Rows of records behave as any other array's do.
 
     Args:
         spec: The contract's image section.
@@ -71,16 +78,20 @@ class ImageProcessor:
         self._filter = Image.Resampling[spec.filter.upper()]
         self._table = _normalised_bytes(spec)
 
-    def __call__(self, images: Sequence[ImageInput]) -> NDArray[np.float32]:
-        """Pixel values of each picture, float32 [images, 3, height, width].
+    def __call__(self, images: Sequence[ImageInput]) -> Row:
+        """The rows of pictures, one behind the other, such as float32 [images, 3, height, width].
 
         Raises:
-            InputError: A picture is missing, damaged, too large, or of a form that `load_image` does not take.
+            InputError: A picture is missing, damaged, too large, or of a form that `load_image` does not take; or the
+                graph takes pictures of any size, and these have several.
         """
-        pixels = np.empty((len(images), 3, self.spec.height, self.spec.width), dtype=np.float32)
-        for place, image in zip(pixels, images, strict=True):
-            place[:] = self.one(image)
-        return pixels
+        rows = [self.one(image) for image in images]
+        if len({row.shape for row in rows}) > 1:
+            raise InputError(
+                "Pictures of different sizes make no array, and this artifact resizes them in its graph.",
+                "Pass them one at a time.",
+            )
+        return np.stack(rows)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -88,14 +99,25 @@ class ImageProcessor:
         low, high = float(self._table.min()), float(self._table.max())
         return low - (high - low) / 2, high + (high - low) / 2
 
-    def one(self, image: ImageInput) -> NDArray[np.float32]:
-        """Pixel values of one picture, float32 [3, height, width]; errors as for several."""
-        return self.normalize(self.bytes_of(image))
+    def one(self, image: ImageInput) -> Row:
+        """The row of one picture; errors as for several."""
+        return self.row(self.bytes_of(image))
 
     def bytes_of(self, image: ImageInput) -> NDArray[np.uint8]:
-        """One picture resized, uint8 [height, width, 3] RGB; errors as for several."""
+        """One picture, uint8 [height, width, 3] RGB, resized unless the graph does that; errors as for several."""
         decoded = load_image(image, self.options, (self.spec.width, self.spec.height))
-        return np.asarray(decoded.resize((self.spec.width, self.spec.height), self._filter))
+        if self.spec.input == "picture":
+            return np.asarray(decoded)
+        return np.asarray(decoded.resize(self._size(decoded), self._filter))
+
+    def row(self, resized: NDArray[np.uint8]) -> Row:
+        """The row of what `bytes_of` gives."""
+        if self.spec.input != "pixels":
+            return resized[:, :, ::-1] if self.spec.colour_order == "BGR" else resized
+        pixels = self.normalize(resized)
+        if self.spec.patch_size is None or self.spec.max_patches is None:
+            return pixels
+        return _patches(pixels, self.spec.patch_size, self.spec.max_patches)
 
     def normalize(self, resized: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixel values, float32 [3, height, width], of a resized picture, uint8 [height, width, 3] RGB."""
@@ -103,6 +125,22 @@ class ImageProcessor:
         if self.spec.colour_order == "BGR":
             channels = channels[::-1]
         return np.stack([table[channel] for table, channel in zip(self._table, channels, strict=True)])
+
+    def rows_of(self, pixel_values: Row) -> Row:
+        """Rows for the graph of normalised pixels, float32 [images, 3, height, width], whose bytes it may want."""
+        if self.spec.input == "pixels":
+            return pixel_values
+        mean, std = (np.asarray(values)[:, None, None] for values in (self.spec.mean, self.spec.std))
+        levels = np.rint((pixel_values.astype(np.float64) * std + mean) / self.spec.rescale)
+        return np.ascontiguousarray(levels.clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
+
+    def _size(self, image: Image.Image) -> tuple[int, int]:
+        """Width and height to resize to."""
+        patch, limit = self.spec.patch_size, self.spec.max_patches
+        if patch is None or limit is None:
+            return self.spec.width, self.spec.height
+        rows, columns = patch_grid(image.height, image.width, patch, limit)
+        return columns * patch, rows * patch
 
 
 def _normalised_bytes(spec: ImageSpec) -> NDArray[np.float32]:
@@ -113,6 +151,44 @@ def _normalised_bytes(spec: ImageSpec) -> NDArray[np.float32]:
     rescaled = (np.arange(256, dtype=np.float64) * spec.rescale).astype(np.float32)
     mean, std = np.asarray(spec.mean, np.float32)[:, None], np.asarray(spec.std, np.float32)[:, None]
     return np.asarray((rescaled - mean) / std, dtype=np.float32)
+
+
+def patch_grid(height: int, width: int, patch: int, limit: int) -> tuple[int, int]:
+    """Rows and columns of patches that a picture becomes: as many as fit into `limit`, about as wide as it is high.
+
+    The bisection, its bounds and where it stops are the reference's (transformers, `image_processing_pil_siglip2.py`),
+    since each of them decides about a row.
+    """
+
+    def cells(scale: float) -> tuple[int, int]:
+        rows, columns = (max(1, math.ceil(side * scale / patch)) for side in (height, width))
+        return rows, columns
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        if math.prod(cells(middle)) <= limit:
+            low = middle
+        else:
+            high = middle
+    return cells(low)
+
+
+def patches_dtype(patch: int, count: int) -> np.dtype[np.void]:
+    """A record of what a NaFlex graph takes for one picture."""
+    pixels = ("pixel_values", np.float32, (count, 3 * patch**2))
+    return np.dtype([pixels, ("pixel_attention_mask", np.int64, (count,)), ("spatial_shapes", np.int64, (2,))])
+
+
+def _patches(pixels: NDArray[np.float32], patch: int, count: int) -> NDArray[np.void]:
+    """Pixels, float32 [3, height, width], cut into patches, row by row, with the colours of a pixel side by side."""
+    rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
+    tiles = pixels.reshape(3, rows, patch, columns, patch).transpose(1, 3, 2, 4, 0)
+    record = np.zeros((), patches_dtype(patch, count))
+    record["pixel_values"][: rows * columns] = tiles.reshape(rows * columns, -1)
+    record["pixel_attention_mask"][: rows * columns] = 1
+    record["spatial_shapes"] = rows, columns
+    return record
 
 
 def load_image(image: ImageInput, options: ImageOptions, due: tuple[int, int] = (0, 0)) -> Image.Image:

@@ -31,7 +31,7 @@ from .text import TextCache, fill, warn_of_cut
 from .tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
-_TOWERS: Final = (Role.VISION, Role.TEXT)
+PROBABILITIES: Final = "probabilities"
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +75,7 @@ class Siglip:
         self.options.check_provider()
         self.images = ImageProcessor(self.contract.image, image_options)
         self._text_cache = TextCache() if text_cache is None else text_cache
-        for role in _TOWERS:  # a variant that is not there is an error now, not at first use
+        for role in self.contract.towers:  # a variant that is not there is an error now, not at first use
             artifact.graph(role, precision, self.options.provider)
         self._start()
 
@@ -149,14 +149,23 @@ class Siglip:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The artifact's tokenizer."""
+        """The artifact's tokenizer.
+
+        Raises:
+            ArtifactError: It is damaged, or there is none, because the artifact's labels are frozen.
+        """
         self._own()
         with self._text_lock:
             if self._tokenizer is None:
                 spec = self.contract.tokenizer
+                if spec is None:
+                    raise ArtifactError(
+                        f"{self.artifact.folder} is a classifier of frozen labels and reads no texts.",
+                        "Use the artifact that it was made from.",
+                    )
                 if self.options.verify:
                     self.artifact.verify((spec.file,))
-                self._tokenizer = Tokenizer(self.artifact.path(spec.file), spec)
+                self._tokenizer = Tokenizer.load(self.artifact.path(spec.file), spec)
             return self._tokenizer
 
     def encode_image(
@@ -176,7 +185,7 @@ class Siglip:
             InputError: A picture cannot be used, or there is none.
         """
         _require_several(images, "picture")
-        size = self._batch_size(Role.VISION, batch_size)
+        size = self.batch_size(Role.VISION, batch_size)
         self.session(Role.VISION)
         rows = self.encode_batches(Role.VISION, self._pixels(images, size))
         return self._finished(np.concatenate(list(rows)), normalize)
@@ -196,7 +205,7 @@ class Siglip:
             InputError: A text cannot be used, or there is none.
         """
         _require_several(texts, "text")
-        size = self._batch_size(Role.TEXT, batch_size)
+        size = self.batch_size(Role.TEXT, batch_size)
         ids = self.tokenizer(texts, warn_of_cut)
 
         def encode(rows: NDArray[np.int64]) -> FloatArray:
@@ -229,20 +238,20 @@ class Siglip:
         return normalized(flat.reshape(len(labels), len(prompts[0]), -1).mean(axis=1))
 
     def encode(self, role: Role, inputs: NDArray[Any]) -> FloatArray:
-        """Embeddings, as the tower gives them, of ready pixel_values or input_ids: float32 [rows, size].
+        """Embeddings, as the tower gives them, of ready rows of `images` or input_ids: float32 [rows, size].
 
         Raises:
             InputError: The inputs have another dtype or shape than the contract says, or values that no picture or
                 vocabulary has.
         """
-        session, output = self.session(role), self.contract.embedding.output
+        output = self.contract.embedding.output
         self._check_range(role, inputs)
-        embeddings: FloatArray = session.run({session.graph.inputs[0].name: inputs}, [output])[output]
+        embeddings: FloatArray = self.session(role).rows(inputs, [output])[output]
         return embeddings
 
     def encode_batches(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[FloatArray]:
         """Embeddings of each batch as by `encode`; on CUDA the next batch is uploaded while one is computed."""
-        if self.options.provider is not Provider.CUDA:
+        if self.options.provider is not Provider.CUDA or not self.session(role).plain:
             yield from (self.encode(role, batch) for batch in batches)
             return
         yield from self.on_device(role).encode(self._in_range(role, batches))
@@ -284,18 +293,52 @@ class Siglip:
         return sigmoid(self.logits(image_embeddings, text_embeddings))
 
     def classify(
-        self, images: Sequence[ImageInput], labels: Sequence[str], *, template: str | Sequence[str] = "{}"
+        self,
+        images: Sequence[ImageInput],
+        labels: Sequence[str] | None = None,
+        *,
+        template: str | Sequence[str] = "{}",
     ) -> list[list[Label]]:
         """For each picture all labels, the most probable first; arguments as for `encode_image` and `encode_labels`.
 
+        A classifier of frozen labels has its own, and takes no others.
+
         Raises:
-            InputError: A picture or label cannot be used, or a template has no `{}`.
+            InputError: A picture or label cannot be used, a template has no `{}`, or there are no labels.
         """
         _require_several(images, "picture")
+        if self.contract.labels is None:
+            table, labels = self._zero_shot(images, labels, template), labels or ()
+        else:
+            table, labels = self._frozen(images, labels), self.contract.labels.labels
+        return [[Label(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")] for row in table]
+
+    def _zero_shot(
+        self, images: Sequence[ImageInput], labels: Sequence[str] | None, template: str | Sequence[str]
+    ) -> FloatArray:
+        if labels is None:
+            raise InputError("There are no labels to choose among.", "Pass some.")
         self._load_both()
         texts = self.encode_labels(labels, template)
-        table = self.probabilities(self.encode_image(images), texts)
-        return [[Label(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")] for row in table]
+        return self.probabilities(self.encode_image(images), texts)
+
+    def _frozen(self, images: Sequence[ImageInput], labels: Sequence[str] | None) -> FloatArray:
+        if labels is not None:
+            raise InputError(
+                f"{self.artifact.folder} is a classifier of its own labels and takes no others.", "Pass no labels."
+            )
+        session = self.session(Role.VISION)
+        rows = [
+            session.rows(batch, [PROBABILITIES])[PROBABILITIES]
+            for batch in self._pixels(images, self.batch_size(Role.VISION, None))
+        ]
+        table: FloatArray = np.concatenate(rows)
+        if not np.isfinite(table).all():
+            raise ProviderError(
+                f"The {self.precision} variant of {self.artifact.folder} gives a probability that is not finite.",
+                "Use a variant that carries a PASS.",
+            )
+        return table
 
     def session(self, role: Role) -> GraphSession:
         """The loaded graph of a role; loads it when it is first asked for."""
@@ -320,7 +363,7 @@ class Siglip:
     def _load_both(self) -> None:
         """Load the towers at the same time."""
         self._own()
-        list(self._executor.map(self.session, _TOWERS))
+        list(self._executor.map(self.session, self.contract.towers))
 
     def _pixels(self, images: Sequence[ImageInput], size: int) -> Iterator[NDArray[np.float32]]:
         """Batches of pixel_values, decoded by other threads, two batches ahead."""
@@ -338,10 +381,16 @@ class Siglip:
             )
         return normalized(embeddings) if normalize and not self.contract.embedding.normalized else embeddings
 
-    def _batch_size(self, role: Role, wanted: int | None) -> int:
+    def batch_size(self, role: Role, wanted: int | None) -> int:
+        """How many rows go through a tower at once: as wanted, what is fastest, or what its graph is fixed to.
+
+        Raises:
+            InputError: Less than one is wanted.
+        """
+        fixed = self.artifact.graph(role, self.precision, self.options.provider).batch
         if wanted is not None and wanted < 1:
             raise InputError(f"A batch cannot hold {wanted} items.", "Use a batch size of at least 1.")
-        return wanted or PROVIDERS[self.options.provider].batch[role]
+        return fixed or wanted or PROVIDERS[self.options.provider].batch[role]
 
     def _in_range(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         for batch in batches:
@@ -350,15 +399,26 @@ class Siglip:
 
     def _check_range(self, role: Role, inputs: NDArray[Any]) -> None:
         """Refuse bytes that were never normalised, and ids of another vocabulary."""
-        if role is Role.JOINT or not isinstance(inputs, np.ndarray) or inputs.size == 0:
+        if role is Role.JOINT or not isinstance(inputs, np.ndarray) or inputs.size == 0 or inputs.dtype == np.uint8:
             return
-        low, high = self.images.span if role is Role.VISION else (0, self.contract.tokenizer.vocab_size - 1)
+        if inputs.dtype.names:
+            _check_patches(inputs)
+            inputs = inputs["pixel_values"]
+        low, high = self.images.span if role is Role.VISION else (0, self.tokenizer.spec.vocab_size - 1)
         least, most = inputs.min(), inputs.max()
         if least < low or most > high:
             raise InputError(
                 f"The {role} tower takes values from {low:.6g} to {high:.6g}, and was given {least} to {most}.",
                 "Prepare them with model.images and model.tokenizer.",
             )
+
+
+def _check_patches(rows: NDArray[Any]) -> None:
+    """Refuse records whose mask is not that of the grid they claim to have."""
+    mask, shapes = rows["pixel_attention_mask"], rows["spatial_shapes"]
+    used = np.arange(mask.shape[1]) < shapes.prod(axis=1, keepdims=True)
+    if shapes.min() < 1 or not np.array_equal(mask, used):
+        raise InputError("A row of patches has a mask that does not fit its spatial_shapes.", "Use model.images.")
 
 
 # What a forked process got from its parent and must not end.

@@ -23,7 +23,7 @@ from .providers import PROVIDERS, openvino_config
 _SPEC: Final = PROVIDERS[Provider.OPENVINO]
 _threads: Final[set[int]] = set()  # that are in OpenVINO
 _cut_off: Final[set[int]] = set()  # those that were in it when this process was forked
-_DTYPES: Final = {"f32": "float32", "f16": "float16", "i64": "int64"}
+_DTYPES: Final = {"f32": "float32", "f16": "float16", "i64": "int64", "i32": "int32", "u8": "uint8"}
 
 
 class OpenVinoEngine:

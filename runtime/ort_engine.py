@@ -19,7 +19,13 @@ from .errors import ArtifactError, ProviderError
 from .options import SessionOptions
 from .providers import PROVIDERS, ProviderSpec
 
-_DTYPES: Final = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
+_DTYPES: Final = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+}
 _CPU: Final = PROVIDERS[Provider.CPU].name
 _ERRORS_ONLY: Final = 3  # of ONNX Runtime's log; a warning would go straight to standard error
 _AS_REQUESTED: Final = 1  # arena_extend_strategy of OrtArenaCfg; 0 is powers of two

@@ -69,6 +69,43 @@ class GraphSession:
         wanted = [spec.name for spec in self.graph.outputs] if names is None else names
         return dict(zip(wanted, self.engine.run(wanted, feeds), strict=True))
 
+    def rows(self, rows: Array, names: Sequence[str]) -> dict[str, Array]:
+        """Outputs by name, a row for each row of the input, whatever form the graph takes it in.
+
+        A graph of a fixed batch is run as often as it takes, the last time filled up with copies of the last row.
+
+        Args:
+            rows: Rows of `ImageProcessor` or input_ids.
+            names: Which outputs.
+
+        Raises:
+            InputError: As `run` does.
+        """
+        size = self.graph.batch
+        if size is None or not isinstance(rows, np.ndarray) or rows.ndim == 0 or len(rows) == 0:
+            return self.run(self.feeds(rows), names)
+        parts = []
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            full = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])
+            found = self.run(self.feeds(full), names)
+            parts.append({name: found[name][: len(some)] for name in names})
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    @property
+    def plain(self) -> bool:
+        """Whether it takes one array of any number of rows."""
+        return len(self.graph.inputs) == 1 and self.graph.batch is None
+
+    def feeds(self, rows: Array) -> dict[str, Array]:
+        """The graph's inputs by name, from rows of whatever form it takes."""
+        first = self.graph.inputs[0]
+        if isinstance(rows, np.ndarray) and rows.dtype.names:
+            return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+        if isinstance(rows, np.ndarray) and rows.ndim == len(first.shape) + 1 and len(rows) == 1:
+            return {first.name: np.ascontiguousarray(rows[0])}  # the graph takes a single picture
+        return {first.name: rows}
+
     def check_unchanged(self) -> None:
         """Refuse weights that were overwritten in place, which providers may have mapped; replaced files do no harm.
 

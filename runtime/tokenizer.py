@@ -1,13 +1,16 @@
-"""Texts to ids, exactly as the reference (transformers' sentencepiece `SiglipTokenizer`) makes them.
+"""Texts to ids, exactly as the reference makes them.
 
-Two details on which versions of the reference differ are settled here, for the reasons in docs/artifact.md:
-letters are lower-cased one code point at a time (a final Σ becomes σ), and `</S>` is not `</s>`.
+SigLIP's reference is transformers' sentencepiece `SiglipTokenizer`. Two details on which versions of it differ are
+settled here, for the reasons in docs/artifact.md: letters are lower-cased one code point at a time (a final Σ becomes
+σ), and `</S>` is not `</s>`. SigLIP 2's is transformers' `Siglip2Tokenizer`, and its vocabulary is read by the library
+that it was made for.
 """
 
 from __future__ import annotations
 
 import re
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import TokenizerSpec
-from .errors import ArtifactError, InputError
+from .errors import ArtifactError, InputError, ProviderError
 
 _SPACE: Final = "▁"  # how sentencepiece writes the beginning of a word
 _WITHOUT_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
@@ -42,33 +45,25 @@ class Cut:
     last_words: str
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """Turns texts into ids by an artifact's contract. It keeps no state, so threads may share it.
 
     Args:
-        model: The sentencepiece model file.
         spec: The contract's tokenizer section.
-
-    Raises:
-        ArtifactError: The file is no sentencepiece model, or of another vocabulary than the contract says.
     """
 
-    def __init__(self, model: Path, spec: TokenizerSpec) -> None:
-        import sentencepiece  # 5 MB that whoever has pictures alone does without
-
+    def __init__(self, spec: TokenizerSpec) -> None:
         self.spec = spec
-        try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
-        except (OSError, RuntimeError) as error:
-            raise ArtifactError(f"{model} is no sentencepiece model.", "Copy the artifact again.") from error
-        if self._pieces.get_piece_size() != spec.vocab_size:
-            raise ArtifactError(
-                f"{model} holds {self._pieces.get_piece_size()} pieces where the contract says {spec.vocab_size}.",
-                "Copy the artifact again.",
-            )
-        self._special = re.compile("(" + "|".join(map(re.escape, spec.special_pieces)) + ")")
-        self._space_id = self._pieces.piece_to_id(_SPACE)
-        self._prefix_length = len(self._pieces.encode(spec.unk_piece))
+
+    @staticmethod
+    def load(file: Path, spec: TokenizerSpec) -> Tokenizer:
+        """The tokenizer of the contract's library.
+
+        Raises:
+            ArtifactError: The file is damaged, or of another vocabulary than the contract says.
+            ProviderError: The library is not installed.
+        """
+        return (GemmaTokenizer if spec.library == "tokenizers" else SiglipTokenizer)(file, spec)
 
     def __call__(self, texts: Sequence[str], on_cut: Callable[[Cut], None] | None = None) -> NDArray[np.int64]:
         """Ids of each text, closed by the end id, cut or padded to the contract's length: int64 [texts, length].
@@ -87,24 +82,73 @@ class Tokenizer:
             known = [*pieces[:room], self.spec.eos_id]
             row[: len(known)] = known
             if on_cut and len(pieces) > room:
-                on_cut(Cut(place, text, len(pieces), room, " ".join(self._pieces.decode(known[:-1]).split()[-4:])))
+                on_cut(Cut(place, text, len(pieces), room, " ".join(self.decode(known[:-1]).split()[-4:])))
         return ids
 
+    @abstractmethod
     def pieces(self, text: str) -> list[int]:
-        """Ids of one text, neither closed, cut nor padded.
+        """Ids of one text, neither closed, cut nor padded; raises InputError for what is no text."""
 
-        Raises:
-            InputError: The text is no string, or holds half of a surrogate pair.
-        """
-        if not isinstance(text, str):
-            raise InputError(f"A text must be a string, not {type(text).__name__} ({text!r:.80}).", "Pass a str.")
+    @abstractmethod
+    def decode(self, ids: list[int]) -> str:
+        """About the text that ids stand for."""
+
+    def _check(self, found: int, file: Path) -> None:
+        if found != self.spec.vocab_size:
+            raise ArtifactError(
+                f"{file} holds {found} pieces where the contract says {self.spec.vocab_size}.",
+                "Copy the artifact again.",
+            )
+
+
+class GemmaTokenizer(Tokenizer):
+    """SigLIP 2's: the tokenizers library, whose file lower-cases by itself."""
+
+    def __init__(self, file: Path, spec: TokenizerSpec) -> None:
+        super().__init__(spec)
         try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"The text {text!r:.80} is not valid Unicode: half of a surrogate pair at {error.start}.",
-                "Decode it with errors='replace' first.",
+            import tokenizers
+        except ImportError as error:
+            raise ProviderError(
+                f"The texts of a SigLIP 2 model need the tokenizers library ({error}).",
+                "Run: pip install 'siglip-onnx[siglip2]'.",
             ) from error
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # what the library raises has no common base but this
+            raise ArtifactError(f"{file} cannot be read ({error}).", "Copy the artifact again.") from error
+        self._check(self._tokenizer.get_vocab_size(), file)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def pieces(self, text: str) -> list[int]:  # noqa: D102
+        return list(self._tokenizer.encode(_checked(text), add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int]) -> str:  # noqa: D102
+        return str(self._tokenizer.decode(ids))
+
+
+class SiglipTokenizer(Tokenizer):
+    """SigLIP's: sentencepiece behind canonicalisation."""
+
+    def __init__(self, file: Path, spec: TokenizerSpec) -> None:
+        import sentencepiece  # 5 MB that whoever has pictures alone does without
+
+        super().__init__(spec)
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
+        except (OSError, RuntimeError) as error:
+            raise ArtifactError(f"{file} is no sentencepiece model.", "Copy the artifact again.") from error
+        self._check(self._pieces.get_piece_size(), file)
+        self._special = re.compile("(" + "|".join(map(re.escape, spec.special_pieces)) + ")")
+        self._space_id = self._pieces.piece_to_id(_SPACE)
+        self._prefix_length = len(self._pieces.encode(spec.unk_piece))
+
+    def decode(self, ids: list[int]) -> str:  # noqa: D102
+        return str(self._pieces.decode(ids))
+
+    def pieces(self, text: str) -> list[int]:  # noqa: D102
+        _checked(text)
         segments = self._special.split(_SPACE + text.replace(_SPACE, " "))  # texts at even places, specials between
         ids: list[int] = []
         for place, segment in enumerate(segments):
@@ -136,3 +180,16 @@ class Tokenizer:
         if self.spec.lower_case:
             text = "".join(map(str.lower, text))
         return re.sub(r"\s+", " ", text.translate(_WITHOUT_PUNCTUATION)).strip()
+
+
+def _checked(text: object) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"A text must be a string, not {type(text).__name__} ({text!r:.80}).", "Pass a str.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The text {text!r:.80} is not valid Unicode: half of a surrogate pair at {error.start}.",
+            "Decode it with errors='replace' first.",
+        ) from error
+    return text

@@ -41,7 +41,9 @@ def to_open_clip(checkpoint: Path, target: Path) -> Path:
             out |= _trunk(name, tensor, tensors)
         elif name.startswith("text_model."):
             out |= _text(name, tensor, tensors)
-    save_file({k: v.contiguous() for k, v in out.items()}, target / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v.contiguous() for k, v in out.items()}, target / "open_clip_model.safetensors", metadata={"format": "pt"}
+    )
     return target
 
 
@@ -127,13 +129,14 @@ def _flax(name: str, value: np.ndarray, heads: dict[str, int]) -> dict[str, np.n
     if rest == "head.probe":
         return {f"{root}/MAPHead_0/probe": value}
     module, end = rest.rsplit(".", 1)
-    module = re.sub(
-        r"^encoder\.layers\.(\d+)\.", {"vision": r"Transformer/encoderblock_\1/", "text": r"Encoder_0/encoderblock_\1/"}[tower], module
-    )
+    block = {"vision": r"Transformer/encoderblock_\1/", "text": r"Encoder_0/encoderblock_\1/"}[tower]
+    module = re.sub(r"^encoder\.layers\.(\d+)\.", block, module)
     if end.startswith("in_proj_"):
         attention = f"{root}/MAPHead_0/MultiHeadDotProductAttention_0"
         parts = dict(zip(("query", "key", "value"), np.split(value, 3), strict=True))
-        return {k: v for p, x in parts.items() for k, v in _into_heads(f"{attention}/{p}", end[8:], x, heads[tower]).items()}
+        return {
+            k: v for p, x in parts.items() for k, v in _into_heads(f"{attention}/{p}", end[8:], x, heads[tower]).items()
+        }
     for ours, theirs in (
         ("layer_norm1", "LayerNorm_0"),
         ("layer_norm2", "LayerNorm_1"),

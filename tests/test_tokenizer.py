@@ -14,8 +14,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siglip_onnx.exporter.config import TextConfig, read_config, read_tokenizer_spec
+from siglip_onnx.exporter.config import TextConfig, read_config
 from siglip_onnx.exporter.fast_tokenizer import fast_tokenizer
+from siglip_onnx.exporter.tokenizer_spec import read_tokenizer_spec
 from siglip_onnx.runtime.contract import TokenizerSpec
 from siglip_onnx.runtime.errors import ArtifactError, InputError
 from siglip_onnx.runtime.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> Tokenizer:
-    return Tokenizer(folder / "spiece.model", spec_of(folder))
+    return Tokenizer.load(folder / "spiece.model", spec_of(folder))
 
 
 def odd_strings(count: int) -> list[str]:
@@ -83,7 +84,7 @@ def reference_ids(folder: Path, texts: list[str]) -> list[list[int]]:
 @pytest.mark.parametrize(("text", "ids"), CASES, ids=lambda value: repr(value)[:30])
 def test_published_ids(text: str, ids: list[int]) -> None:
     spec = spec_of(LARGE)
-    found = Tokenizer(LARGE / "spiece.model", spec).pieces(text)[:63]
+    found = Tokenizer.load(LARGE / "spiece.model", spec).pieces(text)[:63]
     assert [i for i in found if i != spec.eos_id] == ids  # the published rows leave out the id of a literal </s>
 
 
@@ -130,7 +131,7 @@ def test_any_text_gives_ids_of_the_vocabulary(text: str) -> None:
     assert ids.max() < spec.vocab_size
 
 
-TOKENIZER = Tokenizer(LARGE / "spiece.model", spec_of(LARGE))
+TOKENIZER = Tokenizer.load(LARGE / "spiece.model", spec_of(LARGE))
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"cat", ["cat"], "half \ud800 a pair"])
@@ -148,7 +149,7 @@ def test_threads_share_a_tokenizer(ours: Tokenizer) -> None:
 
 def test_another_vocabulary_is_refused() -> None:
     with pytest.raises(ArtifactError, match="2000 pieces where the contract says 32000"):
-        Tokenizer(CHECKPOINT / "spiece.model", spec_of(LARGE))
+        Tokenizer.load(CHECKPOINT / "spiece.model", spec_of(LARGE))
 
 
 def test_a_vocabulary_of_another_size_than_the_config_is_refused() -> None:

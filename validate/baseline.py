@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..runtime.contract import Precision, Provider, Role, Verdict
 from ..runtime.errors import InconclusiveError
+from ..runtime.image import ImageProcessor
 from ..runtime.model import Siglip
 from . import metrics
 from .reference import Floats, Picture
@@ -46,19 +48,31 @@ class Baseline:
         """int64 [texts, length]."""
         return self._model.tokenizer(texts)
 
-    def pixels(self, images: Sequence[Picture]) -> Floats:
-        """float32 [images, 3, height, width]; raises InputError for a picture that cannot be read."""
-        return self._model.images(images)
+    def pixels(self, images: Sequence[Picture]) -> NDArray[Any]:
+        """float32 [images, 3, height, width], or records of patches; raises InputError for a picture not to be read."""
+        processor = self._model.images
+        if processor.spec.input == "pixels":
+            return processor(images)
+        plain = ImageProcessor(replace(processor.spec, input="pixels"), processor.options)
+        return plain(images)
 
     def embeddings(self, role: Role, rows: NDArray[Any]) -> Floats:
         """pooler_output of a tower, [rows, size], each row run alone."""
-        return np.concatenate([self._model.encode(role, rows[i : i + 1]) for i in range(len(rows))])
+        return np.concatenate([self._model.encode(role, row[None]) for row in self._rows(role, rows)])
 
     def hidden(self, role: Role, rows: NDArray[Any]) -> Floats:
         """last_hidden_state of a tower, [rows, tokens, width]."""
-        session = self._model.session(role)
-        hidden: Floats = session.run({session.graph.inputs[0].name: rows})["last_hidden_state"]
+        name = "last_hidden_state"
+        hidden: Floats = self._model.session(role).rows(self._rows(role, rows), [name])[name]
         return hidden
+
+    def outputs(self, name: str, pixels: NDArray[Any]) -> Floats:
+        """Another output of the vision graph, a row for each picture."""
+        session, rows = self._model.session(Role.VISION), self._rows(Role.VISION, pixels)
+        return np.concatenate([session.rows(row[None], [name])[name] for row in rows])
+
+    def _rows(self, role: Role, rows: NDArray[Any]) -> NDArray[Any]:
+        return self._model.images.rows_of(rows) if role is Role.VISION else rows
 
     def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
         """Logits [images, texts] of pooler_outputs, in float64."""

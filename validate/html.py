@@ -93,7 +93,7 @@ def _evidence(ladder: Ladder) -> dict[str, Any]:
 
 def _pictures(ladder: Ladder, ours: Any, theirs: Any) -> list[_Picture]:
     """The pictures whose logits moved most, with the best labels before and after."""
-    texts = [ladder.samples.texts[row] for row in ladder.choices]
+    texts = ladder.label_names
     moved = np.argsort(-np.abs(ours - theirs).max(1))[:_PICTURES]
     names = list(ladder.samples.images)
     return [

@@ -119,6 +119,16 @@ def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int,
     return float(lost.mean() - gained.mean())
 
 
+def at_least_by_chance(hits: int, chances: Floats) -> float:
+    """The probability of as many hits or more, when each is hit by its own chance (Poisson binomial)."""
+    counts = np.zeros(len(chances) + 1)
+    counts[0] = 1.0
+    for chance in chances:
+        counts[1:] = counts[1:] * (1 - chance) + counts[:-1] * chance
+        counts[0] *= 1 - chance
+    return float(counts[hits:].sum())
+
+
 def _found(scores: Array, truth: NDArray[np.bool_], k: int, tie: float) -> NDArray[np.bool_]:
     """Rows with a true column among the k best even if every false one had `tie` more."""
     best_true = np.where(truth, scores, -np.inf).max(1)

@@ -1,72 +1,101 @@
-"""The reference: transformers' own SiglipModel, tokenizer and image processor, in float32 on the CPU."""
+"""The reference: transformers' own model, tokenizer and image processor, in float32 on the CPU."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from ..runtime.contract import Role, TokenizerSpec
+from ..runtime.contract import Role
 from ..runtime.errors import CheckpointError, InputError, ProviderError
 from ..runtime.files import sha256
+from ..runtime.image import patches_dtype
 from . import metrics
+
+if TYPE_CHECKING:
+    from ..exporter.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
 Picture = Path | PIL.Image.Image
 _BATCH: Final = 8
+_NEEDED: Final = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
 _CONSISTENT: Final = 1e-4  # how far the reference's own forward may be from the sum of its parts, in logits
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """transformers' classes for a checkpoint."""
+
+    torch: Any
+    model: Any
+    processor: Any
+    tokenizer: Any
 
 
 class Reference:
     """A checkpoint as transformers computes it.
 
+    Weights in transformers' own names are read by transformers itself. The other dialects it does not know; they are
+    read as the exporter reads them, which the rung RETRIEVAL then puts to the test.
+
     Args:
-        folder: The checkpoint.
-        tokenizer: What they say of texts.
+        source: The checkpoint.
 
     Raises:
         ProviderError: torch or transformers is missing.
         CheckpointError: transformers cannot open the checkpoint.
     """
 
-    def __init__(self, folder: Path, tokenizer: TokenizerSpec) -> None:
-        self.folder, self._length = folder, tokenizer.length
-        self._lower = tokenizer.lower_case
+    def __init__(self, source: Checkpoint) -> None:
+        self.source, self._lower = source, source.tokenizer.library == "sentencepiece" and source.tokenizer.lower_case
+        classes = _classes(source)
+        self._torch = classes.torch
         try:
-            import torch
-            from transformers import SiglipModel
-            from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-            from transformers.models.siglip.tokenization_siglip import SiglipTokenizer
-        except ImportError as error:
-            raise ProviderError(
-                f"The PyTorch reference cannot be imported ({error}).", "Run: pip install 'siglip-onnx[cpu,export]'."
-            ) from error
-        self._torch = torch
-        try:
-            with _quiet():
-                self._model: Any = SiglipModel.from_pretrained(
-                    folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-                ).eval()
-                self._tokenizer: Any = SiglipTokenizer.from_pretrained(folder, local_files_only=True)
-                self._processor: Any = SiglipImageProcessorPil.from_pretrained(folder, local_files_only=True)
+            with _quiet(), _readable(source) as folder:
+                self._tokenizer: Any = classes.tokenizer.from_pretrained(folder, local_files_only=True)
+                self._processor: Any = classes.processor.from_pretrained(folder, local_files_only=True)
+                self._model: Any = self._load(classes.model, folder).eval()
+        except CheckpointError:
+            raise
         except Exception as error:  # transformers raises errors of many kinds for a config it does not like
             raise CheckpointError(
-                f"transformers cannot open {folder}: {error}", "Download the checkpoint again."
+                f"transformers cannot open {source.folder}: {error}", "Download the checkpoint again."
             ) from error
+        stored = self._model.config.vision_config
+        self._interpolated = (
+            not source.image.max_patches and stored.image_size != source.config.vision_config.image_size
+        )
+
+    def _load(self, kind: Any, folder: Path) -> Any:
+        if self._own_names:
+            return kind.from_pretrained(folder, dtype=self._torch.float32, use_safetensors=True, local_files_only=True)
+        model = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+        tensors = {name: self.source.weights.load(name) for name in self.source.weights.shapes}
+        model.load_state_dict(tensors, strict=False)  # position_ids count up from zero and are stored nowhere
+        absent = {name for name, _ in model.named_parameters()} - tensors.keys()
+        if absent:
+            raise CheckpointError(f"transformers' model has {min(absent)}, and the checkpoint has not.", "Report it.")
+        return model
+
+    @property
+    def _own_names(self) -> bool:
+        return str(self.source.weights.dialect) == "transformers"
 
     @property
     def sha256(self) -> str:
         """Hash over the names and contents of the weight files."""
         whole = hashlib.sha256()
-        for file in sorted(self.folder.glob("*.safetensors")):
+        for file in self.source.weights.files:
             whole.update(f"{file.name} {sha256(file)}\n".encode())
         return whole.hexdigest()
 
@@ -84,18 +113,23 @@ class Reference:
         """int64 [texts, length]."""
         known = [self._one_by_one(text) for text in texts]
         with _quiet():
-            rows = self._tokenizer(known, padding="max_length", truncation=True, max_length=self._length)
+            length = self.source.tokenizer.length
+            rows = self._tokenizer(known, padding="max_length", truncation=True, max_length=length)
         return np.asarray(rows["input_ids"], np.int64)
 
     def _one_by_one(self, text: str) -> str:
         """Lower-case Σ out of context, as the published ids have it and transformers before version 5 did."""
         return text.replace("Σ", "σ") if self._lower else text
 
-    def pixels(self, images: Sequence[Picture]) -> Floats:
-        """float32 [images, 3, height, width]; raises InputError for a picture that cannot be read."""
+    def pixels(self, images: Sequence[Picture]) -> NDArray[Any]:
+        """float32 [images, 3, height, width], or records of patches as `ImageProcessor` makes them.
+
+        Raises:
+            InputError: A picture cannot be read.
+        """
         return np.concatenate([self._pixels(image) for image in images])
 
-    def _pixels(self, image: Picture) -> Floats:
+    def _pixels(self, image: Picture) -> NDArray[Any]:
         """Decoded by Pillow alone, so that a defect of the runtime's own reading cannot be on both sides."""
         try:
             opened = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
@@ -104,8 +138,16 @@ class Reference:
             raise InputError(f"The picture {image} cannot be read ({error}).", "Replace it.") from error
         with _quiet():
             # one-pixel pictures are ambiguous to the processor unless it is told where the channels are
-            rows = self._processor(picture, return_tensors="np", input_data_format="channels_last")
-        return np.asarray(rows["pixel_values"], np.float32)
+            known: dict[str, Any] = {"return_tensors": "np", "input_data_format": "channels_last"}
+            spec = self.source.image
+            if spec.patch_size is None or spec.max_patches is None:
+                size = {"height": spec.height, "width": spec.width}
+                return np.asarray(self._processor(picture, size=size, **known)["pixel_values"], np.float32)
+            parts = self._processor(picture, max_num_patches=spec.max_patches, **known)
+        record = np.zeros(1, patches_dtype(spec.patch_size, spec.max_patches))
+        for name in record.dtype.names or ():
+            record[name] = parts[name]
+        return record
 
     def embeddings(self, role: Role, rows: NDArray[Any]) -> Floats:
         """pooler_output of a tower, [rows, size], of ready pixel_values or input_ids."""
@@ -119,13 +161,21 @@ class Reference:
     def _tower(self, role: Role, rows: NDArray[Any]) -> Any:
         tower = {Role.VISION: self._model.vision_model, Role.TEXT: self._model.text_model}[role]
         with self._torch.inference_mode():
-            return tower(self._torch.from_numpy(rows))
+            return tower(**self._arguments(role, rows))
+
+    def _arguments(self, role: Role, rows: NDArray[Any]) -> dict[str, Any]:
+        if rows.dtype.names:
+            return {name: self._torch.from_numpy(np.ascontiguousarray(rows[name])) for name in rows.dtype.names}
+        if role is Role.TEXT:
+            return {"input_ids": self._torch.from_numpy(rows)}
+        more = {"interpolate_pos_encoding": True} if self._interpolated else {}
+        return {"pixel_values": self._torch.from_numpy(rows), **more}
 
     def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
         """Logits [images, texts] of pooler_outputs, in float64."""
         return metrics.logits(images, texts, self.logit_scale, self.logit_bias)
 
-    def check_logits(self, pixels: Floats, ids: NDArray[np.int64]) -> None:
+    def check_logits(self, pixels: NDArray[Any], ids: NDArray[np.int64]) -> None:
         """Compare `logits` with the model's own whole forward on a few pictures and texts.
 
         Raises:
@@ -133,9 +183,8 @@ class Reference:
         """
         pixels, ids = pixels[:2], ids[:2]
         with self._torch.inference_mode():
-            whole = self._model(
-                pixel_values=self._torch.from_numpy(pixels), input_ids=self._torch.from_numpy(ids)
-            ).logits_per_image.numpy()
+            arguments = {**self._arguments(Role.VISION, pixels), **self._arguments(Role.TEXT, ids)}
+            whole = self._model(**arguments).logits_per_image.numpy()
         parts = self.logits(self.embeddings(Role.VISION, pixels), self.embeddings(Role.TEXT, ids))
         if not np.allclose(whole, parts, rtol=0, atol=_CONSISTENT * max(1.0, float(np.abs(parts).max()))):
             raise CheckpointError(
@@ -160,3 +209,34 @@ def _quiet() -> Iterator[None]:
             notes.set_verbosity(verbosity)
             if bars:
                 notes.enable_progress_bar()
+
+
+def _classes(source: Checkpoint) -> _Classes:
+    try:
+        import torch
+        from transformers import Siglip2Model, SiglipModel
+        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+        from transformers.models.siglip.tokenization_siglip import SiglipTokenizer
+        from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+        from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
+    except ImportError as error:
+        raise ProviderError(
+            f"The PyTorch reference cannot be imported ({error}).", "Run: pip install 'siglip-onnx[cpu,export]'."
+        ) from error
+    tokenizer = Siglip2Tokenizer if source.tokenizer.library == "tokenizers" else SiglipTokenizer
+    if source.config.vision_config.naflex:
+        return _Classes(torch, Siglip2Model, Siglip2ImageProcessorPil, tokenizer)
+    return _Classes(torch, SiglipModel, SiglipImageProcessorPil, tokenizer)
+
+
+@contextlib.contextmanager
+def _readable(source: Checkpoint) -> Iterator[Path]:
+    """The checkpoint's folder, or one with what transformers needs beside the weights where that is not there."""
+    if all((source.folder / name).exists() for name in _NEEDED):
+        yield source.folder
+        return
+    from ..exporter.run import write_files
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(source, Path(folder))
+        yield Path(folder)

@@ -86,18 +86,25 @@ def _judged(
 
 
 # A variant shares its tokenizer and pixels with the fp32 variant, whose own verdict has judged them.
-RUNGS: Final = {
+_RUNGS: Final = {
     Yardstick.CHECKPOINT: frozenset(Rung),
     Yardstick.FP32: frozenset(Rung) - {Rung.TOKENS, Rung.PIXELS},
 }
+# Frozen labels come without a text tower, so there are no texts to read or to find.
+_OF_TEXTS: Final = frozenset({Rung.TOKENS, Rung.RETRIEVAL})
 
 
-def overall(checks: Sequence[Check], against: Yardstick = Yardstick.CHECKPOINT) -> Verdict:
+def rungs_due(against: Yardstick = Yardstick.CHECKPOINT, *, frozen: bool = False) -> frozenset[Rung]:
+    """The rungs that a verdict stands on."""
+    return _RUNGS[against] - _OF_TEXTS if frozen else _RUNGS[against]
+
+
+def overall(checks: Sequence[Check], due: frozenset[Rung] = frozenset(Rung)) -> Verdict:
     """FAIL if any check failed; PASS only if every rung that is due has a check and all passed."""
     verdicts = {check.verdict for check in checks}
     if Verdict.FAIL in verdicts:
         return Verdict.FAIL
-    complete = {check.rung for check in checks} >= RUNGS[against]
+    complete = {check.rung for check in checks} >= due
     return Verdict.PASS if complete and verdicts == {Verdict.PASS} else Verdict.INCONCLUSIVE
 
 

@@ -21,6 +21,7 @@ from .html import Made, page
 from .ladder import Ladder, Progress
 from .reference import Reference
 from .report import DataRecord, Report, overall
+from .rungs import climb
 from .samples import Samples
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def validate(
     checkpoint: str | Path | None,
     data: Path | Samples | None = None,
     *,
+    dialect: str | None = None,
     allow_unjudged: bool = False,
     made: Made | None = None,
     progress: Progress = print,
@@ -54,6 +56,7 @@ def validate(
         checkpoint: What it was made from: a folder or a hub id. None compares it with the artifact's fp32 variant,
             which must itself have passed against its checkpoint.
         data: A folder with captions.jsonl and perhaps labels.txt, or what was read of it; None for the bundled photos.
+        dialect: Whose names the checkpoint's weights have; None finds out.
         allow_unjudged: Accept an fp32 variant without a PASS.
         made: How the variant was made, for the page.
         progress: Told what is being done, in a few words, before each step.
@@ -67,10 +70,10 @@ def validate(
     started = time.monotonic()
     samples = data if isinstance(data, Samples) else Samples.read(data)
     progress("Opening the reference")
-    source, reference = _yardstick(model, checkpoint, allow_unjudged)
+    source, reference = _yardstick(model, checkpoint, dialect, allow_unjudged)
     ladder = Ladder(model, source, reference, samples, GATES[model.precision], progress)
     ladder.prepare()
-    checks = tuple(ladder.climb())
+    checks = tuple(climb(ladder))
     report = Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
@@ -82,7 +85,7 @@ def validate(
         reference_sha256=reference.sha256,
         data=DataRecord(samples.name, samples.sha256, len(samples.images), len(samples.texts), len(samples.pairs)),
         environment=_environment(),
-        verdict=overall(checks, ladder.against),
+        verdict=overall(checks, ladder.due),
         checks=checks,
         against=ladder.against,
     )
@@ -90,7 +93,7 @@ def validate(
 
 
 def _yardstick(
-    model: Siglip, checkpoint: str | Path | None, allow_unjudged: bool
+    model: Siglip, checkpoint: str | Path | None, dialect: str | None, allow_unjudged: bool
 ) -> tuple[Checkpoint | None, Reference | Baseline]:
     if checkpoint is None:
         if model.precision is Precision.FP32:
@@ -100,13 +103,17 @@ def _yardstick(
         return None, Baseline(model.artifact.folder, allow_unjudged=allow_unjudged)
     try:
         from ..exporter.checkpoint import Checkpoint
+        from ..exporter.dialects import Dialect
     except ImportError as error:
         raise ProviderError(
             f"Reading a checkpoint needs packages that are not installed ({error}).",
             "Run: pip install 'siglip-onnx[cpu,export]'.",
         ) from error
-    source = Checkpoint.open(checkpoint)
-    return source, Reference(source.folder, source.tokenizer)
+    source = Checkpoint.open(checkpoint, Dialect(dialect) if dialect else None)
+    size = model.contract.image.height
+    if not source.config.vision_config.naflex and size != source.config.vision_config.image_size:
+        source = source.resized(size)  # exported so, by --image-size
+    return source, Reference(source)
 
 
 def store(artifact: Artifact, report: Report, html: str) -> Artifact:

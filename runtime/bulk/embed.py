@@ -19,7 +19,6 @@ from ..contract import Precision, Role
 from ..errors import InputError, SiglipOnnxError
 from ..model import Siglip, normalized, usable
 from ..pipeline import ahead, batched
-from ..providers import PROVIDERS
 from ..session import identity
 from ..tokenizer import Cut
 from .items import Inputs, Item, Kind, Member
@@ -113,7 +112,7 @@ class Stages:
             raise InputError(f"The template {job.template!r} has no place for a text.", "Write {} where it belongs.")
         self.model, self.job = model, job
         self.role = Role.VISION if job.inputs.kind is Kind.IMAGE else Role.TEXT
-        self.batch = job.batch_size or PROVIDERS[model.options.provider].batch[self.role]
+        self.batch = model.batch_size(self.role, job.batch_size)
         self.about = describe(model, job, self.role)
 
     def prepare(self, item: Item) -> Prepared:
@@ -137,7 +136,7 @@ class Stages:
     def inputs(self, values: Sequence[NDArray[np.uint8] | str]) -> NDArray[Any]:
         """What the tower takes for prepared values: pixel_values or input_ids."""
         if self.role is Role.VISION:
-            return np.stack([self.model.images.normalize(value) for value in values if not isinstance(value, str)])
+            return np.stack([self.model.images.row(value) for value in values if not isinstance(value, str)])
         return self.model.tokenizer([str(value) for value in values])
 
     def embed(self, inputs: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:

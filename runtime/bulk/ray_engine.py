@@ -35,7 +35,7 @@ from .parts import DoneChunk, Missing
 _Listed = tuple[str, str | None, bytes | None, tuple[str, int, int] | None, str | None]
 # An item as it is decoded: its name; its text, if it is one; pixels, or what the model reads; or an error; and whether
 # the end of the text is not read.
-_Decoded = tuple[str, str | None, bytes | None, str | None, str | None, bool]
+_Decoded = tuple[str, str | None, tuple[bytes, tuple[int, ...]] | None, str | None, str | None, bool]
 
 
 def run_on_ray(stages: Stages, todo: Missing) -> Iterator[DoneChunk]:
@@ -153,8 +153,7 @@ class _Embedder:
 
     def _prepared(self, decoded: _Decoded) -> Prepared:
         name, text, pixels, prompt, error, cut = decoded
-        spec = self._stages.model.contract.image
-        shaped = None if pixels is None else np.frombuffer(pixels, np.uint8).reshape(spec.height, spec.width, 3)
+        shaped = None if pixels is None else np.frombuffer(pixels[0], np.uint8).reshape(pixels[1])
         return Prepared(Item(name, text), prompt if shaped is None else shaped, error, cut)
 
 
@@ -176,7 +175,7 @@ def _item(listed: _Listed) -> Item:
 
 def _decoded(one: Prepared) -> _Decoded:
     text = one.item.content if isinstance(one.item.content, str) else None
-    pixels = one.value.tobytes() if isinstance(one.value, np.ndarray) else None
+    pixels = (one.value.tobytes(), one.value.shape) if isinstance(one.value, np.ndarray) else None
     return one.item.id, text, pixels, one.value if isinstance(one.value, str) else None, one.error, one.cut
 
 

@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "doctor": "Show what is installed and which providers work.",
     "embed": "Embed a collection of pictures or texts.",
     "export": "Turn a checkpoint into an ONNX artifact.",
+    "freeze-labels": "Make a classifier of fixed labels, without a text tower.",
     "inspect": "Show what an artifact is and what was said of it.",
     "quantize": "Derive a smaller or faster variant and judge it.",
     "search": "Find the rows of an embeddings file.",
@@ -45,7 +46,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        command: click.Command = importlib.import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -58,19 +58,22 @@ def command(
     image_options: ImageOptions,
     as_json: bool,
 ) -> None:
-    """Tell how probable each label is for each of the pictures IMAGES, by the model in ARTIFACT."""
+    """Tell how probable each label is for each of the pictures IMAGES, by the model in ARTIFACT.
+
+    A classifier of frozen labels has its own and needs none.
+    """
     choices = list(labels)
     if labels_from is not None:
         with click.open_file(labels_from, "rb") as file:
             choices += read_labels(file.read(), labels_from)
-    if not choices:
-        raise click.UsageError("Give at least one --label, or a file with --labels-from.")
     with progress() as step:
         step("Loading the model")
         model = Siglip.load(artifact, precision, provider, options=options, image_options=image_options)
         tell_choice(model, precision, provider)
+        if not choices and model.contract.labels is None:
+            raise click.UsageError("Give at least one --label, or a file with --labels-from.")
         step("Looking at the pictures")
-        ranked = model.classify(images, choices, template=templates)
+        ranked = model.classify(images, choices or None, template=templates)
     if as_json:
         print_json({image: best[:top] for image, best in zip(images, ranked, strict=True)})
         return

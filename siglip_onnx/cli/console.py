@@ -57,6 +57,13 @@ _SESSION_OPTIONS = (
 _CHOSEN = ("threads", "allow_fallback", "device", "memory_limit", "cuda_graphs", "hint", "mode", "cache")
 
 
+dialect_option = click.option(
+    "--dialect",
+    type=click.Choice(["transformers", "paddle", "open_clip", "big_vision"]),
+    help="Whose names and orientation the weights have; by default found out from the file.",
+)
+
+
 def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options of a command that runs graphs: `provider`, and a function `options` that gives SessionOptions for one."""
     names = [p.value for p in Provider] + ([AUTO] if auto else [])

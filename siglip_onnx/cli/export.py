@@ -7,28 +7,62 @@ from pathlib import Path
 import click
 
 from ..runtime.errors import ProviderError
-from .console import json_option, print_json, progress
+from .console import dialect_option, json_option, print_json, progress
 
 
 @click.command()
 @click.argument("checkpoint")
 @click.argument("artifact", type=click.Path(path_type=Path))
+@dialect_option
+@click.option(
+    "--image-size", type=int, help="Pixels each way in the place of the checkpoint's; positions are interpolated."
+)
+@click.option("--batch", type=int, help="A fixed batch, as NPUs and TensorRT want it; by default it stays free.")
+@click.option("--pooled-only", is_flag=True, help="Leave out last_hidden_state, and what only it needs.")
+@click.option("--normalized", is_flag=True, help="Scale embeddings to length 1 in the graph.")
+@click.option(
+    "--image-input",
+    type=click.Choice(["pixels", "bytes", "picture"]),
+    default="pixels",
+    show_default=True,
+    help="What the vision graph takes: normalised pixels, bytes that are resized already, or a decoded picture of any "
+    "size.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace ARTIFACT if it is an artifact already.")
 @json_option
-def command(checkpoint: str, artifact: Path, overwrite: bool, as_json: bool) -> None:
+def command(
+    checkpoint: str,
+    artifact: Path,
+    dialect: str | None,
+    image_size: int | None,
+    batch: int | None,
+    pooled_only: bool,
+    normalized: bool,
+    image_input: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Turn CHECKPOINT into an ONNX artifact in the folder ARTIFACT.
 
-    CHECKPOINT is a folder with config.json, safetensors, preprocessor_config.json, tokenizer_config.json and
-    spiece.model, or the id of such a model on the Hugging Face hub, which is then downloaded.
+    CHECKPOINT is a folder with weights of transformers, PaddleNLP, open_clip or big_vision and their tokenizer files,
+    or the id of a model on the Hugging Face hub, which is then downloaded.
     """
     try:
-        from ..exporter import export
+        from ..exporter import Dialect, ExportOptions, ImageInput, export
     except ImportError as error:
         raise ProviderError(
             f"Exporting needs packages that are not installed ({error}).", "Run: pip install 'siglip-onnx[export]'."
         ) from error
+    options = ExportOptions(
+        dialect=Dialect(dialect) if dialect else None,
+        image_size=image_size,
+        batch=batch,
+        pooled_only=pooled_only,
+        normalized=normalized,
+        image_input=ImageInput(image_input),
+    )
     with progress() as step:
-        made = export(checkpoint, artifact, overwrite=overwrite, progress=step)
+        made = export(checkpoint, artifact, options, overwrite=overwrite, progress=step)
     size = sum(record.bytes for record in made.contract.files.values())
     if as_json:
         print_json({"artifact": str(artifact), "name": made.contract.name, "bytes": size})

@@ -8,7 +8,7 @@ import click
 
 from ..runtime import Artifact
 from ..runtime.artifact import verdict_of
-from ..runtime.contract import Contract, Graph
+from ..runtime.contract import Contract, Graph, ImageSpec
 from .console import artifact_argument, coloured, json_option, print_json, progress, stdout, table
 
 
@@ -31,10 +31,14 @@ def command(artifact: Path, verify: bool, as_json: bool) -> None:
 
 
 def _describe(contract: Contract) -> None:
-    image, text, logits = contract.image, contract.tokenizer, contract.logits
+    text, labels, logits = contract.tokenizer, contract.labels, contract.logits
     click.echo(contract.name)
-    click.echo(f"  pictures  {image.width} x {image.height}, {image.filter}, mean {image.mean}, std {image.std}")
-    click.echo(f"  texts     {text.length} ids of {text.vocab_size}, padded with {text.pad_id}")
+    click.echo(f"  pictures  {_pictures(contract.image)}")
+    if text:
+        click.echo(f"  texts     {text.length} ids of {text.vocab_size}, padded with {text.pad_id}")
+    if labels:
+        some = ", ".join(labels.labels[:5]) + (", …" if len(labels.labels) > 5 else "")
+        click.echo(f"  labels    {len(labels.labels)}, frozen with {' '.join(map(repr, labels.templates))}: {some}")
     click.echo(f"  logits    {logits.scale:.6g} * cosine {logits.bias:+.6g}")
     click.echo(f"  embedding {contract.embedding.size} wide, output {contract.embedding.output}\n")
     rows = table("precision", "for", "graph", "file", "MB", "opset", "verdict", "against")
@@ -46,6 +50,15 @@ def _describe(contract: Contract) -> None:
             against = ", ".join(dict.fromkeys(parity.against for parity in variant.parity))
             rows.add_row(variant.precision, variant.made_for or "any", role, graph.path, size, opset, verdict, against)
     stdout().print(rows)
+
+
+def _pictures(image: ImageSpec) -> str:
+    if image.max_patches:
+        size = f"at most {image.max_patches} patches of {image.patch_size} x {image.patch_size}"
+    else:
+        size = f"{image.width} x {image.height}"
+    where = {"pixels": "", "bytes": ", normalised in the graph", "picture": ", resized in the graph"}[image.input]
+    return f"{size}, {image.filter}, mean {image.mean}, std {image.std}{where}"
 
 
 def _size(contract: Contract, graph: Graph) -> int:

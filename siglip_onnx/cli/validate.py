@@ -14,6 +14,7 @@ from ..runtime.files import write_file
 from .console import (
     artifact_argument,
     coloured,
+    dialect_option,
     json_option,
     precision_option,
     print_json,
@@ -44,6 +45,7 @@ _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
     type=click.Path(path_type=Path),
     help="Write the report into this folder and leave the artifact as it is; by default into ARTIFACT/reports.",
 )
+@dialect_option
 @precision_option
 @session_options(auto=False)
 @json_option
@@ -52,6 +54,7 @@ def command(
     checkpoint: str | None,
     data: Path | None,
     folder: Path | None,
+    dialect: str | None,
     precision: Precision,
     provider: str,
     options: SessionOptions,
@@ -70,7 +73,7 @@ def command(
         ) from error
     model = Siglip.load(artifact, precision, provider, options=options)
     with progress() as step:
-        report, html = validate(model, checkpoint, data, progress=step)
+        report, html = validate(model, checkpoint, data, dialect=dialect, progress=step)
     if folder is None:
         path = store(model.artifact, report, html).path(report_path(report))
     else:

@@ -1,0 +1,70 @@
+"""`siglip-onnx freeze-labels`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..runtime.contract import Precision
+from ..runtime.errors import ProviderError
+from ..runtime.labels import read_labels
+from .console import artifact_argument, json_option, print_json, progress
+
+
+@click.command()
+@artifact_argument
+@click.argument("labels", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The classifier's folder.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    default=["{}"],
+    show_default=True,
+    help='What the model reads, as in "a photo of {}"; given several times, their mean.',
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice([p.value for p in Precision]),
+    multiple=True,
+    default=["fp32"],
+    show_default=True,
+    help="Which variant of the vision tower; give it again for several.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it is an artifact already.")
+@json_option
+def command(
+    artifact: Path,
+    labels: str,
+    output: Path,
+    templates: tuple[str, ...],
+    precisions: tuple[str, ...],
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Make a classifier of the labels in the file LABELS, one a line, out of ARTIFACT.
+
+    It holds the vision tower and the labels' embeddings: a third of the size, and no tokenizer.
+    """
+    try:
+        from ..exporter import freeze_labels
+    except ImportError as error:
+        raise ProviderError(
+            f"Freezing labels needs packages that are not installed ({error}).",
+            "Run: pip install 'siglip-onnx[cpu,export]'.",
+        ) from error
+    with click.open_file(labels, "rb") as file:
+        names = read_labels(file.read(), labels)
+    chosen = [Precision(precision) for precision in precisions]
+    with progress() as step:
+        made = freeze_labels(
+            artifact, names, output, templates=templates, precisions=chosen, overwrite=overwrite, progress=step
+        )
+    size = sum(record.bytes for record in made.contract.files.values())
+    if as_json:
+        print_json({"artifact": str(output), "name": made.contract.name, "labels": len(names), "bytes": size})
+    else:
+        click.echo(f"Froze {len(names)} labels into {output} ({size / 1e6:,.1f} MB).")
+        click.echo(f"Next: siglip-onnx validate {output} --reference CHECKPOINT")
