@@ -149,7 +149,9 @@ def _classify(model: ir.Model, contract: Contract, embeddings: NDArray[np.float3
     unit.name = EMBEDS
     labels = constant("labels", embeddings.T * np.float32(contract.logits.scale))
     cosines = op("MatMul", "scaled_cosines", [unit, labels], len(embeddings))
-    logits = op("Add", LOGITS, [cosines, constant("logit_bias", np.array([contract.logits.bias], np.float32))], len(embeddings))
+    logits = op(
+        "Add", LOGITS, [cosines, constant("logit_bias", np.array([contract.logits.bias], np.float32))], len(embeddings)
+    )
     graph.outputs.extend([op("Sigmoid", PROBABILITIES, [logits], len(embeddings)), logits, unit, *kept])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -123,15 +123,10 @@ def _big_vision(store: Store) -> SiglipConfig:
     naflex, grid = len(kernel) == 2, math.isqrt(positions)
     patch = math.isqrt(kernel[0] // 3) if naflex else kernel[0]
     vocab, _ = _shape(store, "params/txt/Embed_0/embedding")
+    image = VisionConfig(**_flax_tower(store, vision), image_size=grid * patch, patch_size=patch)
     return SiglipConfig(
         "siglip2" if naflex else "siglip",
-        VisionConfig(
-            **_flax_tower(store, vision),
-            image_size=grid * patch,
-            patch_size=patch,
-            num_patches=positions,
-            naflex=naflex,
-        ),
+        replace(image, num_patches=positions, naflex=True) if naflex else image,
         TextConfig(
             **_flax_tower(store, text),
             vocab_size=vocab,

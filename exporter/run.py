@@ -35,6 +35,7 @@ from .interface import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, g
 from .joint import write_joint
 from .options import ExportOptions, ImageInput
 from .parameters import text_sources, vision_sources
+from .preprocess import join_preprocess
 from .target import Progress, new_artifact
 from .tokenizer_spec import FILE as TOKENIZER_FILE
 from .tokenizer_spec import gemma_tokenizer, tokenizer_config
@@ -143,8 +144,6 @@ def _write_graphs(source: Checkpoint, options: ExportOptions, folder: Path, prog
         progress(f"Writing the {role} tower")
         attach(model, _loader(source, tower.sources))
         if role is Role.VISION and options.image_input is ImageInput.PICTURE:
-            from .preprocess import join_preprocess
-
             model = join_preprocess(model, source.image)
         path = graph_path(role)
         ir.save(model, folder / path, external_data=base_name(data_path(path)))

@@ -110,7 +110,7 @@ def sync(folder: Path) -> None:
     """Push every file to the disk, so that the rename never becomes visible before the content."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("r+b") as file:
+            with path.open("r+b" if os.name == "nt" else "rb") as file:  # linked files may be readable alone
                 os.fsync(file.fileno())
 
 

@@ -39,6 +39,7 @@ class GraphSession:
 
     def __init__(self, artifact: Artifact, role: Role, precision: Precision, options: SessionOptions) -> None:
         self.graph = artifact.graph(role, precision, options.provider)
+        _check_resizing(artifact, role, options)
         self._path = artifact.path(self.graph.path).absolute()
         known = identity(artifact, self.graph) if options.verify else ""
         source = Source(self._path, precision, known)
@@ -173,6 +174,17 @@ def _verified(artifact: Artifact, graph: Graph, options: SessionOptions) -> Iter
             weights.result()  # damaged weights are the better explanation of whatever failed
             raise
         weights.result()
+
+
+def _check_resizing(artifact: Artifact, role: Role, options: SessionOptions) -> None:
+    """OpenVINO 2026.4 reads an antialiased Resize without complaint and is 50 grey levels off."""
+    wrong = options.provider in (Provider.OPENVINO, Provider.OPENVINO_ORT)
+    if wrong and role is not Role.TEXT and artifact.contract.image.input == "picture":
+        raise ProviderError(
+            f"{options.provider} resizes pictures otherwise than the reference, and the graphs of {artifact.folder} "
+            "resize pictures themselves.",
+            "Use the CPU provider, or export with --image-input bytes or pixels.",
+        )
 
 
 def _stamp(path: Path) -> _Stamp:

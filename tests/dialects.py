@@ -21,7 +21,7 @@ Tensors = dict[str, Tensor]
 def to_paddle(checkpoint: Path, target: Path) -> Path:
     """PaddleNLP: the same names, every nn.Linear turned; metadata format "np"."""
     _copy(checkpoint, target)
-    norms = re.compile(r"norm|embedding")
+    norms = re.compile(r"norm|(position|token)_embedding")
     turned = {
         name: tensor.T.contiguous() if tensor.ndim == 2 and not norms.search(name) else tensor
         for name, tensor in load_file(checkpoint / "model.safetensors").items()

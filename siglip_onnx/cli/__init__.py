@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "export": "Turn a checkpoint into an ONNX artifact.",
     "freeze-labels": "Make a classifier of fixed labels, without a text tower.",
     "inspect": "Show what an artifact is and what was said of it.",
+    "layout": "Write an artifact in the form that another server or library reads.",
     "quantize": "Derive a smaller or faster variant and judge it.",
     "search": "Find the rows of an embeddings file.",
     "validate": "Compare an artifact with the PyTorch reference.",

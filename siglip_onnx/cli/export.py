@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..runtime.errors import ProviderError
+from ..runtime.files import scratch_folder
 from .console import dialect_option, json_option, print_json, progress
+
+if TYPE_CHECKING:
+    from ..exporter import ExportOptions
 
 
 @click.command()
@@ -28,6 +33,11 @@ from .console import dialect_option, json_option, print_json, progress
     help="What the vision graph takes: normalised pixels, bytes that are resized already, or a decoded picture of any "
     "size.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["immich", "optimum", "triton"]),
+    help="Write this form instead of an artifact, as `siglip-onnx layout` does from an artifact.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace ARTIFACT if it is an artifact already.")
 @json_option
 def command(
@@ -39,6 +49,7 @@ def command(
     pooled_only: bool,
     normalized: bool,
     image_input: str,
+    layout: str | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -61,6 +72,9 @@ def command(
         normalized=normalized,
         image_input=ImageInput(image_input),
     )
+    if layout is not None:
+        _lay_out(checkpoint, artifact, options, layout, overwrite)
+        return
     with progress() as step:
         made = export(checkpoint, artifact, options, overwrite=overwrite, progress=step)
     size = sum(record.bytes for record in made.contract.files.values())
@@ -69,3 +83,16 @@ def command(
     else:
         click.echo(f"Exported {made.contract.name} to {artifact} ({size / 1e6:,.1f} MB).")
         click.echo(f"Next: siglip-onnx validate {artifact} --reference {checkpoint}")
+
+
+def _lay_out(checkpoint: str, target: Path, options: ExportOptions, layout: str, overwrite: bool) -> None:
+    """Export beside the target, and link what the layout needs out of there before it vanishes."""
+    from ..exporter import export
+    from ..exporter.layouts import Layout, write_layout
+
+    target.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with progress() as step, scratch_folder(target.resolve()) as scratch:
+        artifact = scratch / "artifact"
+        export(checkpoint, artifact, options, progress=step)
+        write_layout(artifact, target, Layout(layout), overwrite=overwrite, progress=step)
+    click.echo(f"Wrote {target} for {layout}.")

@@ -1,0 +1,13 @@
+"""Layouts: an artifact's graphs in the folders that other servers and libraries read.
+
+    write_layout(Path("siglip-large"), Path("immich/clip/…"), Layout.IMMICH)
+
+Weights are linked, not copied, so a layout takes a few megabytes. docs/layouts.md says who reads what, and how exactly.
+"""
+
+from __future__ import annotations
+
+from .parts import Progress, Source
+from .write import Layout, write_layout
+
+__all__ = ["Layout", "Progress", "Source", "write_layout"]
