@@ -204,5 +204,6 @@ def _contract(source: Checkpoint, options: ExportOptions, folder: Path, graphs: 
         logits=LogitSpec(source.logit_scale, source.logit_bias),
         embedding=EmbeddingSpec("pooler_output", source.config.text_config.embedding_size, options.normalized),
         files=record_files(folder),
+        batch=options.batch,
         variants=(Variant(Precision.FP32, graphs, {**made_with, **chosen}),),
     )

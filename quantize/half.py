@@ -37,6 +37,8 @@ def lower(graph: ir.Graph, stays: Callable[[ir.Node], bool]) -> None:
         for value in node.outputs:
             if low and value.dtype == _FLOAT:
                 value.type = ir.TensorType(_HALF)
+                if node.op_type == "Cast":  # from bytes
+                    node.attributes["to"] = ir.AttrInt64("to", _HALF)
     for output in [value for value in graph.outputs if value.dtype == _HALF]:
         casts.restore(output)
     drop_unused(graph)

@@ -111,9 +111,31 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
     return Result(made, record, reports)
 
 
+def _check_form(artifact: Artifact, recipe: Recipe, job: Job) -> None:
+    """Calibration runs a tower block by block on single rows, which not every form of graph allows."""
+    contract = artifact.contract
+    if contract.labels is not None:
+        raise QuantizationError(
+            f"{artifact.folder} is a classifier of frozen labels.",
+            "Quantize the artifact that it was made from, and freeze the labels at that precision.",
+        )
+    forms = {
+        f"a batch fixed to {contract.batch}": contract.batch is not None,
+        "pictures of any size": contract.image.input == "picture",
+        "patches, a mask and shapes": contract.image.resize == "patches",
+    }
+    special = [form for form, is_so in forms.items() if is_so]
+    if special and (recipe.samples or job.goal or job.cuda):
+        raise QuantizationError(
+            f"{recipe.precision} is calibrated on single rows, and the graphs of {artifact.folder} take {special[0]}.",
+            "Use bf16 or int8-weights, or export without that option, with --image-input bytes for one.",
+        )
+
+
 def _check(artifact: Artifact, recipe: Recipe, job: Job) -> None:
     if not job.towers or not set(job.towers) <= set(TOWERS):
         raise InputError(f"These are no towers: {', '.join(job.towers) or 'none'}.", "Name vision, text, or both.")
+    _check_form(artifact, recipe, job)
     if job.samples is not None and not recipe.samples:
         raise InputError(f"{recipe.precision} with these options calibrates nothing.", "Leave out --samples.")
     fp32 = [artifact.graph(role, Precision.FP32).path for role in TOWERS]

@@ -242,6 +242,7 @@ class Contract:
 
     Attributes:
         tokenizer: None where there is no text tower, but frozen `labels`.
+        batch: What every tower's batch is fixed to; None where it is free.
     """
 
     name: str
@@ -252,6 +253,7 @@ class Contract:
     files: dict[InnerPath, FileRecord]
     variants: tuple[Variant, ...]
     labels: LabelSpec | None = None
+    batch: Annotated[int, msgspec.Meta(ge=1)] | None = None
     schema_version: Literal[1] = SCHEMA_VERSION
 
     @property

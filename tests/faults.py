@@ -114,5 +114,5 @@ FAULTS = {
     "q and k swapped": Fault(in_graph("text", swap_queries_and_keys), Rung.EMBEDDINGS),
     "logit bias dropped": Fault(in_contract("logits", bias=0.0), Rung.LOGITS),
     "one NaN row": Fault(nan_in_one_row, Rung.EMBEDDINGS),
-    "batch fixed to 1": Fault(fix_the_batch, Rung.BATCH),
+    "batch fixed to 1": Fault(fix_the_batch, Rung.CONTRACT),
 }

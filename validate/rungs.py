@@ -60,6 +60,11 @@ def _contract(ladder: Ladder) -> Iterator[Check]:
         yield inconclusive(Rung.CONTRACT, "fp32 variant", "it has not passed against its checkpoint")
     for role in variant.graphs if variant else ():
         ladder.model.session(role)  # raises if the graph's interface is not the contract's
+    for role in ladder.towers:
+        picture = role is Role.VISION and model.contract.image.input == "picture"
+        due, batch = 1 if picture else model.contract.batch, model.session(role).graph.batch
+        if batch != due:
+            yield failed(Rung.CONTRACT, f"{role} batch", f"{batch or 'free'}, where {due or 'a free one'} was exported")
     yield at_least(Rung.CONTRACT, "files as listed", 1.0, 1.0, f"{len(ladder.model.contract.files)} files")
 
 
