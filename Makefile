@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-cluster lint format train-emoji clean
+.PHONY: demo test test-cluster interop lint format train-emoji clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -15,6 +15,12 @@ test: $(READY)
 
 test-cluster: $(READY)
 	$(BIN)/pytest -m cluster
+
+# Real consumers, each in an environment of its own, and the table of what they proved.
+interop: $(READY)
+	$(BIN)/python interop/environments.py
+	$(BIN)/pytest interop
+	$(BIN)/python interop/table.py --check
 
 lint: $(READY)
 	$(BIN)/ruff check .

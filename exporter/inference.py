@@ -16,8 +16,16 @@ from .stores import Store
 
 OPEN_CLIP_FILE: Final = "open_clip_config.json"
 _FORM: Final = "Put the config.json of the same model in transformers' form into the folder."
-# Attention heads by the family in timm's names, vision_transformer.py; they cannot be seen in the weights.
-_TIMM_HEADS: Final = {"vit_base": 12, "vit_large": 16, "vit_so400m": 16, "vit_so150m": 14, "vit_giantopt": 16}
+Gelu = Literal["gelu_pytorch_tanh", "gelu"]
+# What the weights do not show, by the beginning of timm's name, vision_transformer.py: channels of an attention head,
+# and whether GELU is exact. SigLIP was trained with the approximation; open_clip computes what timm says.
+_TIMM: Final[dict[str, tuple[int, Gelu]]] = {
+    "vit_base_": (64, "gelu"),
+    "vit_large_": (64, "gelu"),
+    "vit_so400m_patch14_": (72, "gelu"),
+    "vit_so400m_patch16_": (72, "gelu_pytorch_tanh"),
+    "vit_giantopt_": (96, "gelu_pytorch_tanh"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,13 +91,14 @@ def _layers(store: Store, pattern: str) -> int:
 def _open_clip(folder: Path, store: Store) -> SiglipConfig:
     file = read_json(folder / OPEN_CLIP_FILE, _OpenClipFile).model_cfg
     name, text = file.vision_cfg.timm_model_name, file.text_cfg
-    family = next((family for family in _TIMM_HEADS if name.startswith(f"{family}_")), None)
-    if family is None:
+    family = next((family for family in _TIMM if name.startswith(family)), None)
+    if family is None or "_gap_" in name:
         raise CheckpointError(
             f"{folder / OPEN_CLIP_FILE} names timm's {name!r}, whose attention heads are not known here; known are "
-            f"{', '.join(_TIMM_HEADS)}.",
+            f"those that begin with {', '.join(_TIMM)} and pool by attention.",
             _FORM,
         )
+    channels, gelu = _TIMM[family]
     width, _, patch, _ = _shape(store, "visual.trunk.patch_embed.proj.weight")
     vocab, text_width = _shape(store, "text.token_embedding.weight")
     return SiglipConfig(
@@ -98,7 +107,8 @@ def _open_clip(folder: Path, store: Store) -> SiglipConfig:
             hidden_size=width,
             intermediate_size=_shape(store, "visual.trunk.blocks.0.mlp.fc1.weight")[0],
             num_hidden_layers=_layers(store, r"visual\.trunk\.blocks\.(\d+)\."),
-            num_attention_heads=_TIMM_HEADS[family],
+            num_attention_heads=max(1, width // channels),
+            hidden_act=gelu,
             image_size=file.vision_cfg.image_size,
             patch_size=patch,
         ),

@@ -1,0 +1,162 @@
+"""What the tests share: an artifact with every variant, samples, our own answers, and the record of what was proved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from siglip_onnx.exporter import export
+from siglip_onnx.quantize import RECIPES, Job, quantize
+from siglip_onnx.runtime import Artifact, Siglip
+from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.validate import store, validate
+
+from . import table
+from .answers import Answers, FloatArray, array, sigmoid
+from .compare import Comparison
+from .consumers import Json, Samples
+from .ledger import Cannot, Prove, proving, refusing
+
+ROOT: Final = Path(__file__).parent.parent
+CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
+EVAL: Final = ROOT / "examples" / "emoji" / "eval"
+PAIRS: Final = 48  # quick to judge variants by, and enough for a verdict
+SAMPLES: Final = 8
+TEMPLATE: Final = "an emoji of {}"
+
+
+def usual_texts() -> list[str]:
+    """Every label of the evaluation set, and what users type: texts whose ids must be the same everywhere."""
+    typed = ["", " ", "A Photo of a BEAR!", "it's  a\ttab,   or two\n", "x", "</s>", "the end</s> of", "ab-cd_ef (gh)"]
+    return [*(EVAL / "labels.txt").read_text().splitlines(), *typed]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of the evaluation set that is quick to run."""
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = (EVAL / "captions.jsonl").read_text().splitlines()[:PAIRS]
+    for line in lines:
+        shutil.copy(EVAL / json.loads(line)["image"], folder)
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Artifact:
+    """The bundled checkpoint with every variant, made by the tool; tests must not change it."""
+    folder = tmp_path_factory.mktemp("artifact") / "emoji"
+    export(CHECKPOINT, folder, progress=lambda step: None)
+    model = Siglip.load(folder)
+    report, html = validate(model, CHECKPOINT, pairs, progress=lambda step: None)
+    report.require_pass()
+    store(model.artifact, report, html)
+    for kind in RECIPES.values():
+        quantize(folder, kind(), Job(data=pairs), progress=lambda step: None)
+    return Artifact.open(folder)
+
+
+@pytest.fixture(scope="session")
+def samples(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    """Pictures of exactly the model's size, and the texts that belong to them."""
+    folder = tmp_path_factory.mktemp("samples")
+    spec = artifact.contract.image
+    lines = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text().splitlines()]
+    chosen = lines[:: len(lines) // SAMPLES][:SAMPLES]
+    for number, line in enumerate(chosen):
+        with Image.open(EVAL / line["image"]) as picture:
+            resized = picture.convert("RGB").resize((spec.width, spec.height), Image.Resampling.BICUBIC)
+        resized.save(folder / f"{number}.png")
+    pictures = tuple(folder / f"{number}.png" for number in range(len(chosen)))
+    texts = tuple(line["text"] for line in chosen)
+    assert len(set(texts)) == SAMPLES
+    model = Siglip.load(artifact.folder)
+    pixels = np.stack([model.images.one(path) for path in pictures])
+    return Samples(pictures, texts, TEMPLATE, pixels, model.tokenizer(texts), folder)
+
+
+@pytest.fixture(scope="session")
+def ours(artifact: Artifact, samples: Samples) -> Callable[[Precision], Answers]:
+    """siglip-onnx's own answers at a precision, for the samples as one batch."""
+
+    @cache
+    def answer(precision: Precision) -> Answers:
+        with Siglip.load(artifact.folder, precision) as model:
+            images, texts = model.encode(Role.VISION, samples.pixels), model.encode(Role.TEXT, samples.ids)
+        return Answers(array(images), array(texts), probabilities(artifact, images, texts))
+
+    return answer
+
+
+@pytest.fixture(scope="session")
+def classified(artifact: Artifact, samples: Samples) -> Callable[[Precision], FloatArray]:
+    """siglip-onnx's probabilities at a precision, of the texts in the template, picture by picture as pipelines go."""
+
+    @cache
+    def answer(precision: Precision) -> FloatArray:
+        with Siglip.load(artifact.folder, precision) as model:
+            images = np.concatenate([model.encode(Role.VISION, pixels[None]) for pixels in samples.pixels])
+            filled = [samples.template.replace("{}", text) for text in samples.texts]
+            texts = model.encode(Role.TEXT, model.tokenizer(filled))
+        return probabilities(artifact, images, texts)
+
+    return answer
+
+
+def probabilities(artifact: Artifact, images: ArrayLike, texts: ArrayLike) -> FloatArray:
+    """Sigmoid of the contract's logits, [pictures, texts], in float64."""
+    logits = artifact.contract.logits
+    one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (array(images), array(texts)))
+    return sigmoid(logits.scale * (one @ other.T) + logits.bias)
+
+
+@pytest.fixture(scope="session")
+def graphs(artifact: Artifact) -> Json:
+    """The portable graphs of each variant, with their data files."""
+    return {
+        variant.precision.value: {
+            role.value: {"path": graph.path, "data": list(graph.data)} for role, graph in variant.graphs.items()
+        }
+        for variant in artifact.contract.variants
+        if variant.made_for is None
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def record() -> Iterator[list[table.Row]]:
+    """What is proved; kept when the session ends."""
+    rows: list[table.Row] = []
+    yield rows
+    table.write(rows)
+
+
+@pytest.fixture(scope="session")
+def prove(record: list[table.Row]) -> Prove:
+    """Assert that a difference is within its limit, and record it."""
+    return proving(record)
+
+
+@pytest.fixture(scope="session")
+def cannot(record: list[table.Row]) -> Cannot:
+    """Assert that a consumer refuses a variant, and record it."""
+    return refusing(record)
+
+
+@pytest.fixture(scope="session")
+def comparison(
+    samples: Samples,
+    ours: Callable[[Precision], Answers],
+    classified: Callable[[Precision], FloatArray],
+    prove: Prove,
+) -> Comparison:
+    """Prove that a consumer's answers are ours."""
+    return Comparison(samples, ours, classified, prove)

@@ -1,0 +1,84 @@
+"""Triton's own schema reads every config.pbtxt, and the ensemble holds to the rules by which Triton checks one.
+
+It runs in an environment of its own, whose protobuf is older than ours:
+
+    python3 -m venv build/interop/triton && build/interop/triton/bin/pip install 'tritonclient[grpc]'
+
+INTEROP_TRITON names another folder with such an environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siglip_onnx.exporter import export
+from siglip_onnx.exporter.layouts import Layout, write_layout
+
+ROOT = Path(__file__).parent.parent
+PLACE = Path(os.environ.get("INTEROP_TRITON", ROOT / "build" / "interop" / "triton"))
+MODELS = ("siglip_image", "siglip_preprocess", "siglip_text", "siglip_vision")
+READ = """
+import json, sys
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+texts = json.load(sys.stdin)
+parsed = {name: text_format.Parse(text, model_config_pb2.ModelConfig()) for name, text in texts.items()}
+to_dict = lambda message: json_format.MessageToDict(message, preserving_proto_field_name=True)
+json.dump({name: to_dict(message) for name, message in parsed.items()}, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every configuration as Triton's protobuf schema understands it."""
+    python = PLACE / "bin" / "python"
+    assert python.exists(), f"{python} is missing; the head of {Path(__file__).name} says how to make it"
+    folder = tmp_path_factory.mktemp("triton")
+    export(ROOT / "examples" / "emoji" / "checkpoint", folder / "artifact", progress=lambda step: None)
+    models = write_layout(folder / "artifact", folder / "models", Layout.TRITON, progress=lambda step: None)
+    texts = {path.parent.name: path.read_text() for path in models.glob("*/config.pbtxt")}
+    done = subprocess.run([python, "-c", READ], input=json.dumps(texts), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def full_shape(config: dict[str, Any], tensor: dict[str, Any]) -> list[int]:
+    """Dimensions with the batch, where the model forms batches."""
+    return [-1] * (int(config.get("max_batch_size", 0)) > 0) + [int(d) for d in tensor["dims"]]
+
+
+def agree(one: list[int], other: list[int]) -> bool:
+    """Triton's CompareDimsWithWildcard."""
+    return len(one) == len(other) and all(-1 in (a, b) or a == b for a, b in zip(one, other, strict=True))
+
+
+def test_every_configuration_fits_tritons_schema(configs: dict[str, Any]) -> None:
+    assert sorted(configs) == sorted(MODELS)
+    for name, config in configs.items():
+        assert config["name"] == name
+        assert config["platform"] == ("ensemble" if name == "siglip_image" else "onnxruntime_onnx")
+    assert configs["siglip_vision"]["dynamic_batching"]["preferred_batch_size"] == [8, 32]
+    assert configs["siglip_preprocess"]["instance_group"] == [{"count": 1, "kind": "KIND_CPU"}]
+
+
+def test_the_ensemble_holds_to_tritons_rules(configs: dict[str, Any]) -> None:
+    """ValidateEnsembleConfig in src/ensemble_scheduler/ensemble_utils.cc of triton-inference-server/core."""
+    ensemble = configs["siglip_image"]
+    known = {t["name"]: (full_shape(ensemble, t), t["data_type"]) for t in (*ensemble["input"], *ensemble["output"])}
+    for step in ensemble["ensemble_scheduling"]["step"]:
+        model = configs[step["model_name"]]
+        for field, mapping in (("input", step["input_map"]), ("output", step["output_map"])):
+            tensors = {tensor["name"]: tensor for tensor in model[field]}
+            assert mapping.keys() <= tensors.keys()
+            assert field == "output" or mapping.keys() == tensors.keys()
+            for name, place in mapping.items():
+                shape, kind = full_shape(model, tensors[name]), tensors[name]["data_type"]
+                found = known.setdefault(place, (shape, kind))
+                assert agree(found[0], shape)
+                assert found[1] == kind
