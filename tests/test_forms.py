@@ -62,7 +62,7 @@ def test_pictures_of_any_shape_compute_what_transformers_computes(naflex: tuple[
     reference, model = naflex
     rows = reference.pixels([*FILES, *picture_probes().values()])
     rows = rows[rows["spatial_shapes"][:, 1] > 1]  # see the next test
-    assert len({tuple(shape) for shape in rows["spatial_shapes"]}) > 3
+    assert len({tuple(shape) for shape in rows["spatial_shapes"]}) >= 3
     found, wanted = model.encode(Role.VISION, rows), reference.embeddings(Role.VISION, rows)
     np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
     assert model.encode_image(FILES).shape == (len(FILES), 32)
