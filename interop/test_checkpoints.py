@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from typing import Final
 import numpy as np
 import pytest
 
-from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export
+from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, freeze_labels
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.contract import Role
-from siglip_onnx.validate import validate
+from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.validate import store, validate
 from tests.dialects import to_big_vision, to_open_clip, to_paddle
 from tests.family import MEMBERS, small
 
@@ -103,6 +104,26 @@ def test_open_clip_itself_gives_our_answers(tmp_path: Path, record: list[Row], f
     ):
         error = np.abs(model.encode(role, expected[given]) - expected[due]).max() / np.abs(expected[due]).max()
         proved(record, f"open_clip's own {family}", "open_clip", f"{role} embeddings", OPEN_CLIP, float(error))
+
+
+def test_frozen_labels_pass_at_every_precision(
+    tmp_path: Path, record: list[Row], artifact: Artifact, pairs: Path
+) -> None:
+    """The fp32 classifier against the checkpoint, and the others against it."""
+    precisions = [Precision.FP32, Precision.FP16, Precision.INT8]
+    labels = [json.loads(line)["text"] for line in (pairs / "captions.jsonl").read_text().splitlines()]
+    distinct = list({label.lower(): label for label in labels}.values())[:12]
+    folder = tmp_path / "classifier"
+    freeze_labels(
+        artifact.folder, distinct, folder, templates=["{}", "an emoji of {}"], precisions=precisions, progress=quiet
+    )
+    for precision in precisions:
+        model = Siglip.load(folder, precision)
+        report, html = validate(model, CHECKPOINT if precision == "fp32" else None, pairs, progress=quiet)
+        assert report.verdict == "PASS", report.first_problem()
+        store(model.artifact, report, html)
+        what = f"validate, frozen labels at {precision}, differences of verdicts from PASS"
+        proved(record, "the bundled model", "transformers", what, 0, 0)
 
 
 def test_a_wrong_orientation_is_never_a_pass(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,15 +113,17 @@ class Ladder:
     @cached_property
     def inputs(self) -> dict[Role, Array]:
         """What the reference feeds each tower, its own pixels and ids, in the form that our graphs take."""
-        rows = {Role.VISION: self.model.images.rows_of(self.pixels), Role.TEXT: self.ids}
-        return {role: rows[role] for role in self.towers}
+        images = self.model.images
+        return {role: images.rows_of(self.pixels) if role is Role.VISION else self.ids for role in self.towers}
 
     @cached_property
     def wanted(self) -> dict[Role, Array]:
         """The reference's embeddings, [rows, size], of its own inputs."""
         self.progress("Running the reference")
-        rows = {Role.VISION: self.pixels, Role.TEXT: self.ids}
-        return {role: self.reference.embeddings(role, rows[role]) for role in self.towers}
+        return {
+            role: self.reference.embeddings(role, self.pixels if role is Role.VISION else self.ids)
+            for role in self.towers
+        }
 
     @cached_property
     def found(self) -> dict[Role, Array]:
