@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,6 +196,13 @@ def test_the_command_line_classifies_by_frozen_labels(classifier: Path) -> None:
     run = cli("classify", classifier, FILES[0], "--json")
     assert run.code == 0, run.err
     assert len(json.loads(run.out)[str(FILES[0])]) == 3
+
+
+def test_a_classifier_embeds_a_collection(classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(FILES[0], tmp_path / "photos")
+    run = cli("embed", classifier, tmp_path / "photos", "-o", tmp_path / "photos.parquet")
+    assert run.code == 0, run.err
 
 
 @pytest.mark.parametrize(

@@ -297,8 +297,10 @@ def describe(model: Siglip, job: EmbedJob, role: Role) -> About:
 
 
 def checkpoint_of(model: Siglip) -> str:
-    """What tells the checkpoint of an artifact from every other: the hash of its fp32 towers."""
-    towers = [model.artifact.graph(role, Precision.FP32) for role in (Role.VISION, Role.TEXT)]
+    """What tells the checkpoint of an artifact from every other: the hash of its fp32 towers, or of those it has."""
+    contract = model.contract
+    precision = Precision.FP32 if contract.variant(Precision.FP32) else contract.variants[0].precision
+    towers = [model.artifact.graph(role, precision) for role in contract.towers]
     return "-".join(identity(model.artifact, graph)[:16] for graph in towers)
 
 
