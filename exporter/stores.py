@@ -6,6 +6,7 @@ import ast
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,23 @@ _UNREAD: Final = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".pdparams", ".pkl
 _AGAIN: Final = "Download the checkpoint again; compare sizes and hashes with where it comes from."
 _NPY_MAGIC: Final = b"\x93NUMPY"  # numpy/lib/format.py
 _MAX_HEADER: Final = 65536
+# What zipfile, struct, ast, msgspec and NumPy raise at an archive that is not what it claims to be.
+_DAMAGE: Final = (
+    OSError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # JAX's bfloat16 has no name in NumPy's format and is written as two opaque bytes.
 _NPY_DTYPES: Final = {"<f4": "F32", "<f2": "F16", "|V2": "BF16"}
 
@@ -135,20 +153,20 @@ class NpzStore:
             with zipfile.ZipFile(path) as archive, path.open("rb") as file:
                 entries = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if not e.is_dir()}
                 self._members = {name: _member(archive, entry, file) for name, entry in entries.items()}
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(f"{path} is truncated, damaged or no NumPy archive ({error}).", _AGAIN) from error
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(path, m.shape, _NPY_DTYPES.get(m.dtype, m.dtype)) for name, m in self._members.items()
         }
 
     def load(self, name: str) -> Tensor:
-        """One tensor; raises CheckpointError where the file has vanished or changed, or its checksum is wrong."""
+        """One tensor; raises CheckpointError where the file has vanished or changed."""
         member = self._members[name]
         dtype = np.dtype(np.int16 if member.dtype == "|V2" else member.dtype)
         count = math.prod(member.shape)
         try:
             array = self._array(name, member, dtype, count)
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(f"{name} cannot be read from {self.path} ({error}).", _AGAIN) from error
         array = array.reshape(member.shape[::-1]).T if member.fortran else array.reshape(member.shape)
         tensor = torch.from_numpy(array)
@@ -174,7 +192,7 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -
     dtype, shape, fortran = msgspec.convert((header["descr"], header["shape"], header["fortran_order"]), _Header)
     length = 8 + (4 if wide else 2) + size
     width = 2 if dtype == "|V2" else np.dtype(dtype).itemsize
-    if math.prod(shape) * width != entry.file_size - length or "O" in dtype:
+    if math.prod(shape) * width != entry.file_size - length or "O" in dtype or min(shape, default=0) < 0:
         raise ValueError(f"{entry.filename} is not the array of {dtype} {list(shape)} that it claims to be")
     begin = _stored_at(entry, file) + length if entry.compress_type == zipfile.ZIP_STORED else None
     return _Member(begin, length, dtype, shape, fortran)

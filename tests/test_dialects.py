@@ -227,7 +227,7 @@ def test_pickles_in_archives_are_never_loaded(tmp_path: Path) -> None:
         NpzStore(tmp_path / "a.npz")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_damaged_archives_are_refused_or_read_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
