@@ -3,7 +3,8 @@
 from .artifact import Artifact
 from .errors import SiglipOnnxError
 from .image import ImageOptions
-from .model import Label, Siglip
+from .labels import Label
+from .model import Siglip
 from .options import SessionOptions
 
 __all__ = ["Artifact", "ImageOptions", "Label", "SessionOptions", "Siglip", "SiglipOnnxError"]

@@ -1,8 +1,18 @@
-"""Files with a label a line."""
+"""Labels: what they are in an answer, and files with one a line."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label and the probability that it is true of a picture; SigLIP's probabilities do not add up to one."""
+
+    label: str
+    probability: float
 
 
 def read_labels(data: bytes, name: str) -> list[str]:

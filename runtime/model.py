@@ -6,9 +6,8 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,29 +17,23 @@ from numpy.typing import NDArray
 
 from . import machine
 from .artifact import Artifact
+from .checks import check_rows, require_several
 from .choice import AUTO, choose
 from .contract import Precision, Provider, Role
 from .device import DeviceTower
 from .errors import ArtifactError, InputError, ProviderError
 from .image import ImageInput, ImageOptions, ImageProcessor
+from .labels import Label
 from .options import SessionOptions
 from .pipeline import ahead, batched
 from .providers import PROVIDERS
 from .session import GraphSession, identity
 from .text import TextCache, fill, warn_of_cut
 from .tokenizer import Tokenizer
+from .vectors import FloatArray, normalized, sigmoid, usable
 
-FloatArray = NDArray[np.float32]
 PROBABILITIES: Final = "probabilities"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Label:
-    """A label and the probability that it is true of a picture; SigLIP's probabilities do not add up to one."""
-
-    label: str
-    probability: float
 
 
 class Siglip:
@@ -184,7 +177,7 @@ class Siglip:
         Raises:
             InputError: A picture cannot be used, or there is none.
         """
-        _require_several(images, "picture")
+        require_several(images, "picture")
         size = self.batch_size(Role.VISION, batch_size)
         self.session(Role.VISION)
         rows = self.encode_batches(Role.VISION, self._pixels(images, size))
@@ -204,7 +197,7 @@ class Siglip:
         Raises:
             InputError: A text cannot be used, or there is none.
         """
-        _require_several(texts, "text")
+        require_several(texts, "text")
         size = self.batch_size(Role.TEXT, batch_size)
         ids = self.tokenizer(texts, warn_of_cut)
 
@@ -230,7 +223,7 @@ class Siglip:
         Raises:
             InputError: A label cannot be used, there is none, or a template has no `{}`.
         """
-        _require_several(labels, "label")
+        require_several(labels, "label")
         prompts = fill(template, labels)
         flat = self.encode_text([prompt for group in prompts for prompt in group])
         if len(prompts[0]) == 1:
@@ -306,7 +299,7 @@ class Siglip:
         Raises:
             InputError: A picture or label cannot be used, a template has no `{}`, or there are no labels.
         """
-        _require_several(images, "picture")
+        require_several(images, "picture")
         if self.contract.labels is None:
             table, labels = self._zero_shot(images, labels, template), labels or ()
         else:
@@ -399,51 +392,11 @@ class Siglip:
 
     def _check_range(self, role: Role, inputs: NDArray[Any]) -> None:
         """Refuse bytes that were never normalised, and ids of another vocabulary."""
-        if role is Role.JOINT or not isinstance(inputs, np.ndarray) or inputs.size == 0 or inputs.dtype == np.uint8:
-            return
-        if inputs.dtype.names:
-            _check_patches(inputs)
-            inputs = inputs["pixel_values"]
-        low, high = self.images.span if role is Role.VISION else (0, self.tokenizer.spec.vocab_size - 1)
-        least, most = inputs.min(), inputs.max()
-        if least < low or most > high:
-            raise InputError(
-                f"The {role} tower takes values from {low:.6g} to {high:.6g}, and was given {least} to {most}.",
-                "Prepare them with model.images and model.tokenizer.",
+        if role is not Role.JOINT:
+            check_rows(
+                role, inputs, self.images.span if role is Role.VISION else (0, self.tokenizer.spec.vocab_size - 1)
             )
-
-
-def _check_patches(rows: NDArray[Any]) -> None:
-    """Refuse records whose mask is not that of the grid they claim to have."""
-    mask, shapes = rows["pixel_attention_mask"], rows["spatial_shapes"]
-    used = np.arange(mask.shape[1]) < shapes.prod(axis=1, keepdims=True)
-    if shapes.min() < 1 or not np.array_equal(mask, used):
-        raise InputError("A row of patches has a mask that does not fit its spatial_shapes.", "Use model.images.")
 
 
 # What a forked process got from its parent and must not end.
 _inherited: Final[list[object]] = []
-
-
-def normalized(embeddings: FloatArray) -> FloatArray:
-    """Each row scaled to length 1."""
-    return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32)
-
-
-def usable(embeddings: FloatArray) -> NDArray[np.bool_]:
-    """Which rows are finite and not zero, bool [rows]; others have no direction."""
-    return np.asarray(np.isfinite(embeddings).all(axis=1) & (embeddings != 0).any(axis=1))
-
-
-def sigmoid(logits: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-logit)), float32, without overflow at either end."""
-    return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)), np.float32)
-
-
-def _require_several(items: object, what: str) -> None:
-    """Refuse one item where a sequence is due; most single items are sequences of something else."""
-    one_array = isinstance(items, np.ndarray) and items.ndim <= 3
-    if one_array or isinstance(items, str | bytes) or not isinstance(items, Sized):
-        raise InputError(f"A single {what}, or none ({type(items).__name__}).", f"Pass a list, even for one {what}.")
-    if not len(items):
-        raise InputError("Nothing to encode.", f"Pass at least one {what}.")

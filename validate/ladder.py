@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.contract import Role, Yardstick
-from ..runtime.model import PROBABILITIES, Siglip, normalized
+from ..runtime.model import PROBABILITIES, Siglip
 from ..runtime.text import fill
+from ..runtime.vectors import normalized
 from . import metrics
 from .baseline import Baseline
 from .gates import Gate

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from .. import machine
 from ..contract import Precision, Role
 from ..errors import InputError, SiglipOnnxError
-from ..model import Siglip, normalized, usable
+from ..model import Siglip
 from ..pipeline import ahead, batched
 from ..session import identity
 from ..tokenizer import Cut
+from ..vectors import normalized, usable
 from .items import Inputs, Item, Kind, Member
 from .parquet import About, VectorType, table
 from .parts import CHUNK, Chunk, DoneChunk, Missing, Parts

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..image import ImageInput
-from ..model import Siglip, sigmoid
+from ..model import Siglip
 from ..options import SessionOptions
+from ..vectors import sigmoid
 from .embed import checkpoint_of
 from .items import Kind
 from .parquet import About, pyarrow, read_about, unpack
