@@ -56,6 +56,8 @@ class Checkpoint:
         config, dialect = _recognised(folder, store, known, dialect)
         weights = Weights.open(store, dialect, expected_shapes(config))
         foreign = dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
+        if dialect is Dialect.BIG_VISION and not (folder / PROCESSOR_FILE).exists():
+            _check_known(folder, config)
         if foreign and not (folder / PROCESSOR_FILE).exists():
             image = image_spec(config.vision_config, read_preprocess(folder))
         else:
@@ -88,6 +90,26 @@ class Checkpoint:
     def logit_bias(self) -> float:
         """Added to the scaled cosine."""
         return _finite(float(self.weights.load("logit_bias")), "logit_bias", self.folder)
+
+
+def _check_known(folder: Path, config: SiglipConfig) -> None:
+    """Refuse to guess how pictures are resized, where an .npz alone does not tell and models of the family differ.
+
+    Raises:
+        CheckpointError: It is not SigLIP's own square bicubic resize to whole patches.
+    """
+    vision = config.vision_config
+    doubts = {
+        "it is a NaFlex model": vision.naflex,
+        "SigLIP 2 may resize by another filter than SigLIP": (folder / "tokenizer.json").exists(),
+        f"patches of {vision.patch_size} leave a rest of 384 pixels": 384 % vision.patch_size > 0,
+    }
+    for doubt, is_so in doubts.items():
+        if is_so:
+            raise CheckpointError(
+                f"The weights in {folder} do not say how pictures are resized: {doubt}.",
+                "Put the preprocessor_config.json and config.json of the same model on the hub into the folder.",
+            )
 
 
 def _recognised(

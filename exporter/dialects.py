@@ -207,6 +207,7 @@ SUPPORTED: Final = (
     "siglip-onnx reads SigLIP and SigLIP 2 models (such as google/siglip-base-patch16-224 and "
     "google/siglip2-base-patch16-224) with the names of transformers, PaddleNLP, open_clip/timm or big_vision."
 )
+_TOWERS: Final = ("vision_model", "text_model")
 _UNPOOLED: Final = re.compile(r"(position|token)_embedding\.weight$")
 
 
@@ -266,8 +267,9 @@ def sources(dialect: Dialect, shapes: Shapes, names: Iterable[str]) -> Sources:
             for name, shape in shapes.items()
         }
     known = dict(_expanded(_TABLES[dialect], 1 + max(map(_layer, shapes))))
+    layers = {tower: 1 + max(_layer(name) for name in shapes if name.startswith(tower)) for tower in _TOWERS}
     stacked = frozenset(name for name in names if "/encoderblock/" in name)
-    return {name: _unstacked(known[name], stacked) for name in shapes}
+    return {name: _unstacked(known[name], stacked, layers.get(name.split(".")[0], 0)) for name in shapes}
 
 
 def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
@@ -291,7 +293,7 @@ def _expanded(table: tuple[Row | Single, ...], layers: int) -> Iterator[tuple[st
             yield f"{ours}bias", Source(tuple(f"{name}{form.bias_name}" for name in theirs), form.bias)
 
 
-def _unstacked(source: Source, stacked: frozenset[str]) -> Source:
+def _unstacked(source: Source, stacked: frozenset[str], layers: int) -> Source:
     """big_vision's larger models hold a parameter of all layers in one tensor, [layers, …]."""
     name = source.names[0]
     layer = re.search(r"/encoderblock_(\d+)/", name)
@@ -299,4 +301,10 @@ def _unstacked(source: Source, stacked: frozenset[str]) -> Source:
     if layer is None or whole not in stacked:
         return source
     number = int(layer[1])
-    return Source((whole,), lambda x: source.make(x[number]))
+
+    def make(x: Tensor) -> Tensor:
+        if len(x) != layers:  # indexing alone would leave out layers that config.json does not know of
+            raise IndexError(f"{len(x)} layers where {layers} are due")
+        return source.make(x[number])
+
+    return Source((whole,), make)

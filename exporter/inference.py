@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..runtime.errors import CheckpointError
-from .config import SiglipConfig, TextConfig, VisionConfig, check_config, read_json
+from .config import Count, SiglipConfig, Size, TextConfig, VisionConfig, check_config, read_json
 from .dialects import Dialect
 from .image_spec import PreprocessConfig
 from .stores import Store
@@ -30,7 +30,7 @@ _TIMM: Final[dict[str, tuple[int, Gelu]]] = {
 
 @dataclass(frozen=True)
 class _OpenClipVision:
-    image_size: int
+    image_size: Size
     timm_model_name: str
     timm_pool: Literal["map"] = "map"
     timm_proj: Literal["none", ""] | None = "none"
@@ -38,8 +38,8 @@ class _OpenClipVision:
 
 @dataclass(frozen=True)
 class _OpenClipText:
-    context_length: int = 77
-    heads: int = 8
+    context_length: Size = 77
+    heads: Count = 8
     no_causal_mask: Literal[True] = True
     pool_type: Literal["last"] = "last"
     norm_kwargs: dict[str, float] = field(default_factory=dict)
@@ -66,9 +66,9 @@ def infer_config(folder: Path, store: Store, dialect: Dialect) -> SiglipConfig:
     """
     try:
         config = _big_vision(store) if dialect is Dialect.BIG_VISION else _open_clip(folder, store)
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"The weights in {folder} lack {error}, so the model's size cannot be read off them.", _FORM
+            f"The model's size cannot be read off the weights in {folder} ({type(error).__name__}: {error}).", _FORM
         ) from error
     check_config(config, folder)
     return config

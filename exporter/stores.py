@@ -28,6 +28,7 @@ _UNREAD: Final = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".pdparams", ".pkl
 _AGAIN: Final = "Download the checkpoint again; compare sizes and hashes with where it comes from."
 _NPY_MAGIC: Final = b"\x93NUMPY"  # numpy/lib/format.py
 _MAX_HEADER: Final = 65536
+_PIECE: Final = 1 << 24
 # What zipfile, struct, ast, msgspec and NumPy raise at an archive that is not what it claims to be.
 _DAMAGE: Final = (
     OSError,
@@ -142,6 +143,7 @@ class _Member:
     dtype: str
     shape: tuple[int, ...]
     fortran: bool
+    crc: int
 
 
 class NpzStore:
@@ -149,6 +151,7 @@ class NpzStore:
 
     def __init__(self, path: Path) -> None:
         self.path, self.framework = path, "np"
+        self._checked: set[str] = set()
         try:
             with zipfile.ZipFile(path) as archive, path.open("rb") as file:
                 entries = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if not e.is_dir()}
@@ -160,7 +163,7 @@ class NpzStore:
         }
 
     def load(self, name: str) -> Tensor:
-        """One tensor; raises CheckpointError where the file has vanished or changed."""
+        """One tensor; raises CheckpointError where the file has vanished or changed, or its checksum is wrong."""
         member = self._members[name]
         dtype = np.dtype(np.int16 if member.dtype == "|V2" else member.dtype)
         count = math.prod(member.shape)
@@ -174,10 +177,25 @@ class NpzStore:
 
     def _array(self, name: str, member: _Member, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         if member.begin is not None:  # copy-on-write, since torch does not take arrays that cannot be written
+            self._check(name, member, count * dtype.itemsize)
             return np.memmap(self.path, dtype, "c", member.begin, (count,)) if count else np.empty(0, dtype)
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
             file.read(member.header)
             return np.frombuffer(bytearray(file.read(count * dtype.itemsize)), dtype, count)
+
+    def _check(self, name: str, member: _Member, size: int) -> None:
+        """Compare a stored entry with its checksum, which zipfile does where it reads an entry itself."""
+        assert member.begin is not None  # noqa: S101  see _array
+        if name in self._checked:
+            return
+        with self.path.open("rb") as file:
+            file.seek(member.begin - member.header)
+            found, left = 0, member.header + size
+            while left and (piece := file.read(min(left, _PIECE))):
+                found, left = zlib.crc32(piece, found), left - len(piece)
+        if left or found != member.crc:
+            raise ValueError("its checksum is wrong")
+        self._checked.add(name)
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> _Member:
@@ -195,7 +213,7 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -
     if math.prod(shape) * width != entry.file_size - length or "O" in dtype or min(shape, default=0) < 0:
         raise ValueError(f"{entry.filename} is not the array of {dtype} {list(shape)} that it claims to be")
     begin = _stored_at(entry, file) + length if entry.compress_type == zipfile.ZIP_STORED else None
-    return _Member(begin, length, dtype, shape, fortran)
+    return _Member(begin, length, dtype, shape, fortran, entry.CRC)
 
 
 _Header = tuple[str, tuple[int, ...], bool]

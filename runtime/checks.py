@@ -40,7 +40,7 @@ def _check_patches(rows: NDArray[Any]) -> None:
     """Refuse records whose mask is not that of the grid they claim to have."""
     mask, shapes = rows["pixel_attention_mask"], rows["spatial_shapes"]
     used = np.arange(mask.shape[1]) < shapes.prod(axis=1, keepdims=True)
-    if shapes.min() < 1 or not np.array_equal(mask, used):
+    if shapes.min() < 1 or shapes.prod(axis=1).max() > mask.shape[1] or not np.array_equal(mask, used):
         raise InputError("A row of patches has a mask that does not fit its spatial_shapes.", "Use model.images.")
 
 

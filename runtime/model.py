@@ -303,7 +303,7 @@ class Siglip:
         if self.contract.labels is None:
             table, labels = self._zero_shot(images, labels, template), labels or ()
         else:
-            table, labels = self._frozen(images, labels), self.contract.labels.labels
+            table, labels = self._frozen(images, labels, template), self.contract.labels.labels
         return [[Label(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")] for row in table]
 
     def _zero_shot(
@@ -315,10 +315,17 @@ class Siglip:
         texts = self.encode_labels(labels, template)
         return self.probabilities(self.encode_image(images), texts)
 
-    def _frozen(self, images: Sequence[ImageInput], labels: Sequence[str] | None) -> FloatArray:
+    def _frozen(
+        self, images: Sequence[ImageInput], labels: Sequence[str] | None, template: str | Sequence[str]
+    ) -> FloatArray:
         if labels is not None:
             raise InputError(
                 f"{self.artifact.folder} is a classifier of its own labels and takes no others.", "Pass no labels."
+            )
+        if list(template) not in (["{", "}"], ["{}"]):
+            raise InputError(
+                f"{self.artifact.folder} is a classifier of labels that are frozen with their templates.",
+                "Pass no template, or freeze the labels again with yours.",
             )
         session = self.session(Role.VISION)
         rows = [

@@ -82,7 +82,12 @@ class GraphSession:
         Raises:
             InputError: As `run` does.
         """
-        size = self.graph.batch
+        size, first = self.graph.batch, self.graph.inputs[0]
+        if first.dtype == "uint8" and isinstance(rows, np.ndarray) and rows.ndim != 4:
+            raise InputError(
+                f"The graph's input {first.name} was given an array of {rows.ndim} dimensions.",
+                "Pass [pictures, height, width, 3], even for one picture.",
+            )
         if size is None or not isinstance(rows, np.ndarray) or rows.ndim == 0 or len(rows) == 0:
             return self.run(self.feeds(rows), names)
         parts = []

@@ -221,6 +221,44 @@ def test_an_archive_that_claims_more_than_it_holds_is_refused(tmp_path: Path, co
         NpzStore(tmp_path / "bomb.npz")
 
 
+def test_a_damaged_byte_of_an_archive_is_never_exported(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(400_000, "<f4"))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[600_000] ^= 66
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(CheckpointError, match="checksum"):
+        NpzStore(tmp_path / "a.npz").load("x")
+
+
+def test_layers_that_the_config_does_not_know_of_are_not_left_out(tmp_path: Path) -> None:
+    folder = to_big_vision(CHECKPOINT, tmp_path / "there", stacked=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] = 5
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="6 layers where 5 are due"):
+        Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["siglip2-base-patch16-224", "siglip2-base-patch16-naflex", "siglip-so400m-patch14-384"]
+)
+def test_how_pictures_are_resized_is_never_guessed(tmp_path: Path, name: str) -> None:
+    folder = to_big_vision(small(MEMBERS[name], tmp_path / "transformers"), tmp_path / "there")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(CheckpointError, match="do not say how pictures are resized"):
+        Checkpoint.open(folder)
+
+
+def test_an_archive_of_another_rank_is_one_paragraph(tmp_path: Path) -> None:
+    folder = to_big_vision(CHECKPOINT, tmp_path / "there")
+    with np.load(folder / "weights.npz") as arrays:
+        flat = {n: a.reshape(a.shape[0], -1) if n.endswith("query/kernel") else a for n, a in arrays.items()}
+    np.savez(folder / "weights.npz", **flat)
+    (folder / "config.json").unlink()
+    run = cli("export", folder, tmp_path / "artifact")
+    assert (run.code, is_one_paragraph(run.err)) == (5, True), run.err
+
+
 def test_pickles_in_archives_are_never_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(CheckpointError):

@@ -88,6 +88,10 @@ def test_a_mask_that_does_not_fit_its_shapes_is_refused(naflex: tuple[Reference,
     rows["spatial_shapes"][2] += 1
     with pytest.raises(InputError, match="mask that does not fit"):
         model.encode(Role.VISION, rows)
+    rows = model.images(FILES)
+    rows["pixel_attention_mask"], rows["spatial_shapes"] = 1, 100  # more than there are patches
+    with pytest.raises(InputError, match="mask that does not fit"):
+        model.encode(Role.VISION, rows)
 
 
 def test_texts_of_siglip_2_are_the_references(naflex: tuple[Reference, Siglip]) -> None:
@@ -150,6 +154,8 @@ def test_a_graph_that_resizes_takes_decoded_pictures(model: Siglip, tmp_path: Pa
     np.testing.assert_allclose(np.linalg.norm(whole.encode(Role.TEXT, whole.tokenizer(["x"])), axis=1), 1, atol=1e-6)
     with pytest.raises(ProviderError, match="resizes pictures otherwise"):
         Siglip.load(tmp_path / "artifact", provider="openvino").encode_image([large])
+    with pytest.raises(InputError, match="3 dimensions"):
+        whole.encode(Role.VISION, np.asarray(large))
     with pytest.raises(InputError, match="different sizes"):
         whole.images([large, FILES[1]])
 
@@ -186,6 +192,8 @@ def test_a_classifier_takes_no_texts_and_no_other_labels(classifier: Path) -> No
     frozen = Siglip.load(classifier)
     with pytest.raises(InputError, match="takes no others"):
         frozen.classify(FILES, ["a cat"])
+    with pytest.raises(InputError, match="frozen with their templates"):
+        frozen.classify(FILES, template="a drawing of {}")
     with pytest.raises(ArtifactError, match="reads no texts"):
         frozen.tokenizer(["a cat"])
     with pytest.raises(ArtifactError, match="has no text graph"):
