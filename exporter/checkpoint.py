@@ -52,7 +52,11 @@ class Checkpoint:
         """
         folder = locate(str(name))
         known = read_config(folder) if (folder / "config.json").exists() else None
-        store = open_store(folder, npz=None if dialect is None else dialect is Dialect.BIG_VISION)
+        store = open_store(
+            folder,
+            npz=None if dialect is None else dialect is Dialect.BIG_VISION,
+            open_clip=None if dialect is None else dialect is Dialect.OPEN_CLIP,
+        )
         config, dialect = _recognised(folder, store, known, dialect)
         weights = Weights.open(store, dialect, expected_shapes(config))
         foreign = dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)

@@ -74,17 +74,21 @@ class Store(Protocol):
         """One tensor as it is stored, on the CPU; raises CheckpointError."""
 
 
-def open_store(folder: Path, *, npz: bool | None = None) -> Store:
+def open_store(folder: Path, *, npz: bool | None = None, open_clip: bool | None = None) -> Store:
     """The weights in a folder.
 
     Args:
         folder: The checkpoint.
         npz: Whether they are to be an `.npz` file; None takes whichever kind is there.
+        open_clip: Whether open_clip's file comes before transformers', likewise.
 
     Raises:
         CheckpointError: There are none, weights of both kinds, several of one, or a file is damaged.
     """
-    files, archives = _safetensors(folder), sorted(folder.glob("*.npz"))
+    there = [name for name in SAFETENSORS if (folder / name).exists()]
+    if open_clip is None and len(there) > 1:
+        raise CheckpointError(f"{folder} has weights twice: {' and '.join(there)}.", "Name the ones with --dialect.")
+    files, archives = _safetensors(folder, open_clip=bool(open_clip)), sorted(folder.glob("*.npz"))
     if npz is None and files and archives:
         raise CheckpointError(
             f"{folder} has weights twice: {files[0].name} and {archives[0].name}.",
@@ -226,8 +230,8 @@ def _stored_at(entry: zipfile.ZipInfo, file: IO[bytes]) -> int:
     return int(entry.header_offset + 30 + name + extra)
 
 
-def _safetensors(folder: Path) -> list[Path]:
-    for name in SAFETENSORS:
+def _safetensors(folder: Path, *, open_clip: bool) -> list[Path]:
+    for name in SAFETENSORS[::-1] if open_clip else SAFETENSORS:
         if (folder / name).exists():
             return [folder / name]
     if not (folder / _INDEX).exists():

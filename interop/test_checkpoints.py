@@ -126,6 +126,16 @@ def test_frozen_labels_pass_at_every_precision(
         proved(record, "the bundled model", "transformers", what, 0, 0)
 
 
+def test_a_bare_checkpoint_of_another_size_is_judged(tmp_path: Path, pairs: Path) -> None:
+    """No config.json, and position embeddings that transformers interpolates as the exporter did."""
+    folder = to_big_vision(CHECKPOINT, tmp_path / "bare")
+    for path in folder.glob("*.json"):
+        path.unlink()
+    artifact = export(folder, tmp_path / "artifact", ExportOptions(image_size=96), progress=quiet)
+    report, _ = validate(Siglip.load(artifact.folder), folder, pairs, progress=quiet)
+    assert report.verdict == "PASS", report.first_problem()
+
+
 def test_a_wrong_orientation_is_never_a_pass(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that claims [out, in] where its square weights lie [in, out], read wrongly on both sides.
 
@@ -144,6 +154,9 @@ def test_a_wrong_orientation_is_never_a_pass(tmp_path: Path, pairs: Path, monkey
     report, _ = validate(Siglip.load(artifact.folder), folder, pairs, progress=quiet)
     assert report.verdict == "INCONCLUSIVE"
     assert "finds its captions by luck" in str(report.first_problem())
+    freeze_labels(artifact.folder, ["bear", "pizza"], tmp_path / "classifier", progress=quiet)
+    report, _ = validate(Siglip.load(tmp_path / "classifier"), folder, pairs, progress=quiet)
+    assert report.verdict == "INCONCLUSIVE"
     monkeypatch.undo()
     report, _ = validate(Siglip.load(artifact.folder), folder, pairs, progress=quiet)
     assert report.verdict == "FAIL"  # and one that was only exported wrongly fails outright

@@ -110,6 +110,15 @@ def test_two_kinds_of_weights_ask_for_a_choice(tmp_path: Path, checkpoint: Path)
     assert Checkpoint.open(checkpoint, Dialect.TRANSFORMERS).weights.dialect is Dialect.TRANSFORMERS
 
 
+def test_the_named_dialect_chooses_its_file(tmp_path: Path, checkpoint: Path) -> None:
+    there = to_open_clip(CHECKPOINT, tmp_path / "there")
+    (there / "open_clip_model.safetensors").rename(checkpoint / "open_clip_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"weights twice.*--dialect"):
+        Checkpoint.open(checkpoint)
+    for dialect in (Dialect.OPEN_CLIP, Dialect.TRANSFORMERS):
+        assert Checkpoint.open(checkpoint, dialect).weights.dialect is dialect
+
+
 def test_mixed_names_are_refused(checkpoint: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     save_file({**tensors, "visual.trunk.patch_embed.proj.weight": torch.zeros(1)}, checkpoint / "model.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -237,6 +238,11 @@ def _readable(source: Checkpoint) -> Iterator[Path]:
         return
     from ..exporter.run import write_files
 
+    vision = source.config.vision_config
+    if not vision.naflex:  # transformers interpolates the positions that are stored, so it must know of these
+        stored = source.weights.shapes["vision_model.embeddings.position_embedding.weight"][0]
+        if stored != vision.positions:
+            source = source.resized(math.isqrt(stored) * vision.patch_size)
     with tempfile.TemporaryDirectory() as folder:
         write_files(source, Path(folder))
         yield Path(folder)

@@ -193,6 +193,12 @@ def _logits(ladder: Ladder) -> Iterator[Check]:
     yield at_most(rung, "slope - 1", abs(slope - 1), gate.logit_slope)
     if ladder.frozen is None:
         yield from _joint(ladder)
+    elif ladder.source is not None and ladder.source.weights.dialect is not Dialect.TRANSFORMERS:
+        pairs = ladder.ids[ladder.rows(ladder.samples.pairs)]  # RETRIEVAL, where this is checked else, is not due
+        texts = ladder.reference.embeddings(Role.TEXT, pairs)
+        truth = (pairs[:, None] == pairs[None]).all(2)
+        known = ladder.reference.logits(ladder.wanted[Role.VISION], texts)
+        yield _sense(rung, known, truth, ladder.source.weights.dialect)
 
 
 def _joint(ladder: Ladder) -> Iterator[Check]:
@@ -250,7 +256,7 @@ def _retrieval(ladder: Ladder) -> Iterator[Check]:
     ids = ladder.ids[pairs]
     truth = (ids[:, None] == ids[None]).all(2)
     if ladder.source is not None and ladder.source.weights.dialect is not Dialect.TRANSFORMERS:
-        yield _sense(theirs, truth, ladder.source.weights.dialect)
+        yield _sense(Rung.RETRIEVAL, theirs, truth, ladder.source.weights.dialect)
     for way, turn in (("image to text", lambda x: x), ("text to image", np.transpose)):
         for k in (1, 5):
             before, after = (metrics.recall(turn(x), turn(truth), k) for x in (theirs, ours))
@@ -259,7 +265,7 @@ def _retrieval(ladder: Ladder) -> Iterator[Check]:
             yield at_most(Rung.RETRIEVAL, f"{way} R@{k} lost", lost, ladder.gate.recall_drop, detail)
 
 
-def _sense(logits: Array, truth: NDArray[np.bool_], dialect: Dialect) -> Check:
+def _sense(rung: Rung, logits: Array, truth: NDArray[np.bool_], dialect: Dialect) -> Check:
     """Whether the reference finds its own captions better than by chance.
 
     transformers reads no dialect but its own, so for the others the reference stands on our reading of the file, and a
@@ -270,9 +276,9 @@ def _sense(logits: Array, truth: NDArray[np.bool_], dialect: Dialect) -> Check:
     name = f"chance that the checkpoint, read as {dialect}, finds its captions by luck"
     detail = f"{round(hits)} of {len(logits)} pictures"
     if chance <= CHANCE:
-        return at_most(Rung.RETRIEVAL, name, chance, CHANCE, detail)
+        return at_most(rung, name, chance, CHANCE, detail)
     advice = "give --data that the model was trained for; if it stays so, the weights are untrained or read wrongly"
-    return inconclusive(Rung.RETRIEVAL, name, f"{chance:.2g} where {CHANCE} is due; {detail}; {advice}")
+    return inconclusive(rung, name, f"{chance:.2g} where {CHANCE} is due; {detail}; {advice}")
 
 
 def _batch(ladder: Ladder) -> Iterator[Check]:

@@ -22,8 +22,13 @@ def write(source: Source, folder: Path) -> None:
     """Write both towers with the inputs `image` and `text` and the output `embedding`, and their configuration.
 
     Raises:
-        ExportError: Immich cannot prepare pictures as the model needs them.
+        ExportError: Immich cannot prepare pictures as the model needs them, or sends fewer than a fixed batch.
     """
+    if source.contract.batch not in (None, 1):
+        raise ExportError(
+            f"The graphs of {source.artifact.folder} take {source.contract.batch} at a time, and Immich sends one.",
+            "Export the checkpoint again with a free batch.",
+        )
     preprocessing = _preprocessing(source.contract.image)
     embedding = source.contract.embedding
     vision, text = source.load(Role.VISION), source.load(Role.TEXT)
