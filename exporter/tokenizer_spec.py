@@ -200,7 +200,10 @@ def _piece_ids(model: Path) -> dict[str, int]:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{model} cannot be read ({error.strerror}).", COMPLETE) from error
+        raise CheckpointError(
+            f"{model} cannot be read ({error.strerror}).",
+            f"{COMPLETE} Where it has none, take the spiece.model of the same model in transformers' form.",
+        ) from error
     except RuntimeError as error:
         raise CheckpointError(f"{model} is no sentencepiece model, or damaged.", COMPLETE) from error
     return {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}

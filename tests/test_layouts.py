@@ -50,7 +50,7 @@ def weights(folder: Path) -> list[Path]:
 # --- room and wholeness ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def artifact(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of its own: what is linked is refused by the onnx package, which other tests ask about the shared one."""
     return Path(shutil.copytree(artifact, tmp_path_factory.mktemp("layouts") / "artifact"))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Choice(["immich", "optimum", "triton"]),
     help="Write this form instead of an artifact, as `siglip-onnx layout` does from an artifact.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace ARTIFACT if it is an artifact already.")
+@click.option("--overwrite", is_flag=True, help="Replace ARTIFACT if it is one already, or, with --layout, a layout.")
 @json_option
 def command(
     checkpoint: str,
@@ -73,7 +73,7 @@ def command(
         image_input=ImageInput(image_input),
     )
     if layout is not None:
-        _lay_out(checkpoint, artifact, options, layout, overwrite)
+        _lay_out(checkpoint, artifact, options, layout, overwrite, as_json)
         return
     with progress() as step:
         made = export(checkpoint, artifact, options, overwrite=overwrite, progress=step)
@@ -85,7 +85,9 @@ def command(
         click.echo(f"Next: siglip-onnx validate {artifact} --reference {checkpoint}")
 
 
-def _lay_out(checkpoint: str, target: Path, options: ExportOptions, layout: str, overwrite: bool) -> None:
+def _lay_out(
+    checkpoint: str, target: Path, options: ExportOptions, layout: str, overwrite: bool, as_json: bool
+) -> None:
     """Export beside the target, and link what the layout needs out of there before it vanishes."""
     from ..exporter import export
     from ..exporter.layouts import Layout, write_layout
@@ -95,4 +97,7 @@ def _lay_out(checkpoint: str, target: Path, options: ExportOptions, layout: str,
         artifact = scratch / "artifact"
         export(checkpoint, artifact, options, progress=step)
         write_layout(artifact, target, Layout(layout), overwrite=overwrite, progress=step)
-    click.echo(f"Wrote {target} for {layout}.")
+    if as_json:
+        print_json({"target": str(target), "layout": layout})
+    else:
+        click.echo(f"Wrote {target} for {layout}.")
