@@ -60,9 +60,9 @@ class Checkpoint:
         config, dialect = _recognised(folder, store, known, dialect)
         weights = Weights.open(store, dialect, expected_shapes(config))
         foreign = dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
-        if dialect is Dialect.BIG_VISION and not (folder / PROCESSOR_FILE).exists():
-            _check_known(folder, config)
         if foreign and not (folder / PROCESSOR_FILE).exists():
+            if dialect is Dialect.BIG_VISION:
+                _check_known(folder, config)
             image = image_spec(config.vision_config, read_preprocess(folder))
         else:
             image = read_image_spec(folder, config.vision_config)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..runtime.contract import TokenizerSpec
 from ..runtime.errors import CheckpointError
+from .config import read_json
 
 Json = dict[str, Any]
 
@@ -39,8 +40,7 @@ def fast_tokenizer(model: Path, spec: TokenizerSpec) -> bytes:
         )
     tokenizer = {
         "version": "1.0",
-        "truncation": {"direction": "Right", "max_length": spec.length, "strategy": "LongestFirst", "stride": 0},
-        "padding": _padding(spec, proto),
+        **_of_one_length(spec),
         # A literal </s> is found by the model itself: as an added token it would cut the text in two, and no
         # normalizer could tell that only the first part begins a word. The unknown piece can't be found so, because
         # with byte fallback the model writes it as bytes; a word right behind a literal <unk> is therefore marked
@@ -48,7 +48,7 @@ def fast_tokenizer(model: Path, spec: TokenizerSpec) -> bytes:
         "added_tokens": [_added_token(spec.unk_piece, spec.special_pieces[spec.unk_piece])],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(spec, proto)},
         "pre_tokenizer": _metaspace(),
-        "post_processor": _closing(spec, proto),
+        "post_processor": _closing(spec),
         "decoder": _metaspace(),
         "model": {
             "type": "Unigram",
@@ -58,6 +58,20 @@ def fast_tokenizer(model: Path, spec: TokenizerSpec) -> bytes:
         },
     }
     return json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def gemma_tokenizer(file: Path, spec: TokenizerSpec) -> bytes:
+    """The content of a checkpoint's `tokenizer.json` as SigLIP 2 was trained with it: lower case, closed, cut, padded.
+
+    transformers adds the lower-casing in code (`Siglip2Tokenizer`), where consumers of the file alone miss it.
+    """
+    content = read_json(file, Json)
+    own, lower = content.get("normalizer"), {"type": "Lowercase"}
+    steps = own["normalizers"] if own and own["type"] == "Sequence" else [own] if own else []
+    lowered = steps if lower in steps else [lower, *steps]
+    normalizer = {"type": "Sequence", "normalizers": lowered}
+    content |= {"normalizer": normalizer, "post_processor": _closing(spec), **_of_one_length(spec)}
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _read(model: Path) -> Any:
@@ -110,19 +124,23 @@ def _added_token(piece: str, number: int) -> Json:
     return {"id": number, "content": piece, "special": True, **sides}
 
 
-def _padding(spec: TokenizerSpec, proto: Any) -> Json:
+def _of_one_length(spec: TokenizerSpec) -> Json:
+    """What cuts or pads a text to the contract's length."""
     return {
-        "strategy": {"Fixed": spec.length},
-        "direction": "Right",
-        "pad_to_multiple_of": None,
-        "pad_id": spec.pad_id,
-        "pad_type_id": 0,
-        "pad_token": proto.pieces[spec.pad_id].piece,
+        "truncation": {"direction": "Right", "max_length": spec.length, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": spec.length},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": spec.pad_id,
+            "pad_type_id": 0,
+            "pad_token": _piece(spec, spec.pad_id),
+        },
     }
 
 
-def _closing(spec: TokenizerSpec, proto: Any) -> Json:
-    eos = proto.pieces[spec.eos_id].piece
+def _closing(spec: TokenizerSpec) -> Json:
+    eos = _piece(spec, spec.eos_id)
     text, end = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": eos, "type_id": 0}}
     return {
         "type": "TemplateProcessing",
@@ -130,3 +148,7 @@ def _closing(spec: TokenizerSpec, proto: Any) -> Json:
         "pair": [text, end, {"Sequence": {"id": "B", "type_id": 0}}, end],
         "special_tokens": {eos: {"id": eos, "ids": [spec.eos_id], "tokens": [eos]}},
     }
+
+
+def _piece(spec: TokenizerSpec, number: int) -> str:
+    return next(piece for piece, known in spec.special_pieces.items() if known == number)

@@ -21,6 +21,7 @@ from ..runtime.model import PROBABILITIES, Siglip
 from ..runtime.text import fill
 from .interface import base_name, data_path, describe, graph_path
 from .target import Progress, new_artifact
+from .values import append_unit, constant
 
 EMBEDS, LOGITS = "image_embeds", "logits"
 _FILES: Final = ("config.json", "preprocessor_config.json")
@@ -127,30 +128,26 @@ def _classify(model: ir.Model, contract: Contract, embeddings: NDArray[np.float3
     graph = model.graph
     pooled = next(value for value in graph.outputs if value.name == contract.embedding.output)
     assert pooled.shape is not None  # noqa: S101  outputs of ours are shaped
-    batch, size = pooled.shape[0], embeddings.shape[1]
+    batch = pooled.shape[0]
     kept = [value for value in graph.outputs if value.name == "pixel_values"]  # what a resizing graph shows
     graph.outputs.clear()
 
-    def op(kind: str, name: str, inputs: list[ir.Value], width: int, **attributes: int) -> ir.Value:
+    def op(kind: str, name: str, inputs: list[ir.Value], width: int) -> ir.Value:
         value = ir.Value(name=name, shape=ir.Shape([batch, width]), type=ir.TensorType(ir.DataType.FLOAT))
-        graph.append(ir.node(kind, inputs, attributes, outputs=[value], name=f"classifier/{kind}"))
+        graph.append(ir.node(kind, inputs, outputs=[value], name=f"classifier/{kind}"))
         return value
 
-    def constant(name: str, array: NDArray[Any]) -> ir.Value:
-        tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    def held(name: str, array: NDArray[np.float32]) -> ir.Value:
+        value = constant(name, array)
         graph.register_initializer(value)
         return value
 
-    unit = pooled
-    if not contract.embedding.normalized:
-        length = op("ReduceL2", "embedding_length", [pooled, constant("last_axis", np.array([-1]))], 1, keepdims=1)
-        unit = op("Div", EMBEDS, [pooled, length], size)
+    unit = pooled if contract.embedding.normalized else append_unit(graph, pooled, EMBEDS)
     unit.name = EMBEDS
-    labels = constant("labels", embeddings.T * np.float32(contract.logits.scale))
+    labels = held("labels", embeddings.T * np.float32(contract.logits.scale))
     cosines = op("MatMul", "scaled_cosines", [unit, labels], len(embeddings))
     logits = op(
-        "Add", LOGITS, [cosines, constant("logit_bias", np.array([contract.logits.bias], np.float32))], len(embeddings)
+        "Add", LOGITS, [cosines, held("logit_bias", np.array([contract.logits.bias], np.float32))], len(embeddings)
     )
     graph.outputs.extend([op("Sigmoid", PROBABILITIES, [logits], len(embeddings)), logits, unit, *kept])
 

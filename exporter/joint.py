@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..runtime.contract import LogitSpec
 from .interface import BATCH, POOLED
+from .values import constant
 
 Dimensions = Sequence[int | str | None]
 
@@ -46,7 +47,7 @@ def join(vision: Path, text: Path, logit_scale: float, logit_bias: float) -> ir.
         "logit_bias": np.array(logit_bias, np.float32),
         "last_axis": np.array([-1], np.int64),
     }
-    initializers = [_initializer(name, value) for name, value in constants.items()]
+    initializers = [constant(name, value) for name, value in constants.items()]
     tail, outputs = _logits(pooled["vision"], pooled["text"], dict(zip(constants, initializers, strict=True)))
     nodes: list[ir.Node] = []
     inputs: list[ir.Value] = []
@@ -85,11 +86,6 @@ def _named(tower: ir.Model, prefix: str, batch: str) -> ir.Model:
 
 def _dimensions(shape: ir.Shape) -> list[int | str | None]:
     return [d if isinstance(d, int) else d.value for d in shape]
-
-
-def _initializer(name: str, value: NDArray[Any]) -> ir.Value:
-    kind = ir.TensorType(ir.DataType.from_numpy(value.dtype))
-    return ir.Value(name=name, shape=ir.Shape(value.shape), type=kind, const_value=ir.Tensor(value, name=name))
 
 
 def _logits(vision: ir.Value, text: ir.Value, constants: dict[str, ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:

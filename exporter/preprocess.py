@@ -23,6 +23,7 @@ from ..runtime.contract import ImageSpec
 from ..runtime.errors import ExportError
 from ..runtime.image import ImageProcessor
 from .interface import BATCH, OPSET
+from .values import constant, free_names
 
 IMAGE: Final = "image"
 PIXELS: Final = "pixel_values"
@@ -83,19 +84,11 @@ def join_preprocess(tower: ir.Model, spec: ImageSpec) -> ir.Model:
     old.name = None  # free for the value that takes its place
     old.replace_all_uses_with(pixels)
     graph.inputs[:] = [image]
-    for constant in made.constants:
-        graph.register_initializer(constant)
+    for value in made.constants:
+        graph.register_initializer(value)
     graph.insert_before(graph[0], made.nodes)
     graph.outputs.append(pixels)
     return tower
-
-
-def free_names(graph: ir.Graph, *names: str) -> None:
-    """Rename the nodes and inner values of a graph that have one of these names, so that others can have it."""
-    values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-    for named in (*values, *graph):
-        if named.name in names:
-            named.name = f"tower.{named.name}"
 
 
 class _Nodes:
@@ -114,8 +107,7 @@ class _Nodes:
 
     def constant(self, name: str, value: NDArray[Any]) -> ir.Value:
         """A new initializer."""
-        tensor = ir.Tensor(value, name=f"preprocess.{name}")
-        made = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        made = constant(f"preprocess.{name}", value)
         self.constants.append(made)
         return made
 

@@ -28,7 +28,7 @@ from ..runtime.errors import ExportError
 from .checkpoint import Checkpoint
 from .config import config_json
 from .dialects import Sources
-from .fast_tokenizer import fast_tokenizer
+from .fast_tokenizer import fast_tokenizer, gemma_tokenizer
 from .image_spec import FILE as PROCESSOR_FILE
 from .image_spec import processor_config
 from .interface import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, graph_path
@@ -38,7 +38,7 @@ from .parameters import text_sources, vision_sources
 from .preprocess import join_preprocess
 from .target import Progress, new_artifact
 from .tokenizer_spec import FILE as TOKENIZER_FILE
-from .tokenizer_spec import gemma_tokenizer, tokenizer_config
+from .tokenizer_spec import tokenizer_config
 from .towers import NaflexTower, TextTower, VisionTower
 from .trace import attach, trace
 
@@ -101,14 +101,10 @@ def _check_options(source: Checkpoint, options: ExportOptions) -> None:
 def _towers(source: Checkpoint, options: ExportOptions) -> dict[Role, _Tower]:
     vision, text, length = source.config.vision_config, source.config.text_config, source.tokenizer.length
     batch = BATCH if options.batch is None else options.batch
-    if options.image_input is ImageInput.PICTURE:
-        vision_batch: int | str = 1
-    else:
-        vision_batch = batch
     ids = TensorSpec("input_ids", "int64", (batch, length))
     return {
         Role.VISION: _Tower(
-            _vision_inputs(source, options, vision_batch),
+            _vision_inputs(source, options, 1 if options.image_input is ImageInput.PICTURE else batch),
             lambda: _vision_tower(source, options),
             vision_sources(vision, source.image, options),
         ),
@@ -172,14 +168,10 @@ def write_files(source: Checkpoint, folder: Path) -> None:
     for name in ("spiece.model", "special_tokens_map.json"):
         if (source.folder / name).exists():
             shutil.copyfile(source.folder / name, folder / name)
-    if source.tokenizer.library == "tokenizers":
-        fast = gemma_tokenizer(source.folder, source.tokenizer)
-    else:
-        fast = fast_tokenizer(source.folder / source.tokenizer.file, source.tokenizer)
-    (folder / "tokenizer.json").write_bytes(fast)
+    fast = gemma_tokenizer if source.tokenizer.library == "tokenizers" else fast_tokenizer
+    (folder / "tokenizer.json").write_bytes(fast(source.folder / source.tokenizer.file, source.tokenizer))
     _rewrite(source, folder, TOKENIZER_FILE, tokenizer_config(source.tokenizer))
-    processor = processor_config(source.image)
-    _rewrite(source, folder, PROCESSOR_FILE, processor)
+    _rewrite(source, folder, PROCESSOR_FILE, processor_config(source.image))
     _rewrite(source, folder, "config.json", config_json(source.config))
 
 

@@ -64,11 +64,9 @@ class Store(Protocol):
 
     Attributes:
         tensors: What there is.
-        framework: What the file says that it was written by: `pt`, `np`, or nothing.
     """
 
     tensors: Mapping[str, TensorInfo]
-    framework: str
 
     def load(self, name: str) -> Tensor:
         """One tensor as it is stored, on the CPU; raises CheckpointError."""
@@ -113,14 +111,12 @@ class SafetensorsStore:
 
     def __init__(self, files: list[Path]) -> None:
         tensors: dict[str, TensorInfo] = {}
-        self.framework = ""
         for path in files:
             try:
                 with safe_open(path, framework="pt") as file:
                     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
                     for name, part in slices.items():
                         tensors[name] = TensorInfo(path, tuple(part.get_shape()), part.get_dtype())
-                    self.framework = (file.metadata() or {}).get("format", self.framework)
             except FileNotFoundError as error:
                 raise CheckpointError(f"{path} is missing.", _AGAIN) from error
             except (OSError, SafetensorError) as error:
@@ -154,7 +150,7 @@ class NpzStore:
     """A NumPy archive. What its entries claim to be is checked before anything of that size is allocated."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.framework = path, "np"
+        self.path = path
         self._checked: set[str] = set()
         try:
             with zipfile.ZipFile(path) as archive, path.open("rb") as file:

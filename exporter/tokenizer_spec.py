@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -120,40 +119,6 @@ def _gemma(folder: Path, file: _TokenizerFile, text: TextConfig) -> TokenizerSpe
         canonicalisation="gemma",
         library="tokenizers",
     )
-
-
-def gemma_tokenizer(folder: Path, spec: TokenizerSpec) -> bytes:
-    """The checkpoint's `tokenizer.json` as SigLIP 2 was trained with it: lower case, closed, cut and padded.
-
-    transformers adds the lower-casing in code (`Siglip2Tokenizer`), where consumers of the file alone miss it.
-    """
-    content = read_json(folder / FAST, dict[str, Any])
-    own, lower = content.get("normalizer"), {"type": "Lowercase"}
-    steps = own["normalizers"] if own and own["type"] == "Sequence" else [own] if own else []
-    ids = {number: piece for piece, number in spec.special_pieces.items()}
-    end = {"SpecialToken": {"id": ids[spec.eos_id], "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    content |= {
-        "normalizer": {"type": "Sequence", "normalizers": steps if lower in steps else [lower, *steps]},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [first, end],
-            "pair": [first, end, second, end],
-            "special_tokens": {
-                ids[spec.eos_id]: {"id": ids[spec.eos_id], "ids": [spec.eos_id], "tokens": [ids[spec.eos_id]]}
-            },
-        },
-        "truncation": {"direction": "Right", "max_length": spec.length, "strategy": "LongestFirst", "stride": 0},
-        "padding": {
-            "strategy": {"Fixed": spec.length},
-            "direction": "Right",
-            "pad_to_multiple_of": None,
-            "pad_id": spec.pad_id,
-            "pad_type_id": 0,
-            "pad_token": ids[spec.pad_id],
-        },
-    }
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def tokenizer_config(spec: TokenizerSpec) -> dict[str, Any]:

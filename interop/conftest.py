@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from siglip_onnx.quantize import RECIPES, Job, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.contract import Precision, Role
 from siglip_onnx.validate import store, validate
+from tests.conftest import quick_pairs
 
 from . import table
 from .answers import Answers, FloatArray, array, sigmoid
@@ -29,7 +29,6 @@ from .ledger import Cannot, Prove, proving, refusing
 ROOT: Final = Path(__file__).parent.parent
 CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
 EVAL: Final = ROOT / "examples" / "emoji" / "eval"
-PAIRS: Final = 48  # quick to judge variants by, and enough for a verdict
 SAMPLES: Final = 8
 TEMPLATE: Final = "an emoji of {}"
 
@@ -43,12 +42,7 @@ def usual_texts() -> list[str]:
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A part of the evaluation set that is quick to run."""
-    folder = tmp_path_factory.mktemp("pairs")
-    lines = (EVAL / "captions.jsonl").read_text().splitlines()[:PAIRS]
-    for line in lines:
-        shutil.copy(EVAL / json.loads(line)["image"], folder)
-    (folder / "captions.jsonl").write_text("\n".join(lines))
-    return folder
+    return quick_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..exporter.values import initializer
+
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
@@ -115,13 +117,6 @@ def deferred(
         return ir.Tensor(np.ascontiguousarray(make(read(source))), dtype=dtype, name=name)
 
     return ir.LazyTensor(make_it, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name, cache=False)
-
-
-def initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """A value of that name which holds the tensor; it is in no graph yet."""
-    return ir.Value(
-        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
 
 
 class Patch:

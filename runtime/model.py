@@ -322,7 +322,7 @@ class Siglip:
             raise InputError(
                 f"{self.artifact.folder} is a classifier of its own labels and takes no others.", "Pass no labels."
             )
-        if list(template) not in (["{", "}"], ["{}"]):
+        if template not in ("{}", ("{}",), ["{}"]):
             raise InputError(
                 f"{self.artifact.folder} is a classifier of labels that are frozen with their templates.",
                 "Pass no template, or freeze the labels again with yours.",

@@ -128,8 +128,11 @@ def measured(report: Report, name: str) -> float:
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+def quick_pairs(folder: Path) -> Path:
     """A part of the evaluation set that is quick to run."""
-    folder = tmp_path_factory.mktemp("pairs")
     lines = (EVAL / "captions.jsonl").read_text().splitlines()[:PAIRS]
     for line in lines:
         shutil.copy(EVAL / json.loads(line)["image"], folder)

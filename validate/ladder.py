@@ -136,25 +136,21 @@ class Ladder:
         return np.concatenate([self.model.encode(role, row[None]) for row in rows])
 
     @cached_property
-    def our_rows(self) -> dict[Role, Sequence[Array]]:
-        """What the runtime feeds each tower."""
-        images = self.model.images
-        rows: dict[Role, Callable[[], Sequence[Array]]] = {
-            Role.VISION: lambda: [images.one(image) for image in self.samples.images.values()],
-            Role.TEXT: lambda: list(self.our_ids),
-        }
-        return {role: rows[role]() for role in self.towers}
+    def our_pictures(self) -> Sequence[Array]:
+        """What the runtime feeds the vision tower."""
+        return [self.model.images.one(image) for image in self.samples.images.values()]
 
     @cached_property
     def end_to_end(self) -> dict[Role, Array]:
         """Our embeddings of our own inputs; the towers run again only where these differ."""
-        same = {
-            Role.VISION: lambda: np.array_equal(self.our_pixels, self.pixels),
-            Role.TEXT: lambda: np.array_equal(self.our_ids, self.ids),
-        }
-        return {
-            role: self.found[role] if same[role]() else self._alone(role, self.our_rows[role]) for role in self.towers
-        }
+        return {role: self._end_to_end(role) for role in self.towers}
+
+    def _end_to_end(self, role: Role) -> Array:
+        vision = role is Role.VISION
+        ours, theirs = (self.our_pixels, self.pixels) if vision else (self.our_ids, self.ids)
+        if np.array_equal(ours, theirs):
+            return self.found[role]
+        return self._alone(role, self.our_pictures if vision else self.our_ids)
 
     def rows(self, texts: tuple[str, ...]) -> list[int]:
         """Where texts stand among `samples.texts`."""
@@ -181,10 +177,10 @@ class Ladder:
             return self.outputs("logits"), self.reference.outputs("logits", self.pixels)
         return self.outputs("logits"), self.reference.logits(self.wanted[Role.VISION], self.frozen_labels)
 
-    def outputs(self, name: str) -> Array:
-        """An output of the vision graph for every picture, each run alone from its file."""
+    def outputs(self, name: str, count: int | None = None) -> Array:
+        """An output of the vision graph for every picture, or the first `count`, each run alone from its file."""
         session = self.model.session(Role.VISION)
-        return np.concatenate([session.rows(row[None], [name])[name] for row in self.our_rows[Role.VISION]])
+        return np.concatenate([session.rows(row[None], [name])[name] for row in self.our_pictures[:count]])
 
     @cached_property
     def frozen_labels(self) -> Array:
@@ -200,17 +196,10 @@ class Ladder:
         found = self.model.logits(normalized(ours[Role.VISION]), normalized(ours[Role.TEXT][texts]))
         return found, self.reference.logits(theirs[Role.VISION], theirs[Role.TEXT][texts])
 
-    @property
-    def few(self) -> list[Picture]:
-        """Some pictures, for what the runtime's users get."""
-        return list(self.samples.images.values())[:4]
-
-    def users_probabilities(self) -> Array:
-        """Probabilities of `few` and as many labels, as the runtime's users get them."""
-        model = self.model
+    def users_probabilities(self, count: int) -> Array:
+        """Probabilities of `count` pictures and as many labels, as the runtime's users get them."""
         if self.frozen is not None:
-            session = model.session(Role.VISION)
-            rows = [session.rows(model.images.one(image)[None], [PROBABILITIES])[PROBABILITIES] for image in self.few]
-            return np.concatenate(rows)
-        texts = [self.samples.texts[row] for row in self.choices[:4]]
-        return model.probabilities(model.encode_image(self.few, batch_size=1), model.encode_text(texts, batch_size=1))
+            return self.outputs(PROBABILITIES, count)
+        model, files = self.model, list(self.samples.images.values())[:count]
+        texts = [self.samples.texts[row] for row in self.choices[:count]]
+        return model.probabilities(model.encode_image(files, batch_size=1), model.encode_text(texts, batch_size=1))

@@ -111,7 +111,7 @@ def _pixels(ladder: Ladder) -> Iterator[Check]:
     spec = read_image_spec(ladder.model.artifact.folder, ladder.checkpoint.config.vision_config)
     yield _same_file(Rung.PIXELS, "preprocessor_config.json", spec == ladder.checkpoint.image)
     image = ladder.model.contract.image
-    # A graph that resizes comes within one of 256 levels; docs/artifact.md has why not closer.
+    # A graph that resizes comes within one of 256 levels; docs/checkpoints.md has why not closer.
     level = image.rescale / min(image.std) * _ROUNDING if image.input == "picture" else 0.0
     yield _largest_difference("pictures", list(ladder.samples.images), ladder.our_pixels, ladder.pixels, level)
     probes = list(ladder.samples.probes.values())
@@ -193,12 +193,11 @@ def _logits(ladder: Ladder) -> Iterator[Check]:
     yield at_most(rung, "slope - 1", abs(slope - 1), gate.logit_slope)
     if ladder.frozen is None:
         yield from _joint(ladder)
-    elif ladder.source is not None and ladder.source.weights.dialect is not Dialect.TRANSFORMERS:
+    elif foreign := _foreign(ladder):
         pairs = ladder.ids[ladder.rows(ladder.samples.pairs)]  # RETRIEVAL, where this is checked else, is not due
         texts = ladder.reference.embeddings(Role.TEXT, pairs)
-        truth = (pairs[:, None] == pairs[None]).all(2)
         known = ladder.reference.logits(ladder.wanted[Role.VISION], texts)
-        yield _sense(rung, known, truth, ladder.source.weights.dialect)
+        yield _sense(rung, known, _truth(pairs), foreign)
 
 
 def _joint(ladder: Ladder) -> Iterator[Check]:
@@ -227,7 +226,7 @@ def _probabilities(ladder: Ladder) -> Iterator[Check]:
     ours, theirs = map(metrics.sigmoid, ladder.label_logits)
     drift = np.abs(ours - theirs)
     yield at_most(Rung.PROBABILITIES, "drift max", float(drift.max()), ladder.gate.probability)
-    found = ladder.users_probabilities()
+    found = ladder.users_probabilities(JOINT_SIZE)
     largest = float(np.abs(found - theirs[: found.shape[0], : found.shape[1]]).max())
     yield at_most(Rung.PROBABILITIES, "as the runtime's users get them, drift max", largest, ladder.gate.probability)
 
@@ -253,16 +252,26 @@ def _retrieval(ladder: Ladder) -> Iterator[Check]:
         yield inconclusive(Rung.RETRIEVAL, "pairs", f"{len(pairs)} pairs; {ladder.gate.samples} are needed")
         return
     ours, theirs = ladder.logits(pairs)
-    ids = ladder.ids[pairs]
-    truth = (ids[:, None] == ids[None]).all(2)
-    if ladder.source is not None and ladder.source.weights.dialect is not Dialect.TRANSFORMERS:
-        yield _sense(Rung.RETRIEVAL, theirs, truth, ladder.source.weights.dialect)
+    truth = _truth(ladder.ids[pairs])
+    if foreign := _foreign(ladder):
+        yield _sense(Rung.RETRIEVAL, theirs, truth, foreign)
     for way, turn in (("image to text", lambda x: x), ("text to image", np.transpose)):
         for k in (1, 5):
             before, after = (metrics.recall(turn(x), turn(truth), k) for x in (theirs, ours))
             lost = metrics.recall_lost(turn(ours), turn(theirs), turn(truth), k, ladder.gate.tie)
             detail = f"{before:.4f} to {after:.4f} on {len(pairs)} pairs"
             yield at_most(Rung.RETRIEVAL, f"{way} R@{k} lost", lost, ladder.gate.recall_drop, detail)
+
+
+def _truth(ids: Array) -> NDArray[np.bool_]:
+    """Which caption is true of which picture, [pairs, pairs]: its own, and those that read the same."""
+    return np.asarray((ids[:, None] == ids[None]).all(2))
+
+
+def _foreign(ladder: Ladder) -> Dialect | None:
+    """The dialect of the checkpoint, where it is not the one that transformers reads itself."""
+    dialect = ladder.source.weights.dialect if ladder.source else Dialect.TRANSFORMERS
+    return None if dialect is Dialect.TRANSFORMERS else dialect
 
 
 def _sense(rung: Rung, logits: Array, truth: NDArray[np.bool_], dialect: Dialect) -> Check:

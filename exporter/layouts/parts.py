@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 
 from ...runtime.artifact import Artifact
 from ...runtime.contract import Contract, EmbeddingSpec, Graph, Precision, Role
 from ...runtime.errors import ArtifactError, ExportError
 from ..interface import base_name
-from ..preprocess import free_names
+from ..values import append_unit, free_names
 
 Progress = Callable[[str], None]
 
 EMBEDDING: Final = "embedding"
 MODEL: Final = "model.onnx"
-_LENGTH, _AXIS, _WIDEN = "embedding_length", "embedding_axis", "widen_ids"
+_WIDEN: Final = "widen_ids"
 # What os.link says where there are two disks, a disk without links, too many links, or files of somebody else.
 _NO_LINK: Final = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -129,21 +128,9 @@ def embedding_only(model: ir.Model, spec: EmbeddingSpec) -> None:
     graph = model.graph
     pooled = next(value for value in graph.outputs if value.name == spec.output)
     graph.outputs.clear()
-    free_names(graph, EMBEDDING, _LENGTH, _AXIS)
-    graph.outputs.append(pooled if spec.normalized else _unit(graph, pooled))
+    free_names(graph, EMBEDDING)
+    graph.outputs.append(pooled if spec.normalized else append_unit(graph, pooled, EMBEDDING))
     graph.outputs[0].name = EMBEDDING
-
-
-def _unit(graph: ir.Graph, pooled: ir.Value) -> ir.Value:
-    """Divide each row by its length, as the joint graph does."""
-    tensor = ir.Tensor(np.array([-1], np.int64), name=_AXIS)
-    axis = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(axis)
-    length = ir.Value(name=_LENGTH, type=pooled.type)
-    unit = ir.Value(name=EMBEDDING, type=pooled.type, shape=pooled.shape)
-    graph.append(ir.node("ReduceL2", [pooled, axis], {"keepdims": 1}, outputs=[length], name=_LENGTH))
-    graph.append(ir.node("Div", [pooled, length], outputs=[unit], name=EMBEDDING))
-    return unit
 
 
 def rename_input(model: ir.Model, name: str) -> None:

@@ -17,6 +17,7 @@ from .console import (
     stdout,
     table,
     tell_choice,
+    template_option,
 )
 from .console import (
     image_options as with_image_options,
@@ -32,14 +33,7 @@ from .console import (
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="A file with a label a line, or - for standard input.",
 )
-@click.option(
-    "--template",
-    "templates",
-    multiple=True,
-    default=["{}"],
-    show_default=True,
-    help='What the model reads, as in "a photo of {}"; given several times, their mean.',
-)
+@template_option
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Labels to show for each picture.")
 @with_image_options
 @auto_precision_option

@@ -57,6 +57,15 @@ _SESSION_OPTIONS = (
 _CHOSEN = ("threads", "allow_fallback", "device", "memory_limit", "cuda_graphs", "hint", "mode", "cache")
 
 
+template_option = click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    default=["{}"],
+    show_default=True,
+    help='What the model reads, as in "a photo of {}"; given several times, their mean.',
+)
+
 dialect_option = click.option(
     "--dialect",
     type=click.Choice(["transformers", "paddle", "open_clip", "big_vision"]),

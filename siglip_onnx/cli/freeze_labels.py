@@ -9,21 +9,14 @@ import click
 from ..runtime.contract import Precision
 from ..runtime.errors import ProviderError
 from ..runtime.labels import read_labels
-from .console import artifact_argument, json_option, print_json, progress
+from .console import artifact_argument, json_option, print_json, progress, template_option
 
 
 @click.command()
 @artifact_argument
 @click.argument("labels", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The classifier's folder.")
-@click.option(
-    "--template",
-    "templates",
-    multiple=True,
-    default=["{}"],
-    show_default=True,
-    help='What the model reads, as in "a photo of {}"; given several times, their mean.',
-)
+@template_option
 @click.option(
     "--precision",
     "precisions",
