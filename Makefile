@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-cluster interop lint format train-emoji clean
+.PHONY: demo test test-cluster test-gate interop lint format train-emoji clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -15,6 +15,12 @@ test: $(READY)
 
 test-cluster: $(READY)
 	$(BIN)/pytest -m cluster
+
+# Whole gates, the seeded faults with their table, and clean runs that must not raise an alarm.
+test-gate: $(READY)
+	$(BIN)/pytest -m gate
+	$(BIN)/python -m tests.faults --check
+	$(BIN)/python -m tests.faults --clean 200
 
 # Real consumers, each in an environment of its own, and the table of what they proved.
 interop: $(READY)

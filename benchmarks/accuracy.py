@@ -243,7 +243,8 @@ def main() -> None:
     folder = args.scratch / "emoji"
     export(EMOJI / "checkpoint", folder, overwrite=folder.exists(), progress=lambda step: None)
     model = Siglip.load(folder)
-    store(model.artifact, *validate(model, EMOJI / "checkpoint", EMOJI / "eval", progress=lambda step: None))
+    report, html, _ = validate(model, EMOJI / "checkpoint", EMOJI / "eval", progress=lambda step: None)
+    store(model.artifact, report, html)
     here = world(folder)
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
     ours(folder, here, args.only)

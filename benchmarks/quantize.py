@@ -24,7 +24,8 @@ from siglip_onnx.quantize.data import Data
 from siglip_onnx.quantize.derive import Derivation
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.contract import Precision, Role
-from siglip_onnx.validate.samples import Samples
+from siglip_onnx.validate.samples import BUNDLED, Samples
+from siglip_onnx.validate.source_pictures import Pictures
 
 _GB = 1e9 / 1024  # ru_maxrss counts KiB
 
@@ -34,9 +35,9 @@ def pairs(count: int) -> Samples:
     photos = Samples.read()
     names = list(photos.images)
     chosen = [names[i % len(names)] for i in range(count)]
-    images = {f"{i}-{name}": photos.images[name] for i, name in enumerate(chosen)}
-    captions = tuple(photos.pairs[i % len(names)] for i in range(count))
-    return replace(photos, images=images, pairs=captions)
+    images = Pictures({f"{i}-{name}": BUNDLED / name for i, name in enumerate(chosen)})
+    captions = tuple(photos.captions[i % len(names)] for i in range(count))
+    return replace(photos, images=images, captions=captions)
 
 
 def one(folder: Path, precision: Precision, role: Role, target: Path) -> None:

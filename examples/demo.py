@@ -23,14 +23,16 @@ def run(*arguments: str | Path) -> None:
 
 
 def main() -> None:
-    """Export, judge, quantize, classify."""
+    """Export, judge, quantize, judge every cell, classify."""
     run("export", EMOJI / "checkpoint", ARTIFACT, "--overwrite")
     run("validate", ARTIFACT, "--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
     run("quantize", ARTIFACT, "--precision", "int8", "--data", EMOJI / "eval")
+    judged_by = ("--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
+    run("validate", ARTIFACT, *judged_by, "--precisions", "all", "--providers", "cpu,openvino")
     pictures = [EMOJI / "eval" / name for name in PICTURES]
     labels = ("--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3")
     run("classify", ARTIFACT, *pictures, *labels, "--precision", "int8")
-    print(f"\nOpen {ARTIFACT / 'reports' / 'parity-int8-cpu.html'} to look at the verdict.")
+    print(f"\nOpen {ARTIFACT / 'reports' / 'parity.html'} to look at the verdicts.")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from siglip_onnx.quantize import RECIPES, Job, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.contract import Precision, Role
 from siglip_onnx.validate import store, validate
-from tests.conftest import quick_pairs
+from tests.conftest import FEW, quick_pairs
 
 from . import table
 from .answers import Answers, FloatArray, array, sigmoid
@@ -51,7 +51,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Artifact:
     folder = tmp_path_factory.mktemp("artifact") / "emoji"
     export(CHECKPOINT, folder, progress=lambda step: None)
     model = Siglip.load(folder)
-    report, html = validate(model, CHECKPOINT, pairs, progress=lambda step: None)
+    report, html, _ = validate(model, CHECKPOINT, pairs, FEW, progress=lambda step: None)
     report.require_pass()
     store(model.artifact, report, html)
     for kind in RECIPES.values():

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from siglip_onnx.runtime.js_process import SCRIPTS
+
 from . import environments
 
 HERE: Final = Path(__file__).parent
@@ -68,7 +70,7 @@ def node(script: str, job: Json, folder: Path) -> Json:
     """
     scripts = environments.folder("node") / "scripts"
     scripts.mkdir(exist_ok=True)
-    for path in HERE.glob("*.mjs"):
+    for path in (*HERE.glob("*.mjs"), SCRIPTS / "chromium.mjs"):
         shutil.copy(path, scripts)
     return _ask(["node", str(scripts / script)], job, folder)
 

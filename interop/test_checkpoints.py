@@ -20,7 +20,7 @@ from tests.dialects import to_big_vision, to_open_clip, to_paddle
 from tests.family import MEMBERS, small
 
 from . import environments
-from .conftest import CHECKPOINT
+from .conftest import CHECKPOINT, FEW
 from .table import CHECKPOINTS, Row
 
 WRITERS: Final[dict[str, Callable[[Path, Path], Path]]] = {
@@ -57,7 +57,7 @@ def test_the_family_computes_what_transformers_computes(tmp_path: Path, record: 
     """A small random model with the traits of the published one, through every rung of the ladder."""
     checkpoint = small(MEMBERS[name], tmp_path / "transformers")
     artifact = export(checkpoint, tmp_path / "artifact", progress=quiet)
-    report, _ = validate(Siglip.load(artifact.folder), checkpoint, progress=quiet)
+    report = validate(Siglip.load(artifact.folder), checkpoint, terms=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
     proved(record, name, "transformers", "validate, differences of verdicts from PASS", 0, 0)
     for dialect, write in WRITERS.items():
@@ -76,14 +76,14 @@ def test_the_trained_model_comes_back_the_same(tmp_path: Path, record: list[Row]
     found = export(folder, tmp_path / "found", progress=quiet)
     different = {path for path, file in wanted.contract.files.items() if found.contract.files.get(path) != file}
     proved(record, "the bundled model", dialect, "hashes of all files", 0, len(different))
-    report, _ = validate(Siglip.load(found.folder), folder, pairs, progress=quiet)
+    report = validate(Siglip.load(found.folder), folder, pairs, terms=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_passes_the_ladder(tmp_path: Path, record: list[Row], name: str, pairs: Path) -> None:
     artifact = export(CHECKPOINT, tmp_path / "artifact", OPTIONS[name], progress=quiet)
-    report, _ = validate(Siglip.load(artifact.folder), CHECKPOINT, pairs, progress=quiet)
+    report = validate(Siglip.load(artifact.folder), CHECKPOINT, pairs, terms=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
     what = "validate, differences of verdicts from PASS"
     proved(record, f"the bundled model, {name}", "transformers", what, 0, 0)
@@ -119,7 +119,7 @@ def test_frozen_labels_pass_at_every_precision(
     )
     for precision in precisions:
         model = Siglip.load(folder, precision)
-        report, html = validate(model, CHECKPOINT if precision == "fp32" else None, pairs, progress=quiet)
+        report, html, _ = validate(model, CHECKPOINT if precision == "fp32" else None, pairs, FEW, progress=quiet)
         assert report.verdict == "PASS", report.first_problem()
         store(model.artifact, report, html)
         what = f"validate, frozen labels at {precision}, differences of verdicts from PASS"
@@ -132,7 +132,7 @@ def test_a_bare_checkpoint_of_another_size_is_judged(tmp_path: Path, pairs: Path
     for path in folder.glob("*.json"):
         path.unlink()
     artifact = export(folder, tmp_path / "artifact", ExportOptions(image_size=96), progress=quiet)
-    report, _ = validate(Siglip.load(artifact.folder), folder, pairs, progress=quiet)
+    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
 
 
@@ -151,13 +151,13 @@ def test_a_wrong_orientation_is_never_a_pass(tmp_path: Path, pairs: Path, monkey
 
     monkeypatch.setattr(dialects, "_is_linear", wrong)
     artifact = export(folder, tmp_path / "artifact", progress=quiet)
-    report, _ = validate(Siglip.load(artifact.folder), folder, pairs, progress=quiet)
+    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
     assert report.verdict == "INCONCLUSIVE"
     assert "finds its captions by luck" in str(report.first_problem())
     freeze_labels(artifact.folder, ["bear", "pizza"], tmp_path / "classifier", progress=quiet)
-    report, _ = validate(Siglip.load(tmp_path / "classifier"), folder, pairs, progress=quiet)
+    report = validate(Siglip.load(tmp_path / "classifier"), folder, pairs, terms=FEW, progress=quiet).report
     assert report.verdict == "INCONCLUSIVE"
     monkeypatch.undo()
-    report, _ = validate(Siglip.load(artifact.folder), folder, pairs, progress=quiet)
+    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
     assert report.verdict == "FAIL"  # and one that was only exported wrongly fails outright
     assert Checkpoint.open(folder).weights.dialect == "paddle"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +26,10 @@ class Data:
 
 
 def read(folder: Path | None, due: int, asked: int | None, search: int = 0, *, skip_unreadable: bool) -> Data:
-    """Take evenly spaced pairs out of a folder's for calibration and for a search; the rest judges.
+    """Take evenly spaced pairs out of all for calibration and for a search; the rest judges.
 
     Args:
-        folder: With captions.jsonl and perhaps labels.txt; None for the bundled photos.
+        folder: Pictures with captions, in a form of docs/data.md; None for the bundled photos.
         due: How many pairs the recipe likes to calibrate with.
         asked: How many the user asked for, if so.
         search: How many pairs a search likes to measure on. It gets a quarter of all at most, as calibration does
@@ -56,20 +56,15 @@ def read(folder: Path | None, due: int, asked: int | None, search: int = 0, *, s
     chosen = set(spread[:: taken // search][:search]) if search else set()
     calibrating = set(spread) - chosen
     judging = set(range(there)) - chosen - calibrating
-    return Data(_subset(samples, calibrating), _subset(samples, chosen), _subset(samples, judging), skipped)
-
-
-def _subset(samples: Samples, rows: set[int]) -> Samples:
-    names = list(samples.images)
-    images = {names[i]: samples.images[names[i]] for i in sorted(rows)}
-    return replace(samples, images=images, pairs=tuple(samples.pairs[i] for i in sorted(rows)))
+    calibration, searched, judged = (samples.subset(sorted(rows)) for rows in (calibrating, chosen, judging))
+    return Data(calibration, searched, judged, skipped)
 
 
 def _readable(samples: Samples, skip: bool) -> tuple[Samples, tuple[str, ...]]:
     broken: dict[str, InputError] = {}
-    for name, image in samples.images.items():
+    for name in samples.images:
         try:
-            with contextlib.closing(load_image(image, ImageOptions())):
+            with contextlib.closing(load_image(samples.images[name], ImageOptions())):
                 pass
         except InputError as error:
             broken[name] = error
@@ -79,5 +74,4 @@ def _readable(samples: Samples, skip: bool) -> tuple[Samples, tuple[str, ...]]:
             f"{len(broken)} of {len(samples.images)} pictures cannot be read, first {first}: {problem.what}",
             "Replace them, or leave them out with --skip-unreadable.",
         )
-    rows = {i for i, name in enumerate(samples.images) if name not in broken}
-    return _subset(samples, rows), tuple(broken)
+    return samples.subset(i for i, name in enumerate(samples.images) if name not in broken), tuple(broken)

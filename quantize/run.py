@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ from ..runtime.errors import InputError, QuantizationError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
 from ..runtime.options import SessionOptions
-from ..validate import Report, store, validate
+from ..validate import Gates, Report, Rung, Terms, store, validate
 from ..validate.baseline import Baseline
 from .data import Data, read
 from .derive import TOWERS, Derivation
@@ -44,6 +44,7 @@ class Job:
         cuda: Write graphs with fused operators for CUDA, too.
         overwrite: Replace a variant that is there already.
         keep_failing: Keep the variant whatever the verdict is.
+        gates: The limits of the verdict.
     """
 
     towers: tuple[Role, ...] = TOWERS
@@ -55,6 +56,7 @@ class Job:
     cuda: bool = False
     overwrite: bool = False
     keep_failing: bool = False
+    gates: Gates = field(default_factory=Gates)
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,8 @@ def _judge(
     reports = []
     for provider in _providers(job):
         model = Siglip(staged, record.precision, SessionOptions(provider))
-        unjudged = job.keep_failing
-        report, html = validate(
-            model, job.reference, data.judged, allow_unjudged=unjudged, made=record, progress=progress
-        )
+        terms = Terms(allow_unjudged=job.keep_failing, gates=job.gates, without=frozenset({Rung.NON_INFERIORITY}))
+        report, html, _ = validate(model, job.reference, data.judged, terms, made=record, progress=progress)
         if not job.keep_failing and report.verdict is not Verdict.PASS:
             _reject(staged.folder, report, html)
             report.require_pass()

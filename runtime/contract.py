@@ -49,6 +49,8 @@ class Provider(StrEnum):
     COREML = "coreml"
     DIRECTML = "directml"
     WEBGPU = "webgpu"
+    NODE = "node"
+    WEB = "web"
 
 
 class Role(StrEnum):

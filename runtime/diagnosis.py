@@ -43,6 +43,8 @@ def problem(provider: Provider, options: SessionOptions | None = None) -> Proble
     """The first thing that keeps a provider from running here, or None if it has run the probe."""
     strict = replace(options or SessionOptions(), provider=provider, allow_fallback=False, cache=False)
     probe = functools.partial(_probe, options=strict)
+    if PROVIDERS[provider].npm:
+        return probe(provider)  # none of the causes below is one of theirs, and what fails says why
     causes: tuple[Callable[[Provider], Problem | None], ...] = (_package, _build, _offered, _nvidia, probe)
     if not (wrong := _system(provider)) and provider not in _ON_NVIDIA and probe(provider) is None:
         return None  # what works needs no search for causes; on a GPU a failed probe would print pages first

@@ -57,6 +57,10 @@ def load(source: Source, options: SessionOptions) -> Engine:
         from .openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(source, options)
+    if options.provider in (Provider.NODE, Provider.WEB):
+        from .js_engine import JsEngine
+
+        return JsEngine(source, options)
     from .ort_engine import OrtEngine
 
     return OrtEngine(source, options)

@@ -121,6 +121,13 @@ class Siglip:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._start()
 
+    def release(self, role: Role) -> None:
+        """Let go of one graph; it is loaded again when it is used again."""
+        self._own()
+        with self._locks[role]:
+            self._sessions.pop(role, None)
+            self._device_towers.pop(role, None)
+
     def _start(self) -> None:
         self._tokenizer: Tokenizer | None = None
         self._sessions: dict[Role, GraphSession] = {}

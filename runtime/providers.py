@@ -29,7 +29,7 @@ class ProviderSpec:
     """A provider.
 
     Attributes:
-        name: What ONNX Runtime calls it; OpenVINO's own entry has its device here.
+        name: What ONNX Runtime calls it, in Python or in JavaScript; OpenVINO's own entry has its device here.
         packages: Distributions that bring it; one of them is enough.
         install: How to get them.
         batch: How many pictures and texts at once are fastest; docs/runtime.md has the measurements.
@@ -39,6 +39,9 @@ class ProviderSpec:
             version that ONNX Runtime was built for.
         options: Its options in ONNX Runtime.
         concurrent: Whether several threads may run one session at a time.
+        npm: For those that run in JavaScript, the npm packages that they need, all of them, with the versions that were
+            proved (interop/package.json). `install` then has the folder to put them into as `{folder}`.
+        by_name_only: Whether it is used where it is asked for, and never chosen by `auto`.
     """
 
     name: str
@@ -50,6 +53,8 @@ class ProviderSpec:
     libraries: tuple[str, ...] = ()
     options: Callable[[SessionOptions, Precision], Options] = field(default=_none)
     concurrent: bool = True
+    npm: Mapping[str, str] = field(default_factory=dict)
+    by_name_only: bool = False
 
 
 def _cuda(options: SessionOptions, precision: Precision) -> Options:
@@ -93,6 +98,14 @@ def _device(options: SessionOptions, precision: Precision) -> Options:
     return {"device_id": str(options.device)}
 
 
+def _in_javascript(name: str, packages: Mapping[str, str]) -> ProviderSpec:
+    """A provider of ONNX Runtime for JavaScript; what its packages' install scripts would fetch is for CUDA."""
+    wanted = " ".join(f"{package}@{version}" for package, version in packages.items())
+    install = f"npm install --prefix {{folder}} --ignore-scripts {wanted}"
+    return ProviderSpec(name, (), install, _CPU_BATCH, npm=packages, by_name_only=True)
+
+
+_CPU_BATCH: Final = MappingProxyType({Role.VISION: 1, Role.TEXT: 8})  # larger ones fall out of the processor's caches
 _GPU_BATCH: Final = MappingProxyType({Role.VISION: 64, Role.TEXT: 256})
 _SMALL_BATCH: Final = MappingProxyType({Role.VISION: 8, Role.TEXT: 32})
 _CUDA_LIBRARIES: Final = ("libcudart.so.{major}", "libcublasLt.so.{major}", "libcublas.so.{major}", "libcudnn.so.9")
@@ -102,7 +115,7 @@ PROVIDERS: Final = {
         "CPUExecutionProvider",
         ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
         "pip install 'siglip-onnx[cpu]'",
-        MappingProxyType({Role.VISION: 1, Role.TEXT: 8}),  # larger ones fall out of the processor's caches
+        _CPU_BATCH,
     ),
     Provider.CUDA: ProviderSpec(
         "CUDAExecutionProvider",
@@ -121,6 +134,7 @@ PROVIDERS: Final = {
         systems=("linux", "win32"),
         libraries=(*_CUDA_LIBRARIES, "libnvinfer.so.10"),
         options=_tensorrt,
+        by_name_only=True,  # it builds an engine for minutes before the first answer
     ),
     Provider.OPENVINO: ProviderSpec("CPU", ("openvino",), "pip install 'siglip-onnx[openvino]'", _SMALL_BATCH),
     Provider.OPENVINO_ORT: ProviderSpec(
@@ -155,6 +169,8 @@ PROVIDERS: Final = {
         _SMALL_BATCH,
         plugin="onnxruntime_ep_webgpu",
     ),
+    Provider.NODE: _in_javascript("cpu", {"onnxruntime-node": "1.30.0"}),
+    Provider.WEB: _in_javascript("wasm", {"onnxruntime-web": "1.30.0", "playwright-core": "1.65.1"}),
 }
 
 
@@ -171,8 +187,8 @@ def _choice(provider: Provider, precision: Precision, *needs: str) -> Choice:
     return Choice(provider, precision, frozenset(needs))
 
 
-# Fastest first, by the measurements in docs/runtime.md. TensorRT builds an engine for minutes before the first answer,
-# so it is never chosen, only asked for.
+# Fastest first, by the measurements in docs/runtime.md. The last line has every pair, for precisions of a provider that
+# is given.
 RANKING: Final = (
     _choice(Provider.CUDA, Precision.FP16),
     _choice(Provider.DIRECTML, Precision.FP16),
@@ -199,6 +215,7 @@ def ranked(contract: Contract, provider: Provider | None, precision: Precision |
         choice
         for choice in RANKING
         if provider in (None, choice.provider) and precision in (None, choice.precision) and choice.needs <= features
+        if provider is not None or not PROVIDERS[choice.provider].by_name_only
     )
     return [choice for choice in dict.fromkeys(fitting) if _passes(contract, choice)]
 

@@ -1,7 +1,8 @@
 """Judge an artifact against the PyTorch reference, and say so in a form that a CI can act on."""
 
+from .gate_file import Gates
 from .gates import GATES, Gate
 from .report import Check, Report, Rung
-from .run import report_path, store, validate
+from .run import Judged, Terms, report_path, store, validate
 
-__all__ = ["GATES", "Check", "Gate", "Report", "Rung", "report_path", "store", "validate"]
+__all__ = ["GATES", "Check", "Gate", "Gates", "Judged", "Report", "Rung", "Terms", "report_path", "store", "validate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..runtime.contract import Precision, Provider, Role, Verdict
 from ..runtime.errors import InconclusiveError
 from ..runtime.image import ImageProcessor
 from ..runtime.model import Siglip
-from . import metrics
+from ..runtime.versions import installed_version
 from .reference import Floats, Picture
 
 
@@ -44,6 +45,22 @@ class Baseline:
                 "--reference to compare with PyTorch directly.",
             )
 
+    @property
+    def identity(self) -> str:
+        """What its answers depend on: graphs, weights, and who computes."""
+        facts = [self._model.identity(role) for role in self._model.contract.towers]
+        return hashlib.sha256("\n".join([*facts, str(installed_version("onnxruntime"))]).encode()).hexdigest()
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on the cosine."""
+        return self._model.contract.logits.scale
+
+    @property
+    def logit_bias(self) -> float:
+        """Added to the scaled cosine."""
+        return self._model.contract.logits.bias
+
     def ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """int64 [texts, length]."""
         return self._model.tokenizer(texts)
@@ -60,21 +77,17 @@ class Baseline:
         """pooler_output of a tower, [rows, size], each row run alone."""
         return np.concatenate([self._model.encode(role, row[None]) for row in self._rows(role, rows)])
 
-    def hidden(self, role: Role, rows: NDArray[Any]) -> Floats:
-        """last_hidden_state of a tower, [rows, tokens, width]."""
-        name = "last_hidden_state"
-        hidden: Floats = self._model.session(role).rows(self._rows(role, rows), [name])[name]
-        return hidden
+    def outputs(self, role: Role, name: str, rows: NDArray[Any]) -> Floats:
+        """Another output of a tower, a row for each row."""
+        session = self._model.session(role)
+        return np.concatenate([session.rows(row[None], [name])[name] for row in self._rows(role, rows)])
 
-    def outputs(self, name: str, pixels: NDArray[Any]) -> Floats:
-        """Another output of the vision graph, a row for each picture."""
-        session, rows = self._model.session(Role.VISION), self._rows(Role.VISION, pixels)
-        return np.concatenate([session.rows(row[None], [name])[name] for row in rows])
+    def check(self, pixels: NDArray[Any], ids: NDArray[np.int64]) -> None:
+        """Nothing: its own verdict, which it must have, has looked at that."""
+
+    def release(self) -> None:
+        """Let go of the graphs until they are needed again."""
+        self._model.close()
 
     def _rows(self, role: Role, rows: NDArray[Any]) -> NDArray[Any]:
         return self._model.images.rows_of(rows) if role is Role.VISION else rows
-
-    def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
-        """Logits [images, texts] of pooler_outputs, in float64."""
-        spec = self._model.contract.logits
-        return metrics.logits(images, texts, spec.scale, spec.bias)

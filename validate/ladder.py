@@ -1,30 +1,40 @@
-"""What the ladder of checks measures, each thing once and when it is first needed."""
+"""What the ladder of checks measures, each thing once and when it is first needed.
+
+Pictures are read one at a time and rows leave as soon as they are embedded; a tower is loaded, asked everything, and
+let go before the next one is loaded. So the memory that a verdict takes is that of one graph and of the embeddings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.contract import Role, Yardstick
-from ..runtime.model import PROBABILITIES, Siglip
+from ..runtime.errors import ArtifactError, InputError
+from ..runtime.model import Siglip
 from ..runtime.text import fill
 from ..runtime.vectors import normalized
 from . import metrics
+from .answers import Answers
 from .baseline import Baseline
 from .gates import Gate
-from .reference import Picture, Reference
-from .report import Rung, rungs_due
+from .reference import Picture
+from .report import Rung
 from .samples import Samples
+from .tower import HIDDEN, USERS, Tower, ask
 
 if TYPE_CHECKING:
     from ..exporter.checkpoint import Checkpoint
+    from ..exporter.dialects import Dialect
 
 Progress = Callable[[str], None]
 Array = NDArray[Any]
+_CHUNK: Final = 8  # pictures in memory at a time
 
 
 class Ladder:
@@ -33,9 +43,10 @@ class Ladder:
     Args:
         model: What is judged.
         source: The checkpoint that it was made from; None to compare with the fp32 variant.
-        reference: What is right: the checkpoint as transformers computes it, or the fp32 variant.
+        answers: What is right: the checkpoint as transformers computes it, or the fp32 variant.
         samples: On what.
         gate: The limits.
+        without: Rungs for which the judged files bring nothing of their own.
         progress: Told what is being done, in a few words, before each longer step.
     """
 
@@ -43,37 +54,62 @@ class Ladder:
         self,
         model: Siglip,
         source: Checkpoint | None,
-        reference: Reference | Baseline,
+        answers: Answers,
         samples: Samples,
         gate: Gate,
         progress: Progress,
+        without: frozenset[Rung] = frozenset(),
     ) -> None:
-        self.model, self.source, self.reference = model, source, reference
-        self.samples, self.gate, self.progress = samples, gate, progress
+        self.model, self.source, self.answers = model, source, answers
+        self.samples, self.gate, self.progress, self.without = samples, gate, progress, without
         self.frozen, self.towers = model.contract.labels, model.contract.towers
+        self._asked: dict[Role, Tower | Exception] = {}
 
     def prepare(self) -> None:
-        """Read the data and try the reference.
+        """Ask the reference for everything, unless its answers are known, and let go of it.
 
         Raises:
             InputError: A picture or text cannot be read.
             CheckpointError: The reference contradicts itself.
         """
-        self.progress("Reading the data")
-        if isinstance(self.reference, Reference):
-            self.reference.check_logits(self.pixels, self.ids)
-        else:
-            _ = self.pixels
-
-    @property
-    def due(self) -> frozenset[Rung]:
-        """The rungs that the verdict stands on."""
-        return rungs_due(self.against, frozen=self.frozen is not None)
+        self.progress("Running the reference")
+        if self.answers.complete:
+            return
+        first = self.pixels_of(self.files[:2])
+        self.answers.outputs(Role.VISION, HIDDEN, first[:1])
+        for start in range(0, len(self.files), _CHUNK):
+            self.progress(f"Running the reference, picture {start} of {len(self.files)}")
+            self.answers.embeddings(Role.VISION, self.pixels_of(self.files[start : start + _CHUNK]))
+        if self.baseline is None:
+            self.answers.oracle.check(first, self.ids[:2])
+        if self.baseline is None or Role.TEXT in self.towers:
+            self.progress("Running the reference, texts")
+            self.answers.outputs(Role.TEXT, HIDDEN, self.ids[:1])
+            self.answers.embeddings(Role.TEXT, self.ids)
+        _ = self.frozen_labels
+        self.answers.save()
 
     @property
     def against(self) -> Yardstick:
         """What the model is compared with."""
         return Yardstick.FP32 if self.source is None else Yardstick.CHECKPOINT
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """The fp32 variant, where that is compared with."""
+        return self.answers.oracle if isinstance(self.answers.oracle, Baseline) else None
+
+    @property
+    def foreign(self) -> Dialect | None:
+        """The dialect of the checkpoint, where it is not the one that transformers reads itself."""
+        dialect = self.source.weights.dialect if self.source else None
+        return None if dialect is None or str(dialect) == "transformers" else dialect
+
+    @property
+    def graphs(self) -> frozenset[Role]:
+        """The graphs that the variant has."""
+        variant = self.model.contract.variant(self.model.precision, self.model.options.provider)
+        return frozenset(variant.graphs) if variant else frozenset()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -82,124 +118,213 @@ class Ladder:
         return self.source
 
     @cached_property
+    def files(self) -> Sequence[Picture]:
+        """The pictures, in the order of `names`."""
+        return _Files(self.samples)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What the pictures are called."""
+        return list(self.samples.images)
+
+    @cached_property
     def ids(self) -> NDArray[np.int64]:
         """The reference's ids of every text, int64 [texts, length]."""
-        return self.reference.ids(self.samples.texts)
+        return self.answers.ids(self.samples.texts)
 
     @cached_property
     def our_ids(self) -> NDArray[np.int64]:
         """The runtime's ids of every text."""
         return self.model.tokenizer(self.samples.texts)
 
-    @cached_property
-    def pixels(self) -> Array:
-        """The reference's pixels of every picture, float32 [images, 3, height, width], or its patches."""
-        return self.reference.pixels(list(self.samples.images.values()))
+    def pixels_of(self, pictures: Sequence[Picture]) -> Array:
+        """The reference's pixels, float32 [images, 3, height, width], or its patches."""
+        return self.answers.pixels(list(pictures))
 
-    @cached_property
-    def our_pixels(self) -> Array:
-        """The runtime's pixels of every picture."""
-        return self.seen(list(self.samples.images.values()))
-
-    def seen(self, images: Sequence[Picture]) -> Array:
-        """The pixels that the vision tower sees, whether they are made before the graph or in it."""
-        images_of, form = self.model.images, self.model.contract.image.input
+    def seen(self, image: Picture) -> Array:
+        """The pixels of one picture that the vision tower sees, whether they are made before the graph or in it."""
+        images, form = self.model.images, self.model.contract.image.input
         if form == "bytes":
-            return np.stack([images_of.normalize(images_of.bytes_of(image)) for image in images])
+            return images.normalize(images.bytes_of(image))
         if form == "picture":
-            session, name = self.model.session(Role.VISION), "pixel_values"
-            return np.concatenate([session.rows(images_of.one(image)[None], [name])[name] for image in images])
-        return images_of(images)
+            name = "pixel_values"
+            seen: Array = self.model.session(Role.VISION).rows(images.one(image)[None], [name])[name][0]
+            return seen
+        return images.one(image)
 
-    @cached_property
-    def inputs(self) -> dict[Role, Array]:
-        """What the reference feeds each tower, its own pixels and ids, in the form that our graphs take."""
+    def tower(self, role: Role) -> Tower:
+        """What a tower answers to everything; it is loaded, asked and let go at the first call."""
+        if role not in self._asked:
+            try:
+                self._asked[role] = ask(self, role)
+            except Exception as error:  # a broken artifact may break anything; every rung that needs it tells
+                self._asked[role] = error
+            self.model.release(role)
+        known = self._asked[role]
+        if isinstance(known, Exception):
+            raise known
+        return known
+
+    def inputs(self, role: Role) -> Iterator[tuple[Array, Array, Array | None]]:
+        """For each row of a tower the reference's input, the same as our graph takes it, and ours if it differs."""
+        if role is Role.TEXT:
+            for theirs, ours in zip(self.ids, self._our_rows, strict=True):
+                yield theirs, theirs, None if ours is None or np.array_equal(ours, theirs) else ours
+            return
         images = self.model.images
-        return {role: images.rows_of(self.pixels) if role is Role.VISION else self.ids for role in self.towers}
+        for picture in self.files:
+            theirs = self.pixels_of([picture])[0]
+            same = np.array_equal(self.seen(picture), theirs)
+            yield theirs, images.rows_of(theirs[None])[0], None if same else images.one(picture)
+
+    def first_inputs(self, role: Role, count: int) -> Array:
+        """The reference's inputs of the first rows, as our graphs take them."""
+        return np.stack([given for _, given, _ in itertools.islice(self.inputs(role), count)])
+
+    @property
+    def _our_rows(self) -> Sequence[Array | None]:
+        try:
+            return list(self.our_ids)
+        except (ArtifactError, InputError):  # the rung TOKENS says so
+            return [None] * len(self.ids)
 
     @cached_property
-    def wanted(self) -> dict[Role, Array]:
-        """The reference's embeddings, [rows, size], of its own inputs."""
-        self.progress("Running the reference")
-        return {
-            role: self.reference.embeddings(role, self.pixels if role is Role.VISION else self.ids)
-            for role in self.towers
-        }
+    def _places(self) -> dict[str, int]:
+        return {text: i for i, text in enumerate(self.samples.texts)}
 
-    @cached_property
-    def found(self) -> dict[Role, Array]:
-        """Our embeddings of the reference's inputs, each row run alone."""
-        return {role: self._alone(role, rows) for role, rows in self.inputs.items()}
-
-    def _alone(self, role: Role, rows: Sequence[Array] | Array) -> Array:
-        self.progress(f"Running the {role} tower")
-        return np.concatenate([self.model.encode(role, row[None]) for row in rows])
-
-    @cached_property
-    def our_pictures(self) -> Sequence[Array]:
-        """What the runtime feeds the vision tower."""
-        return [self.model.images.one(image) for image in self.samples.images.values()]
-
-    @cached_property
-    def end_to_end(self) -> dict[Role, Array]:
-        """Our embeddings of our own inputs; the towers run again only where these differ."""
-        return {role: self._end_to_end(role) for role in self.towers}
-
-    def _end_to_end(self, role: Role) -> Array:
-        vision = role is Role.VISION
-        ours, theirs = (self.our_pixels, self.pixels) if vision else (self.our_ids, self.ids)
-        if np.array_equal(ours, theirs):
-            return self.found[role]
-        return self._alone(role, self.our_pictures if vision else self.our_ids)
-
-    def rows(self, texts: tuple[str, ...]) -> list[int]:
+    def rows(self, texts: Sequence[str]) -> list[int]:
         """Where texts stand among `samples.texts`."""
-        place = {text: i for i, text in enumerate(self.samples.texts)}
-        return [place[text] for text in texts]
+        return [self._places[text] for text in texts]
 
     @cached_property
     def choices(self) -> list[int]:
-        """Labels among the texts, those with the same ids only once."""
-        rows = self.rows(self.samples.labels)
-        return list({self.ids[row].tobytes(): row for row in reversed(rows)}.values())[::-1]
+        """Which labels there are to choose among: those that read the same only once."""
+        last_first = reversed(range(len(self.samples.labels)))
+        return list({self._kind_of_label(i): i for i in last_first}.values())[::-1]
+
+    @cached_property
+    def _prompts(self) -> list[list[str]]:
+        return fill(self.samples.templates, self.samples.labels)
 
     @property
     def label_names(self) -> list[str]:
         """What the columns of `label_logits` are called."""
-        return list(self.frozen.labels) if self.frozen else [self.samples.texts[row] for row in self.choices]
+        return list(self.frozen.labels) if self.frozen else [self.samples.labels[i] for i in self.choices]
 
     @cached_property
     def label_logits(self) -> tuple[Array, Array]:
-        """`logits` of every picture and label."""
+        """Our logits and the reference's of every picture and label, [images, labels], from the files to the end."""
+        vision = self.tower(Role.VISION)
         if self.frozen is None:
-            return self.logits(self.choices)
-        if isinstance(self.reference, Baseline):
-            return self.outputs("logits"), self.reference.outputs("logits", self.pixels)
-        return self.outputs("logits"), self.reference.logits(self.wanted[Role.VISION], self.frozen_labels)
+            ours, theirs = (self._of_labels(rows) for rows in (self.text.end_to_end, self.text.wanted))
+            found = self.model.logits(normalized(vision.end_to_end), ours.astype(np.float32))
+            return found, self.answers.logits(vision.wanted, theirs)
+        if self.baseline is not None:
+            return vision.other["logits"], vision.wanted_other["logits"]
+        assert self.frozen_labels is not None  # noqa: S101  there are frozen labels, and a reference that reads texts
+        return vision.other["logits"], self.answers.logits(vision.wanted, self.frozen_labels)
 
-    def outputs(self, name: str, count: int | None = None) -> Array:
-        """An output of the vision graph for every picture, or the first `count`, each run alone from its file."""
-        session = self.model.session(Role.VISION)
-        return np.concatenate([session.rows(row[None], [name])[name] for row in self.our_pictures[:count]])
+    @property
+    def text(self) -> Tower:
+        """The text tower."""
+        return self.tower(Role.TEXT)
+
+    def _of_labels(self, texts: Array) -> metrics.Floats:
+        """Embeddings of labels, of length 1: the mean of their templates'."""
+        flat = metrics.unit(texts[self.rows([prompt for i in self.choices for prompt in self._prompts[i]])])
+        groups = flat.reshape(len(self.choices), -1, flat.shape[1])
+        return groups[:, 0] if groups.shape[1] == 1 else metrics.unit(groups.mean(1))
 
     @cached_property
-    def frozen_labels(self) -> Array:
+    def frozen_labels(self) -> Array | None:
         """What the reference makes of the frozen labels: the mean of each one's templates, [labels, size]."""
-        assert self.frozen is not None  # noqa: S101  asked for by the rungs of such an artifact alone
+        if self.frozen is None or self.baseline is not None:
+            return None
         prompts = fill(self.frozen.templates, self.frozen.labels)
-        rows = self.reference.embeddings(Role.TEXT, self.reference.ids([text for group in prompts for text in group]))
+        rows = self.answers.embeddings(Role.TEXT, self.answers.ids([text for group in prompts for text in group]))
         return np.asarray(metrics.unit(rows).reshape(len(prompts), len(prompts[0]), -1).mean(1))
 
-    def logits(self, texts: list[int]) -> tuple[Array, Array]:
-        """Our logits and the reference's, [images, texts], from the files to the end."""
-        ours, theirs = self.end_to_end, self.wanted
-        found = self.model.logits(normalized(ours[Role.VISION]), normalized(ours[Role.TEXT][texts]))
-        return found, self.reference.logits(theirs[Role.VISION], theirs[Role.TEXT][texts])
+    def logits(self, images: Sequence[int], texts: Sequence[int]) -> tuple[Array, Array]:
+        """Our logits and the reference's of rows of both towers, from the files to the end."""
+        vision, text = self.tower(Role.VISION), self.text
+        found = self.model.logits(normalized(vision.end_to_end[images]), normalized(text.end_to_end[texts]))
+        return found, self.answers.logits(vision.wanted[images], text.wanted[texts])
 
-    def users_probabilities(self, count: int) -> Array:
-        """Probabilities of `count` pictures and as many labels, as the runtime's users get them."""
+    @cached_property
+    def users_probabilities(self) -> tuple[Array, Array] | str:
+        """Probabilities of a few pictures and texts as users get them, and the reference's; or why there are none."""
+        vision = self.tower(Role.VISION)
         if self.frozen is not None:
-            return self.outputs(PROBABILITIES, count)
-        model, files = self.model, list(self.samples.images.values())[:count]
-        texts = [self.samples.texts[row] for row in self.choices[:count]]
-        return model.probabilities(model.encode_image(files, batch_size=1), model.encode_text(texts, batch_size=1))
+            found = vision.other["probabilities"][:USERS]
+            return found, metrics.sigmoid(self.label_logits[1][: len(found)])
+        images, texts = vision.users, self.text.users
+        if isinstance(images, str) or isinstance(texts, str):
+            return images if isinstance(images, str) else str(texts)
+        theirs = self.answers.logits(vision.wanted[: len(images)], self.text.wanted[: len(texts)])
+        return self.model.probabilities(images, texts), metrics.sigmoid(theirs)
+
+    @cached_property
+    def captions(self) -> tuple[list[int], NDArray[np.bool_]]:
+        """Rows of every caption among the texts, and which is true of which picture, [images, captions].
+
+        A caption that reads the same as one of a picture's own is true of it as well.
+        """
+        owners = [i for i, own in enumerate(self.samples.captions) for _ in own]
+        rows = self.rows([text for own in self.samples.captions for text in own])
+        kinds = np.unique(self.ids[rows], axis=0, return_inverse=True)[1].ravel()
+        truth = np.zeros((len(self.samples.captions), int(kinds.max(initial=0)) + 1), np.bool_)
+        truth[owners, kinds] = True
+        return rows, truth[:, kinds]
+
+    @cached_property
+    def class_truth(self) -> NDArray[np.bool_]:
+        """Which label is true of which picture, [images, labels], of pictures whose class is known."""
+        kinds = [self._kind_of_label(i) for i in range(len(self.samples.labels))]
+        own = [kinds[i] for i in self.samples.classes]
+        columns = [kinds[i] for i in self.choices]
+        return np.asarray([[column == kind for column in columns] for kind in own], bool)
+
+    def _kind_of_label(self, label: int) -> bytes:
+        """The same for labels that read the same."""
+        return self.ids[self.rows(self._prompts[label])].tobytes()
+
+    @cached_property
+    def label_truth(self) -> NDArray[np.bool_] | None:
+        """The same, or by labels that are captions; None where nobody knows."""
+        if self.frozen is not None or not (self.samples.classes or self.samples.pairs):
+            return None
+        if self.samples.classes:
+            return self.class_truth
+        known = [{self.ids[row].tobytes() for row in self.rows(own)} for own in self.samples.captions]
+        columns = [self._kind_of_label(i) for i in self.choices]
+        truth = np.asarray([[column in own for column in columns] for own in known], bool)
+        return truth if truth.any(1).all() else None
+
+    @cached_property
+    def logit_floor(self) -> float:
+        """How far a logit moves when its rows are computed in a batch, and nothing else changes."""
+        moves = []
+        for role in self.towers:
+            tower = self.tower(role)
+            if tower.batched is None:
+                continue
+            other = self.tower(Role.TEXT if role is Role.VISION else Role.VISION) if len(self.towers) > 1 else tower
+            alone = tower.found[tower.batch_rows]
+            pair = [self.answers.logits(rows, other.wanted[:64]) for rows in (tower.batched, alone)]
+            moves.append(float(np.abs(pair[0] - pair[1]).max()))
+        return max(moves, default=0.0)
+
+
+class _Files(Sequence[Picture]):
+    """The pictures of samples by number; each is opened when it is asked for."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._images, self._names = samples.images, list(samples.images)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self._images[name] for name in self._names[place]]
+        return self._images[self._names[place]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,12 @@ def row_cosines(ours: Array, reference: Array) -> Floats:
     return np.asarray((unit(ours) * unit(reference)).sum(1))
 
 
-def centred_cosines(ours: Array, reference: Array) -> Floats:
-    """Row cosines of the unit rows after the reference's mean is taken off both.
+def centred_cosines(ours: Array, reference: Array, mean: Array | None = None) -> Floats:
+    """Row cosines of the unit rows after a mean, that of the reference's unit rows, is taken off both.
 
     Embeddings of a tower share a large common part, which makes raw cosines flatter every error.
     """
-    mean = unit(reference).mean(0)
+    mean = unit(reference).mean(0) if mean is None else mean
     return row_cosines(unit(ours) - mean, unit(reference) - mean)
 
 
@@ -70,6 +71,49 @@ def sigmoid(logits: Array) -> Floats:
     return np.asarray(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))))
 
 
+BUCKETS: Final = (0.0, 0.01, 0.1, 0.5, 0.9, 1.0)  # of the reference's probability, the last one with its end
+_BINS: Final = 15  # of the expected calibration error, as in Guo et al. 2017, https://arxiv.org/abs/1706.04599
+
+
+def drift_by_bucket(ours: Array, reference: Array) -> dict[str, tuple[float, int]]:
+    """Largest difference of probabilities and how many there are, by bucket of the reference's; none for empty ones."""
+    drift, found = np.abs(ours - reference), {}
+    bucket = np.searchsorted(BUCKETS[1:-1], reference, side="right")
+    for i, (low, high) in enumerate(itertools.pairwise(BUCKETS)):
+        inside = drift[bucket == i]
+        if inside.size:
+            found[f"{low:g} to {high:g}"] = (float(inside.max()), inside.size)
+    return found
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Places where two arrays of logits decide otherwise.
+
+    Attributes:
+        share: Of all places, leaving out those where the reference is within a tie of the threshold.
+        margins: How far the reference was from the threshold in each of them, largest first.
+    """
+
+    share: float
+    margins: tuple[float, ...]
+
+
+def flips(ours: Array, reference: Array, threshold: float, tie: float = 0.0) -> Flips:
+    """Decisions at a threshold (a logit) that come out otherwise; a NaN is always one."""
+    changed = (ours >= threshold) != (reference >= threshold)
+    margin = np.abs(reference - threshold)
+    wrong = (changed & (margin > tie)) | ~np.isfinite(ours)
+    return Flips(float(wrong.mean()), tuple(-np.sort(-margin[wrong]).astype(float)))
+
+
+def calibration_error(probabilities: Array, truth: NDArray[np.bool_]) -> float:
+    """Expected calibration error in 15 bins: how far probabilities are from the share that is true."""
+    place = np.minimum((probabilities * _BINS).astype(int), _BINS - 1).ravel()
+    gap = np.bincount(place, (probabilities - truth).ravel(), _BINS)
+    return float(np.abs(gap).sum() / truth.size)
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far two rankings agree.
@@ -77,12 +121,16 @@ class Agreement:
     Attributes:
         top1: Share of rows whose best column is the reference's.
         topk: Mean share of the reference's k best columns among our k best.
+        order: Share of pairs among the reference's ten best that stand in its order, ties left out.
         worst: The first row whose best column differs, or None.
+        margins: How much better the reference scores its best column than ours, of each such row, largest first.
     """
 
     top1: float
     topk: float
+    order: float
     worst: int | None
+    margins: tuple[float, ...]
 
 
 def agreement(ours: Array, reference: Array, k: int = 5, tie: float = 0.0) -> Agreement:
@@ -98,7 +146,18 @@ def agreement(ours: Array, reference: Array, k: int = 5, tie: float = 0.0) -> Ag
     same = (scores[:, 0] >= wanted[:, 0] - tie) & sound
     shared = (scores >= wanted[:, -1:] - tie) & sound[:, None]
     wrong = np.flatnonzero(~same)
-    return Agreement(float(same.mean()), float(shared.mean()), int(wrong[0]) if len(wrong) else None)
+    margins = tuple(-np.sort(scores[wrong, 0] - wanted[wrong, 0]).astype(float))
+    first = int(wrong[0]) if len(wrong) else None
+    return Agreement(float(same.mean()), float(shared.mean()), _order(ours, reference, tie), first, margins)
+
+
+def _order(ours: Array, reference: Array, tie: float, k: int = 10) -> float:
+    """Share of the reference's pairs of best columns that differ by more than a tie and that we order as it does."""
+    best = np.argsort(-reference, axis=1, kind="stable")[:, :k]
+    theirs, found = (np.take_along_axis(x, best, axis=1) for x in (reference, ours))
+    counted = theirs[:, :, None] - theirs[:, None, :] > tie
+    kept = counted & (found[:, :, None] > found[:, None, :])
+    return float(kept.sum() / counted.sum()) if counted.any() else 1.0
 
 
 def recall(scores: Array, truth: NDArray[np.bool_], k: int) -> float:
@@ -106,17 +165,25 @@ def recall(scores: Array, truth: NDArray[np.bool_], k: int) -> float:
 
     A false column with the score of the best true one counts as better than it.
     """
-    return float(_found(scores, truth, k, 0.0).mean())
+    return float(hits(scores, truth, k, 0.0).mean())
 
 
-def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
-    """Share of rows that were found and are not, less those that are found and were not.
+def lost_and_gained(
+    ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0
+) -> tuple[int, int]:
+    """How many rows were found and are not, and how many are found and were not.
 
     A row counts where the one finds it by more than `tie` and the other misses it.
     """
-    lost = _found(reference, truth, k, tie) & ~_found(ours, truth, k, 0.0)
-    gained = _found(ours, truth, k, tie) & ~_found(reference, truth, k, 0.0)
-    return float(lost.mean() - gained.mean())
+    lost = hits(reference, truth, k, tie) & ~hits(ours, truth, k, 0.0)
+    gained = hits(ours, truth, k, tie) & ~hits(reference, truth, k, 0.0)
+    return int(lost.sum()), int(gained.sum())
+
+
+def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
+    """Share of rows that were found and are not, less those that are found and were not."""
+    lost, gained = lost_and_gained(ours, reference, truth, k, tie)
+    return (lost - gained) / len(ours)
 
 
 def at_least_by_chance(hits: int, chances: Floats) -> float:
@@ -129,7 +196,7 @@ def at_least_by_chance(hits: int, chances: Floats) -> float:
     return float(counts[hits:].sum())
 
 
-def _found(scores: Array, truth: NDArray[np.bool_], k: int, tie: float) -> NDArray[np.bool_]:
+def hits(scores: Array, truth: NDArray[np.bool_], k: int, tie: float) -> NDArray[np.bool_]:
     """Rows with a true column among the k best even if every false one had `tie` more."""
     best_true = np.where(truth, scores, -np.inf).max(1)
     rivals = ((scores >= best_true[:, None] - tie) & ~truth).sum(1)

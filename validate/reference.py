@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from ..runtime.contract import Role
 from ..runtime.errors import CheckpointError, InputError, ProviderError
 from ..runtime.files import sha256
 from ..runtime.image import patches_dtype
+from ..runtime.versions import installed_version
 from . import metrics
 
 if TYPE_CHECKING:
@@ -59,23 +62,38 @@ class Reference:
 
     def __init__(self, source: Checkpoint) -> None:
         self.source, self._lower = source, source.tokenizer.library == "sentencepiece" and source.tokenizer.lower_case
-        classes = _classes(source)
-        self._torch = classes.torch
+        self._classes = _classes(source)
+        self._torch = self._classes.torch
+        with self._opened() as folder:
+            self._tokenizer: Any = self._classes.tokenizer.from_pretrained(folder, local_files_only=True)
+            self._processor: Any = self._classes.processor.from_pretrained(folder, local_files_only=True)
+            stored = self._classes.model.config_class.from_pretrained(folder, local_files_only=True).vision_config
+        self._interpolated = (
+            not source.image.max_patches and stored.image_size != source.config.vision_config.image_size
+        )
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Path]:
+        """A folder that transformers can read; what it complains of is a defect of the checkpoint."""
         try:
-            with _quiet(), _readable(source) as folder:
-                self._tokenizer: Any = classes.tokenizer.from_pretrained(folder, local_files_only=True)
-                self._processor: Any = classes.processor.from_pretrained(folder, local_files_only=True)
-                self._model: Any = self._load(classes.model, folder).eval()
+            with _quiet(), _readable(self.source) as folder:
+                yield folder
         except CheckpointError:
             raise
         except Exception as error:  # transformers raises errors of many kinds for a config it does not like
             raise CheckpointError(
-                f"transformers cannot open {source.folder}: {error}", "Download the checkpoint again."
+                f"transformers cannot open {self.source.folder}: {error}", "Download the checkpoint again."
             ) from error
-        stored = self._model.config.vision_config
-        self._interpolated = (
-            not source.image.max_patches and stored.image_size != source.config.vision_config.image_size
-        )
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        """The weights, which are read when they are first needed."""
+        with self._opened() as folder:
+            return self._load(self._classes.model, folder).eval()
+
+    def release(self) -> None:
+        """Let go of the weights; they are read again if they are needed again."""
+        self.__dict__.pop("_model", None)
 
     def _load(self, kind: Any, folder: Path) -> Any:
         if self._own_names:
@@ -92,7 +110,15 @@ class Reference:
     def _own_names(self) -> bool:
         return str(self.source.weights.dialect) == "transformers"
 
-    @property
+    @functools.cached_property
+    def identity(self) -> str:
+        """What its answers depend on besides what it is asked: weights, how they are read, and who computes."""
+        versions = [f"{name} {installed_version(name)}" for name in ("torch", "transformers")]
+        config = msgspec.json.encode(self.source.config).decode()
+        facts = [self.sha256, str(self.source.weights.dialect), config, *versions]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    @functools.cached_property
     def sha256(self) -> str:
         """Hash over the names and contents of the weight files."""
         whole = hashlib.sha256()
@@ -155,9 +181,9 @@ class Reference:
         starts = range(0, len(rows), _BATCH)
         return np.concatenate([self._tower(role, rows[at : at + _BATCH]).pooler_output.numpy() for at in starts])
 
-    def hidden(self, role: Role, rows: NDArray[Any]) -> Floats:
-        """last_hidden_state of a tower, [rows, tokens, width]."""
-        return np.asarray(self._tower(role, rows).last_hidden_state.numpy(), np.float32)
+    def outputs(self, role: Role, name: str, rows: NDArray[Any]) -> Floats:
+        """Another output of a tower by transformers' name for it, such as last_hidden_state; a row for each row."""
+        return np.asarray(self._tower(role, rows)[name].numpy(), np.float32)
 
     def _tower(self, role: Role, rows: NDArray[Any]) -> Any:
         tower = {Role.VISION: self._model.vision_model, Role.TEXT: self._model.text_model}[role]
@@ -172,12 +198,8 @@ class Reference:
         more = {"interpolate_pos_encoding": True} if self._interpolated else {}
         return {"pixel_values": self._torch.from_numpy(rows), **more}
 
-    def logits(self, images: Floats, texts: Floats) -> NDArray[np.float64]:
-        """Logits [images, texts] of pooler_outputs, in float64."""
-        return metrics.logits(images, texts, self.logit_scale, self.logit_bias)
-
-    def check_logits(self, pixels: NDArray[Any], ids: NDArray[np.int64]) -> None:
-        """Compare `logits` with the model's own whole forward on a few pictures and texts.
+    def check(self, pixels: NDArray[Any], ids: NDArray[np.int64]) -> None:
+        """Compare logits of both towers with the model's own whole forward on a few pictures and texts.
 
         Raises:
             CheckpointError: They differ, so this version of transformers computes something else.
@@ -186,7 +208,8 @@ class Reference:
         with self._torch.inference_mode():
             arguments = {**self._arguments(Role.VISION, pixels), **self._arguments(Role.TEXT, ids)}
             whole = self._model(**arguments).logits_per_image.numpy()
-        parts = self.logits(self.embeddings(Role.VISION, pixels), self.embeddings(Role.TEXT, ids))
+        images, texts = self.embeddings(Role.VISION, pixels), self.embeddings(Role.TEXT, ids)
+        parts = metrics.logits(images, texts, self.logit_scale, self.logit_bias)
         if not np.allclose(whole, parts, rtol=0, atol=_CONSISTENT * max(1.0, float(np.abs(parts).max()))):
             raise CheckpointError(
                 f"transformers' SiglipModel gives logits of {whole.ravel()[0]}, its towers {parts.ravel()[0]}.",

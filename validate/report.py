@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -13,22 +13,27 @@ import msgspec
 from ..runtime.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InconclusiveError, ParityError
 
-REPORT_VERSION: Final = 1
+REPORT_VERSION: Final = 2
 
 
 class Rung(StrEnum):
     """The steps of the ladder, the cheapest first."""
 
     CONTRACT = "contract"
+    PROVIDER = "provider"
     TOKENS = "tokens"
     PIXELS = "pixels"
     DETERMINISM = "determinism"
+    BATCH = "batch"
     EMBEDDINGS = "embeddings"
     LOGITS = "logits"
     PROBABILITIES = "probabilities"
     RANKING = "ranking"
+    ACCURACY = "accuracy"
     RETRIEVAL = "retrieval"
-    BATCH = "batch"
+    NON_INFERIORITY = "non-inferiority"
+    LATENCY = "latency"
+    BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,12 @@ class Check:
         rung: Step of the ladder.
         name: What was measured.
         verdict: PASS only if `value` is a finite number on the right side of `limit`.
-        value: The measured number; None where there is none.
-        limit: What it must reach or stay within.
+        value: The measured number, which is the limit that would be required to pass; None where there is none.
+        limit: What it must reach or stay within; what is allowed.
         sense: On which side of the limit the value must be.
         detail: The worst sample, or why there is no value.
+        floor: How far the same number moves when nothing but the batch or the run changes; a limit must leave room
+            for it.
     """
 
     rung: Rung
@@ -52,16 +59,21 @@ class Check:
     limit: float | None = None
     sense: Literal["at least", "at most"] | None = None
     detail: str = ""
+    floor: float | None = None
 
 
-def at_least(rung: Rung, name: str, value: float | None, limit: float, detail: str = "") -> Check:
+def at_least(
+    rung: Rung, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
+) -> Check:
     """A check that a value reaches a limit."""
-    return _judged(rung, name, value, limit, "at least", detail)
+    return _judged(Check(rung, name, Verdict.PASS, value, limit, "at least", detail, floor))
 
 
-def at_most(rung: Rung, name: str, value: float | None, limit: float, detail: str = "") -> Check:
+def at_most(
+    rung: Rung, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
+) -> Check:
     """A check that a value stays within a limit."""
-    return _judged(rung, name, value, limit, "at most", detail)
+    return _judged(Check(rung, name, Verdict.PASS, value, limit, "at most", detail, floor))
 
 
 def failed(rung: Rung, name: str, detail: str) -> Check:
@@ -74,29 +86,26 @@ def inconclusive(rung: Rung, name: str, detail: str) -> Check:
     return Check(rung, name, Verdict.INCONCLUSIVE, detail=detail)
 
 
-def _judged(
-    rung: Rung, name: str, value: float | None, limit: float, sense: Literal["at least", "at most"], detail: str
-) -> Check:
-    if value is None:
-        return Check(rung, name, Verdict.INCONCLUSIVE, None, limit, sense, detail or "not measured")
+def _judged(check: Check) -> Check:
+    """The same with its verdict; a limit that is under the floor decides nothing but how the noise fell."""
+    value, limit = check.value, check.limit
+    if value is None or limit is None:
+        return replace(check, verdict=Verdict.INCONCLUSIVE, detail=check.detail or "not measured")
     if not math.isfinite(value):
-        return Check(rung, name, Verdict.FAIL, None, limit, sense, f"{value}; {detail}".rstrip("; "))
-    good = value >= limit if sense == "at least" else value <= limit
-    return Check(rung, name, Verdict.PASS if good else Verdict.FAIL, value, limit, sense, detail)
+        detail = f"{value}; {check.detail}".rstrip("; ")
+        return replace(check, verdict=Verdict.FAIL, value=None, detail=detail)
+    good = value >= limit if check.sense == "at least" else value <= limit
+    if not good:
+        return replace(check, verdict=Verdict.FAIL)
+    room = 1 - limit if check.sense == "at least" else limit
+    if check.floor is not None and not check.floor <= room:
+        detail = f"the noise alone is {check.floor:.3g}, more than is allowed; {check.detail}".rstrip("; ")
+        return replace(check, verdict=Verdict.INCONCLUSIVE, detail=detail)
+    return check
 
 
-# A variant shares its tokenizer and pixels with the fp32 variant, whose own verdict has judged them.
-_RUNGS: Final = {
-    Yardstick.CHECKPOINT: frozenset(Rung),
-    Yardstick.FP32: frozenset(Rung) - {Rung.TOKENS, Rung.PIXELS},
-}
-# Frozen labels come without a text tower, so there are no texts to read or to find.
-_OF_TEXTS: Final = frozenset({Rung.TOKENS, Rung.RETRIEVAL})
-
-
-def rungs_due(against: Yardstick = Yardstick.CHECKPOINT, *, frozen: bool = False) -> frozenset[Rung]:
-    """The rungs that a verdict stands on."""
-    return _RUNGS[against] - _OF_TEXTS if frozen else _RUNGS[against]
+# Climbed only where there is something to compare with: an earlier report, or an earlier measurement.
+OPTIONAL: Final = frozenset({Rung.LATENCY, Rung.BASELINE})
 
 
 def overall(checks: Sequence[Check], due: frozenset[Rung] = frozenset(Rung)) -> Verdict:
@@ -110,13 +119,48 @@ def overall(checks: Sequence[Check], due: frozenset[Rung] = frozenset(Rung)) -> 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What the artifact was judged on."""
+    """What the artifact was judged on.
+
+    Attributes:
+        sha256: Hash over every picture and text.
+        pairs: Pictures with a caption, of which RETRIEVAL is made.
+        classes: Classes of the pictures, of which ACCURACY is made; 0 where they have none.
+        sample: How many pictures were drawn, with which seed; empty where all were taken.
+        bundled: Whether these are the photos that come with siglip-onnx, which say nothing of accuracy.
+    """
 
     name: str
     sha256: str
     images: int
     texts: int
     pairs: int
+    classes: int = 0
+    sample: str = ""
+    bundled: bool = False
+
+    @property
+    def scope(self) -> str:
+        """What a verdict on these data does not say; empty where it says everything."""
+        if self.bundled:
+            return "judged on the bundled photos alone, which would show a broken artifact and say nothing of accuracy"
+        if not self.pairs and not self.classes:
+            return "the pictures have neither captions nor classes, so accuracy was not judged"
+        return ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a variant costs on this machine, for the page and for LATENCY.
+
+    Attributes:
+        bytes: Size of its graphs and their weights.
+        seconds: Median time of one row in each tower, by role.
+        peak_bytes: Most memory that the process held; None where that is not known.
+    """
+
+    bytes: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,10 +169,14 @@ class Report:
 
     Attributes:
         contract_sha256: Hash of the judged contract, without the verdicts that it carries.
+        provider: What ran it: a `Provider`, or `node` or `web`.
         reference: Name of the checkpoint, or of the fp32 variant.
         reference_sha256: Hash over the checkpoint's weight files, or of the report that the fp32 variant passed by.
         against: Which of the two it is.
         environment: Versions and machine.
+        due: The rungs that the verdict stands on.
+        gates: Where the limits come from: `defaults`, or the file that changed them, with its hash.
+        cost: What the variant costs here; None where it could not be run.
     """
 
     created: str
@@ -144,7 +192,10 @@ class Report:
     verdict: Verdict
     checks: tuple[Check, ...]
     against: Yardstick = Yardstick.CHECKPOINT
-    schema_version: Literal[1] = REPORT_VERSION
+    due: tuple[Rung, ...] = tuple(rung for rung in Rung if rung not in OPTIONAL)
+    gates: str = "defaults"
+    cost: Cost | None = None
+    schema_version: Literal[2] = REPORT_VERSION
 
     def first_problem(self) -> Check | None:
         """The lowest check that failed, else the lowest inconclusive one."""

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
+import sys
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..runtime.artifact import REPORTS, Artifact
 from ..runtime.contract import Contract, Parity, Precision, encode
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
+from .answers import Answers
 from .baseline import Baseline
-from .gates import GATES
+from .collect import collect
+from .evidence import Evidence
+from .gate_file import Gates
 from .html import Made, page
 from .ladder import Ladder, Progress
+from .ratchet import latency, ratchet
 from .reference import Reference
-from .report import DataRecord, Report, overall
-from .rungs import climb
+from .report import Cost, DataRecord, Report, Rung, overall
+from .rungs import climb, rungs_due
 from .samples import Samples
 
 if TYPE_CHECKING:
@@ -39,25 +46,58 @@ _TOOLS: Final = (
 )
 
 
+class Judged(NamedTuple):
+    """A verdict, and what can be drawn of it.
+
+    Attributes:
+        report: The verdict and everything that it stands on.
+        html: The same as a page.
+        evidence: What the page is drawn from; None where the artifact could not run that far.
+    """
+
+    report: Report
+    html: str
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a verdict depends on besides the artifact, its reference and the data.
+
+    Attributes:
+        gates: The limits.
+        accepted: The report of the last accepted release, which nothing may be worse than.
+        dialect: Whose names the checkpoint's weights have; None finds out.
+        allow_unjudged: Accept an fp32 variant without a PASS to compare with.
+        without: Rungs for which the judged files bring nothing of their own.
+        answers: Where the reference's answers are kept for the next run; None keeps them for this one alone.
+    """
+
+    gates: Gates = field(default_factory=Gates)
+    accepted: Report | None = None
+    dialect: str | None = None
+    allow_unjudged: bool = False
+    without: frozenset[Rung] = frozenset()
+    answers: Path | None = None
+
+
 def validate(
     model: Siglip,
     checkpoint: str | Path | None,
     data: Path | Samples | None = None,
+    terms: Terms | None = None,
     *,
-    dialect: str | None = None,
-    allow_unjudged: bool = False,
     made: Made | None = None,
     progress: Progress = print,
-) -> tuple[Report, str]:
-    """Climb the whole ladder; the report and the same as an HTML page.
+) -> Judged:
+    """Climb the whole ladder and give a verdict.
 
     Args:
         model: What is judged, loaded with the precision and provider in question.
         checkpoint: What it was made from: a folder or a hub id. None compares it with the artifact's fp32 variant,
             which must itself have passed against its checkpoint.
-        data: A folder with captions.jsonl and perhaps labels.txt, or what was read of it; None for the bundled photos.
-        dialect: Whose names the checkpoint's weights have; None finds out.
-        allow_unjudged: Accept an fp32 variant without a PASS.
+        data: Pictures in one of the forms of docs/data.md, or what was read of them; None for the bundled photos.
+        terms: What else the verdict depends on.
         made: How the variant was made, for the page.
         progress: Told what is being done, in a few words, before each step.
 
@@ -67,13 +107,17 @@ def validate(
         InconclusiveError: The fp32 variant is to be compared with and has no PASS.
         ProviderError: torch or transformers is missing.
     """
-    started = time.monotonic()
-    samples = data if isinstance(data, Samples) else Samples.read(data)
-    progress("Opening the reference")
-    source, reference = _yardstick(model, checkpoint, dialect, allow_unjudged)
-    ladder = Ladder(model, source, reference, samples, GATES[model.precision], progress)
-    ladder.prepare()
-    checks = tuple(climb(ladder))
+    started, terms = time.monotonic(), terms or Terms()
+    ladder = prepared(model, checkpoint, data, terms, progress=progress)
+    due = rungs_due(ladder)
+    checks = list(climb(ladder, due))
+    cost, here = _cost(ladder), environment()
+    if terms.accepted is not None:
+        checks += ratchet(checks, terms.accepted, ladder.samples.sha256)
+        due |= {Rung.BASELINE}
+        if ladder.gate.latency is not None:
+            checks += latency(cost, terms.accepted, here["machine"], ladder.gate.latency)
+            due |= {Rung.LATENCY}
     report = Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
@@ -81,26 +125,98 @@ def validate(
         contract_sha256=_fingerprint(model.contract),
         precision=model.precision,
         provider=model.options.provider,
-        reference=source.name if source else f"fp32 variant of {model.contract.name}",
-        reference_sha256=reference.sha256,
-        data=DataRecord(samples.name, samples.sha256, len(samples.images), len(samples.texts), len(samples.pairs)),
-        environment=_environment(),
-        verdict=overall(checks, ladder.due),
-        checks=checks,
+        reference=ladder.source.name if ladder.source else f"fp32 variant of {model.contract.name}",
+        reference_sha256=ladder.answers.oracle.sha256,
+        data=record(ladder.samples),
+        environment=here,
+        verdict=overall(checks, due),
+        checks=tuple(checks),
         against=ladder.against,
+        due=tuple(rung for rung in Rung if rung in due),
+        gates=terms.gates.source,
+        cost=cost,
     )
-    return report, page(report, ladder, made)
+    evidence = _evidence(ladder)
+    return Judged(report, page(report, evidence, made), evidence)
+
+
+def prepared(
+    model: Siglip, checkpoint: str | Path | None, data: Path | Samples | None, terms: Terms, *, progress: Progress
+) -> Ladder:
+    """A ladder to climb, whose reference has answered everything; errors as of `validate`."""
+    progress("Reading the data")
+    samples = data if isinstance(data, Samples) else Samples.read(data)
+    progress("Opening the reference")
+    source, oracle = _yardstick(model, checkpoint, terms)
+    answers = Answers(oracle, samples.sha256, terms.answers)
+    gate = terms.gates.of(model.precision, model.options.provider)
+    ladder = Ladder(model, source, answers, samples, gate, progress, terms.without)
+    ladder.prepare()
+    return ladder
+
+
+def record(samples: Samples) -> DataRecord:
+    """What a report says of its data."""
+    return DataRecord(
+        name=samples.name,
+        sha256=samples.sha256,
+        images=len(samples.images),
+        texts=len(samples.texts),
+        pairs=len(samples.pairs),
+        classes=len(set(samples.classes)),
+        sample=samples.sample,
+        bundled=samples.bundled,
+    )
+
+
+def _evidence(ladder: Ladder) -> Evidence | None:
+    try:
+        return collect(ladder)
+    except Exception:  # a rung of the ladder has said so already
+        return None
+
+
+def _cost(ladder: Ladder) -> Cost:
+    """Size and speed; of a tower that does not run there is no speed."""
+    contract, seconds = ladder.model.contract, {}
+    graphs = [
+        ladder.model.artifact.graph(r, ladder.model.precision, ladder.model.options.provider) for r in ladder.towers
+    ]
+    size = sum(contract.files[path].bytes for graph in graphs for path in (graph.path, *graph.data))
+    for role in ladder.towers:
+        with contextlib.suppress(Exception):  # a rung of the ladder has said so already
+            seconds[str(role)] = ladder.tower(role).seconds
+    return Cost(size, seconds, _peak())
+
+
+def _peak() -> int | None:
+    """Most bytes that this process held (getrusage; Linux counts kilobytes, macOS bytes)."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _yardstick(
-    model: Siglip, checkpoint: str | Path | None, dialect: str | None, allow_unjudged: bool
+    model: Siglip, checkpoint: str | Path | None, terms: Terms
 ) -> tuple[Checkpoint | None, Reference | Baseline]:
     if checkpoint is None:
         if model.precision is Precision.FP32:
             raise InputError(
                 "The fp32 variant cannot be compared with itself.", "Name its checkpoint with --reference."
             )
-        return None, Baseline(model.artifact.folder, allow_unjudged=allow_unjudged)
+        return None, Baseline(model.artifact.folder, allow_unjudged=terms.allow_unjudged)
+    source = open_checkpoint(checkpoint, terms.dialect)
+    size = model.contract.image.height
+    if not source.config.vision_config.naflex and size != source.config.vision_config.image_size:
+        source = source.resized(size)  # exported so, by --image-size
+    return source, Reference(source)
+
+
+def open_checkpoint(checkpoint: str | Path, dialect: str | None) -> Checkpoint:
+    """A checkpoint by its folder or hub id; raises CheckpointError, or ProviderError where packages are missing."""
     try:
         from ..exporter.checkpoint import Checkpoint
         from ..exporter.dialects import Dialect
@@ -109,11 +225,7 @@ def _yardstick(
             f"Reading a checkpoint needs packages that are not installed ({error}).",
             "Run: pip install 'siglip-onnx[cpu,export]'.",
         ) from error
-    source = Checkpoint.open(checkpoint, Dialect(dialect) if dialect else None)
-    size = model.contract.image.height
-    if not source.config.vision_config.naflex and size != source.config.vision_config.image_size:
-        source = source.resized(size)  # exported so, by --image-size
-    return source, Reference(source)
+    return Checkpoint.open(checkpoint, Dialect(dialect) if dialect else None)
 
 
 def store(artifact: Artifact, report: Report, html: str) -> Artifact:
@@ -139,7 +251,8 @@ def _fingerprint(contract: Contract) -> str:
     return hashlib.sha256(encode(contract.without_verdicts())).hexdigest()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Versions of the tools, and the machine."""
     versions = {tool: version for tool in _TOOLS if (version := installed_version(tool))}
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return {**versions, "python": platform.python_version(), "system": platform.system(), "machine": machine}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +14,15 @@ import numpy as np
 from PIL import Image
 
 from ..runtime.errors import InputError
-from ..runtime.files import sha256
-from ..runtime.labels import read_labels
+from ..runtime.text import fill
+from . import sources
 from .reference import Picture
+from .source_pictures import Pictures
+from .source_rows import DataOptions, printable
+
+__all__ = ["BUNDLED", "TEXT_PROBES", "DataOptions", "Samples", "drawn", "picture_probes"]
 
 BUNDLED: Final = Path(__file__).parent / "photos"
-_FORM: Final = 'Each line of captions.jsonl is an object such as {"image": "cat.jpg", "text": "a cat"}.'
 
 # Texts on which tokenizers are known to disagree: punctuation, case, white space, scripts, specials, length.
 TEXT_PROBES: Final = (
@@ -67,52 +71,115 @@ class Samples:
 
     Attributes:
         name: What the report calls them.
-        images: Pictures, with a name for each.
-        pairs: Caption of each picture, in the order of `images`.
-        labels: Texts to choose among.
+        form: Which form they had, in words.
+        images: The pictures by name; none is held in memory.
+        captions: Texts that are true of each picture, one at least, in the order of `images`; empty where pictures
+            have no captions.
+        classes: Which of `labels` is each picture's class, in the order of `images`; empty where they have none.
+        labels: Texts to choose among, each once.
+        templates: Prompts that labels are put into, in the place of `{}`.
         probes: Pictures of unusual form, for the pixels alone.
+        sample: How many pictures were drawn out of how many, and by which seed; empty where all were taken.
+        bundled: Whether these are the photos that come with siglip-onnx.
     """
 
     name: str
-    images: dict[str, Picture]
-    pairs: tuple[str, ...]
+    form: str
+    images: Pictures
+    captions: tuple[tuple[str, ...], ...]
+    classes: tuple[int, ...]
     labels: tuple[str, ...]
+    templates: tuple[str, ...]
     probes: dict[str, Picture]
+    sample: str = ""
+    bundled: bool = False
 
     @classmethod
-    def read(cls, folder: Path | None = None) -> Samples:
-        """Read `captions.jsonl` and, if there is one, `labels.txt` (a label a line) in a folder.
+    def read(cls, path: Path | None = None, options: DataOptions | None = None) -> Samples:
+        """Read data in any of the forms of docs/data.md; pictures are looked at when they are asked for.
+
+        Labels are those of `options.labels` or of a `labels.txt` beside the data, else the classes, else the first
+        caption of each picture that is taken.
 
         Args:
-            folder: Where they are; None for the photos that come with siglip-onnx.
+            path: A folder or file; None for the photos that come with siglip-onnx.
+            options: How to read them, and how many pictures to take.
 
         Raises:
-            InputError: A file is missing or damaged.
+            InputError: A file is missing or damaged, there is no picture, or an option makes no sense.
+            ProviderError: They are parquet, and pyarrow is missing.
         """
-        name, folder = ("bundled photos", BUNDLED) if folder is None else (_printable(folder.resolve().name), folder)
-        pairs = _captions(folder / "captions.jsonl")
-        labels = folder / "labels.txt"
-        choices = read_labels(labels.read_bytes(), str(labels)) if labels.exists() else list(pairs.values())
-        images: dict[str, Picture] = {image: folder / image for image in pairs}
-        return cls(name, images, tuple(pairs.values()), tuple(dict.fromkeys(choices)), picture_probes())
+        options, folder = options or DataOptions(), BUNDLED if path is None else path
+        fill(options.templates, ())
+        source = sources.read(folder, options)
+        chosen = drawn([row.name for row in source.rows], options)
+        rows = [source.rows[i] for i in chosen]
+        count, total = len(rows), len(source.rows)
+        return cls(
+            name="bundled photos" if path is None else printable(folder.resolve().name),
+            form=source.form,
+            images=Pictures({row.name: row.place for row in rows}),
+            captions=tuple(row.captions for row in rows) if rows[0].captions else (),
+            classes=tuple(source.classes[i] for i in chosen) if source.classes else (),
+            labels=source.labels or tuple(dict.fromkeys(row.captions[0] for row in rows if row.captions)),
+            templates=options.templates,
+            probes=picture_probes(),
+            sample=f"{count} of {total}, seed {options.seed}" if count < total else "",
+            bundled=path is None,
+        )
+
+    def subset(self, rows: Iterable[int]) -> Samples:
+        """The same with some pictures alone, counted from 0 and in the order given."""
+        names, chosen = list(self.images), list(rows)
+        return replace(
+            self,
+            images=self.images.some(names[i] for i in chosen),
+            captions=tuple(self.captions[i] for i in chosen) if self.captions else (),
+            classes=tuple(self.classes[i] for i in chosen) if self.classes else (),
+        )
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """The first caption of each picture, in the order of `images`; empty where they have none."""
+        return tuple(own[0] for own in self.captions)
 
     @cached_property
     def sha256(self) -> str:
         """Hash over every picture and text; raises InputError for a picture that cannot be read."""
         whole = hashlib.sha256()
-        for (name, image), text in zip(self.images.items(), self.pairs, strict=True):
-            try:
-                digest = sha256(image) if isinstance(image, Path) else "-"
-            except OSError as error:
-                raise InputError(f"{image} cannot be read ({error.strerror}).", "Correct captions.jsonl.") from error
-            whole.update(json.dumps([name, digest, text]).encode())
+        for name, own in zip(self.images, self.captions or [()] * len(self.images), strict=True):
+            whole.update(json.dumps([name, self.images.digest(name), *own]).encode())
         whole.update(json.dumps(self.labels).encode())
+        if self.classes or self.templates != DataOptions.templates:  # data without them are hashed as ever
+            whole.update(json.dumps([self.classes, self.templates]).encode())
         return whole.hexdigest()
 
-    @property
+    @cached_property
     def texts(self) -> tuple[str, ...]:
-        """Every text once: captions, labels and probes."""
-        return tuple(dict.fromkeys((*self.pairs, *self.labels, *TEXT_PROBES)))
+        """Every text once: captions, labels in their templates, and probes."""
+        captions = (text for own in self.captions for text in own)
+        prompts = (text for filled in fill(self.templates, self.labels) for text in filled)
+        return tuple(dict.fromkeys((*captions, *prompts, *TEXT_PROBES)))
+
+
+def drawn(names: Sequence[str], options: DataOptions) -> list[int]:
+    """Places of the pictures that are drawn, in ascending order; all of them if no more are asked for than there are.
+
+    A picture is drawn if the hash of its name and the seed is among the smallest. So a sample depends on names alone
+    and no library's random numbers, is the same everywhere, and a larger one has all of a smaller one.
+
+    Raises:
+        InputError: Less than one picture is asked for.
+    """
+    if options.sample is None:
+        return list(range(len(names)))
+    if options.sample < 1:
+        raise InputError(f"A sample of {options.sample} pictures has nothing to judge by.", "Ask for one at least.")
+
+    def rank(place: int) -> bytes:
+        return hashlib.sha256(f"{options.seed}\n{names[place]}".encode()).digest()
+
+    return sorted(sorted(range(len(names)), key=rank)[: options.sample])
 
 
 def picture_probes() -> dict[str, Picture]:
@@ -132,46 +199,3 @@ def picture_probes() -> dict[str, Picture]:
         "probe: transparent": Image.fromarray(noise(40, 60, 4)),
         "probe: palette": Image.fromarray(noise(64, 64)).convert("P"),
     }
-
-
-def _captions(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}).", _FORM) from error
-    pairs: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            image, text = _caption(path, number, line)
-            if image in pairs:
-                raise InputError(f"Line {number} of {path} names {image} a second time.", "Keep one caption of it.")
-            pairs[image] = text
-    if not pairs:
-        raise InputError(f"{path} is empty.", _FORM)
-    return pairs
-
-
-def _caption(path: Path, number: int, line: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-        image, text = row["image"], row["text"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"Line {number} of {path} is no caption ({error!r}).", _FORM) from error
-    if not (isinstance(image, str) and isinstance(text, str) and _is_unicode(image + text)):
-        raise InputError(f"Line {number} of {path} has a value that is no string of valid Unicode.", _FORM)
-    if not (path.parent / image).is_file():
-        raise InputError(f"Line {number} of {path} names {image}, which is not there.", "Correct the line.")
-    return image, text
-
-
-def _printable(name: str) -> str:
-    """A file name that is no valid Unicode with marks where it is not."""
-    return name.encode("utf-8", "replace").decode()
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

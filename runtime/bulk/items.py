@@ -25,7 +25,7 @@ PICTURES: Final = frozenset(
 )
 MAX_MEMBER: Final = 256 * 2**20  # bytes of one file in an archive, or of one cell; larger ones are not read
 _GLOB: Final = frozenset("*?[")
-_PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how files of gzip, bzip2 and xz begin
+PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how files of gzip, bzip2 and xz begin
 _TABLE_BATCH: Final = 64  # rows of a parquet file that are in memory at once
 
 
@@ -200,23 +200,23 @@ def _bounded(name: str, size: int, read: Callable[[], bytes | Member]) -> Item:
 
 def _lines(inputs: Inputs, path: str) -> Iterator[Item]:
     inputs._only(Kind.TEXT, path, "A file with a text a line")
-    for row, line in enumerate(_decoded(path)):
+    for row, line in enumerate(decoded_lines(path)):
         if line.strip():
             yield Item(f"{path}#{row}", line.strip())
 
 
-class _Commas(csv.excel):
+class Commas(csv.excel):
     strict = True  # a quote out of place is an error, and not the beginning of a cell that swallows the rows behind it
 
 
-class _Tabs(csv.excel_tab):
+class Tabs(csv.excel_tab):
     quoting = csv.QUOTE_NONE  # as in most files of that kind: a quote is a character like any other
 
 
 def _separated(delimiter: str) -> Callable[[Inputs, str], Iterator[Item]]:
     def read(inputs: Inputs, path: str) -> Iterator[Item]:
         csv.field_size_limit(MAX_MEMBER)
-        rows = csv.DictReader(_decoded(path), dialect=_Tabs if delimiter == "\t" else _Commas)
+        rows = csv.DictReader(decoded_lines(path), dialect=Tabs if delimiter == "\t" else Commas)
         try:
             inputs._columns(path, rows.fieldnames or ())
             for row, cells in enumerate(rows):
@@ -230,7 +230,7 @@ def _separated(delimiter: str) -> Callable[[Inputs, str], Iterator[Item]]:
 def _json_lines(inputs: Inputs, path: str) -> Iterator[Item]:
     if inputs.column is None:
         raise InputError(f"{path} is a table.", "Name a column with --column.")
-    for row, line in enumerate(_decoded(path)):
+    for row, line in enumerate(decoded_lines(path)):
         if not line.strip():
             continue
         try:
@@ -258,11 +258,11 @@ def _parquet(inputs: Inputs, path: str) -> Iterator[Item]:
         raise InputError(f"{path} cannot be read as parquet ({error}).", "Write it again.") from error
 
 
-class _StrictInfo(tarfile.TarInfo):
+class StrictInfo(tarfile.TarInfo):
     """Takes a damaged header for what it is; tarfile itself takes it for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictInfo:
         """As tarfile's."""
         try:
             return super().frombuf(buf, encoding, errors)
@@ -275,8 +275,8 @@ def _archive(inputs: Inputs, path: str) -> Iterator[Item]:
     endings = PICTURES if inputs.kind is Kind.IMAGE else {".txt"}
     try:
         with Path(path).open("rb") as file:
-            packed = file.read(6).startswith(_PACKED)
-        with tarfile.open(path, "r|*", tarinfo=_StrictInfo) as archive:
+            packed = file.read(6).startswith(PACKED)
+        with tarfile.open(path, "r|*", tarinfo=StrictInfo) as archive:
             for member in archive:
                 if (member.isfile() or member.islnk()) and os.path.splitext(member.name)[1].lower() in endings:
                     yield _member(inputs.kind, archive, path, member, packed)
@@ -303,7 +303,7 @@ def _member(kind: Kind, archive: tarfile.TarFile, path: str, member: tarfile.Tar
     return item
 
 
-def _decoded(path: str) -> Iterator[str]:
+def decoded_lines(path: str) -> Iterator[str]:
     """Lines of a UTF-8 file."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:

@@ -52,6 +52,9 @@ _PRECISIONS = [p.value for p in Precision if p is not Precision.FP32]
 @click.option(
     "--reference", help="Judge by this checkpoint instead of the fp32 variant (which must have passed by its own)."
 )
+@click.option(
+    "--gates", "gates_file", type=click.Path(path_type=Path), help="A TOML file with limits of your own to judge by."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a variant that is there already.")
 @click.option("--keep-failing", is_flag=True, help="Keep the variant, whatever the verdict is.")
 @json_option
@@ -65,6 +68,7 @@ def command(
     evaluations: int | None,
     keep: tuple[str, ...],
     options: tuple[str, ...],
+    gates_file: Path | None,
     as_json: bool,
     **job: object,
 ) -> int:
@@ -75,6 +79,7 @@ def command(
     """
     try:
         from ..quantize import RECIPES, Job, quantize
+        from ..validate import Gates
     except ImportError as error:
         raise ProviderError(
             f"Quantizing needs packages that are not installed ({error}).",
@@ -83,6 +88,8 @@ def command(
     recipe = _recipe(RECIPES[Precision(precision)], keep, options)
     goal = _goal(auto, target, metric, evaluations)
     towers = {"towers": (Role(tower),)} if tower else {}
+    if gates_file is not None:
+        job["gates"] = Gates.read(gates_file)
     with progress() as step:
         result = quantize(artifact, recipe, Job(**job, **towers, goal=goal), progress=step)  # type: ignore[arg-type]
     if as_json:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import rich.text
 
-from ..runtime import SessionOptions, Siglip
-from ..runtime.contract import Precision, Verdict
+from ..runtime import SessionOptions
+from ..runtime.contract import CONTRACT_FILE, Precision, Provider, Verdict
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.files import write_file
 from .console import (
@@ -24,7 +26,31 @@ from .console import (
     table,
 )
 
+if TYPE_CHECKING:
+    from ..validate.cell import Job
+    from ..validate.matrix import Outcome, Plan
+    from ..validate.report import Check, Report
+
 _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
+_PATH = click.Path(path_type=Path)
+
+
+def _several_of(known: Sequence[str], *more: str) -> Callable[..., tuple[str, ...]]:
+    """Reads names behind commas."""
+
+    def read(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
+        for name in names:
+            if name not in (*known, *more):
+                raise click.BadParameter(f"{name!r} is none of {', '.join([*more, *known])}.", context, option)
+        return names
+
+    return read
+
+
+_PRECISIONS = _several_of(list(Precision), "all")
+_PROVIDERS = _several_of(list(Provider))
+_NAMES = "NAME[,NAME…]"
 
 
 @click.command()
@@ -34,16 +60,28 @@ _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
     "checkpoint",
     help="The checkpoint that it was exported from; without it a derived variant is compared with the fp32 one.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="A folder with captions.jsonl and perhaps labels.txt; by default a few photos that come with siglip-onnx.",
-)
+@click.option("--precisions", metavar=_NAMES, callback=_PRECISIONS, help="Several variants, or all: a cell for each.")
+@click.option("--providers", metavar=_NAMES, callback=_PROVIDERS, help="What runs them: a cell for each.")
+@click.option("--optional", metavar=_NAMES, callback=_PROVIDERS, help="Providers whose cells may be missing.")
+@click.option("--data", type=_PATH, help="Your pictures; by default a few photos that come with siglip-onnx.")
+@click.option("--sample", type=click.IntRange(1), help="So many pictures of them, drawn at random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn at random.")
+@click.option("--labels", type=_PATH, help="A file with a label a line to choose among.")
+@click.option("--template", "templates", multiple=True, help='What is read for a label, as in "a photo of {}".')
+@click.option("--image-column", help="Of a table, where its name does not tell.")
+@click.option("--caption-column", help="Likewise.")
+@click.option("--class-column", help="Likewise.")
+@click.option("--gates", type=_PATH, help="A TOML file with limits of your own.")
+@click.option("--baseline", type=_PATH, help="The report of the last accepted release; nothing may become worse.")
+@click.option("--mapping", type=_PATH, help="A TOML file that says which of your files is which tower.")
+@click.option("--jobs", type=click.IntRange(1), help="Cells at a time, as memory allows; by default one for 4 cores.")
+@click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds for a cell.")
+@click.option("--explain", is_flag=True, help="Where a cell fails, look for the node that is to blame.")
 @click.option(
     "--report",
     "folder",
-    type=click.Path(path_type=Path),
-    help="Write the report into this folder and leave the artifact as it is; by default into ARTIFACT/reports.",
+    type=_PATH,
+    help="Write the reports into this folder and leave the artifact as it is; by default into ARTIFACT/reports.",
 )
 @dialect_option
 @precision_option
@@ -52,59 +90,189 @@ _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
 def command(
     artifact: Path,
     checkpoint: str | None,
-    data: Path | None,
+    precisions: tuple[str, ...],
+    providers: tuple[str, ...],
+    optional: tuple[str, ...],
+    jobs: int | None,
+    timeout: float,
+    explain: bool,
     folder: Path | None,
-    dialect: str | None,
-    precision: Precision,
+    precision: str,
     provider: str,
-    options: SessionOptions,
     as_json: bool,
+    **asked: Any,
 ) -> int:
     """Compare ARTIFACT with the PyTorch reference and give a verdict.
+
+    ARTIFACT may also be an export by Optimum or for transformers.js, a pair of towers as Immich has them, or bare files
+    with a --mapping. With --precisions or --providers each cell is judged in a process of its own, and parity.json,
+    parity.xml (JUnit), parity.md and parity.html are written.
 
     The exit code is 0 for PASS, 1 for FAIL and 4 for INCONCLUSIVE.
     """
     try:
-        from ..validate import report_path, store, validate
+        from ..validate.matrix import Plan
+        from ..validate.subject import is_artifact
     except ImportError as error:
         raise ProviderError(
             f"Validating needs packages that are not installed ({error}).",
             "Run: pip install 'siglip-onnx[cpu,export]'.",
         ) from error
-    model = Siglip.load(artifact, precision, provider, options=options)
+    job = _job(artifact, checkpoint, **asked)
+    if folder is None and artifact.is_dir() and not is_artifact(artifact):
+        raise InputError(
+            f"{artifact} has no {CONTRACT_FILE}, so there is no place in it for a report.",
+            "Name a folder for it with --report.",
+        )
+    if not precisions and not providers:
+        return _one(job, Precision(precision), Provider(provider), folder, explain=explain, as_json=as_json)
+    plan = Plan(
+        precisions=_precisions(job, precisions or (precision,)),
+        providers=tuple(map(Provider, providers or (provider,))),
+        optional=frozenset(map(Provider, optional)),
+        jobs=jobs,
+        timeout=timeout,
+    )
+    return _several(job, plan, folder, explain=explain, as_json=as_json)
+
+
+def _job(
+    artifact: Path,
+    checkpoint: str | None,
+    sample: int | None,
+    seed: int,
+    labels: Path | None,
+    templates: tuple[str, ...],
+    image_column: str | None,
+    caption_column: str | None,
+    class_column: str | None,
+    options: SessionOptions,
+    **asked: Any,
+) -> Job:
+    from ..runtime import cache
+    from ..validate.cell import Job
+    from ..validate.samples import DataOptions
+
+    columns = {"image_column": image_column, "caption_column": caption_column, "class_column": class_column}
+    chosen = DataOptions(sample=sample, seed=seed, labels=labels, templates=templates or ("{}",), **columns)
+    return Job(artifact, checkpoint, cache.folder("answers"), data_options=chosen, options=options, **asked)
+
+
+def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
+    from ..validate.subject import precisions_of
+
+    return precisions_of(job) if "all" in asked else tuple(map(Precision, asked))
+
+
+def _one(
+    job: Job, precision: Precision, provider: Provider, folder: Path | None, *, explain: bool, as_json: bool
+) -> int:
+    """A single cell, in this process."""
+    from ..validate import report_path, store, validate
+    from ..validate.samples import Samples
+    from ..validate.subject import open_subject
+
     with progress() as step:
-        report, html = validate(model, checkpoint, data, dialect=dialect, progress=step)
+        subject = open_subject(job, precision, provider)
+        samples = Samples.read(job.data, job.data_options)
+        terms = job.terms(precision, provider, subject.without)
+        report, html, _ = validate(subject.model, job.checkpoint, samples, terms, progress=step)
     if folder is None:
-        path = store(model.artifact, report, html).path(report_path(report))
+        path = store(subject.model.artifact, report, html).path(report_path(report))
     else:
         path = folder / f"parity-{report.precision}-{report.provider}.json"
-        _write(path, report.to_json(), html.encode())
+        _write(folder, {path.name: report.to_json(), path.with_suffix(".html").name: html.encode()})
     if as_json:
         print_json(report)
     else:
-        _print(report, path)
+        _print(report, path, subject.notes)
+    if explain and report.verdict is Verdict.FAIL:
+        _explain(job, report, path.parent)
     return _EXIT[report.verdict]
 
 
-def _write(path: Path, data: bytes, html: bytes) -> None:
+def _several(job: Job, plan: Plan, folder: Path | None, *, explain: bool, as_json: bool) -> int:
+    """A gate of many cells."""
+    from ..validate.matrix import run_matrix
+    from ..validate.matrix_files import matrix_files, store_cells
+    from ..validate.subject import weights_of
+
+    with progress() as step:
+        outcome = run_matrix(job, plan, weights_of(job), progress=step)
+    if folder is None:
+        store_cells(job.artifact, outcome)
+    place = job.artifact / "reports" if folder is None else folder
+    _write(place, matrix_files(outcome))
+    if as_json:
+        print_json(outcome.matrix)
+    else:
+        _print_matrix(outcome, place)
+    failed = [cell.report for cell in outcome.matrix.cells if cell.report and cell.verdict is Verdict.FAIL]
+    if explain and failed:
+        _explain(job, failed[0], place)
+    return _EXIT[outcome.matrix.verdict]
+
+
+def _explain(job: Job, report: Report, folder: Path) -> None:
+    """Say why a cell fails, and leave what shows it beside the report."""
+    from ..validate.blame import blame
+
+    with progress() as step:
+        explanation = blame(job, report, folder / f"why-{report.precision}-{report.provider}", progress=step)
+    click.echo(explanation.describe(), err=True)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, data)
-        write_file(path.with_suffix(".html"), html)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_file(folder / name, data)
     except OSError as error:
-        raise InputError(f"The report {path} cannot be written ({error.strerror}).", "Name another folder.") from error
+        raise InputError(
+            f"The report cannot be written into {folder} ({error.strerror}).", "Name another folder."
+        ) from error
 
 
-def _print(report, path: Path) -> None:  # type: ignore[no-untyped-def]  # its module needs [export]
-    console, checks = stdout(), table("rung", "check", "found", "allowed", "verdict", "on")
-    for check in report.checks:
-        found = "–" if check.value is None else f"{check.value:.7g}"
-        allowed = "–" if check.limit is None else f"{check.sense} {check.limit:.7g}"
-        checks.add_row(check.rung, check.name, found, allowed, coloured(check.verdict), rich.text.Text(check.detail))
-    console.print(checks)
+def _print(report: Report, path: Path, notes: tuple[str, ...]) -> None:
+    console = stdout()
+    for note in notes:
+        console.print(note, soft_wrap=True)
+    console.print(_checks(report.checks))
     judged = f" {report.artifact} at {report.precision} on {report.provider}, on {report.data.images} pictures and "
     console.print(
         coloured(report.verdict), f"{judged}{report.data.texts} texts of {report.data.name}, ", sep="", end=""
     )
     console.print(f"against {report.reference}.")
+    if report.data.scope:
+        console.print(f"Note: {report.data.scope}.", soft_wrap=True)
     console.print(f"Report: {path.with_suffix('.html')} (and .json)", soft_wrap=True)
+
+
+def _checks(checks: tuple[Check, ...]) -> Any:
+    rows = table("rung", "check", "required", "allowed", "noise", "verdict", "on")
+    for check in checks:
+        found = "–" if check.value is None else f"{check.value:.7g}"
+        allowed = "–" if check.limit is None else f"{check.sense} {check.limit:.7g}"
+        noise = "–" if check.floor is None else f"{check.floor:.2g}"
+        detail = rich.text.Text(check.detail)
+        rows.add_row(check.rung, check.name, found, allowed, noise, coloured(check.verdict), detail)
+    return rows
+
+
+def _print_matrix(outcome: Outcome, folder: Path) -> None:
+    matrix, console = outcome.matrix, stdout()
+    rows = table("precision", "provider", "verdict", "first problem", "required", "allowed", "seconds")
+    for cell in matrix.cells:
+        problem = cell.report.first_problem() if cell.report else None
+        name = f"{problem.rung}: {problem.name}" if problem else cell.problem or "–"
+        found = "–" if problem is None or problem.value is None else f"{problem.value:.5g}"
+        allowed = "–" if problem is None or problem.limit is None else f"{problem.sense} {problem.limit:.5g}"
+        optional = "" if cell.required else " (optional)"
+        row = (cell.precision, cell.provider + optional, coloured(cell.verdict), rich.text.Text(name), found, allowed)
+        rows.add_row(*row, f"{cell.seconds:.0f}")
+    console.print(rows)
+    data = f"{matrix.data.images} pictures and {matrix.data.texts} texts of {matrix.data.name}"
+    console.print(coloured(matrix.verdict), f" {matrix.artifact} on {data}, against {matrix.reference}.", sep="")
+    if matrix.data.scope:
+        console.print(f"Note: {matrix.data.scope}.", soft_wrap=True)
+    console.print(f"Report: {folder / 'parity.html'} (and .json, .xml, .md)", soft_wrap=True)

@@ -1,0 +1,184 @@
+"""A browser shows a report's page whole: every plot, nothing asked of anybody, on a phone and in the dark."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import SiglipModel
+
+from siglip_onnx.exporter import export
+from siglip_onnx.runtime import Siglip
+from siglip_onnx.runtime.contract import Precision, Provider, Role, Verdict
+from siglip_onnx.validate import metrics
+from siglip_onnx.validate.evidence import WORST, Evidence, Worst
+from siglip_onnx.validate.html import matrix_page, page
+from siglip_onnx.validate.matrix_report import Cell, Matrix, together
+from siglip_onnx.validate.report import Check, Cost, DataRecord, Report, Rung, at_least, at_most, overall
+
+from . import environments
+from .conftest import CHECKPOINT, EVAL
+from .consumers import Json, node
+
+PICTURES: Final = 24
+BEST: Final = 5
+PHONE, DESK = 360, 1200
+READABLE: Final = 4.5  # contrast of text, https://www.w3.org/TR/WCAG22/#contrast-minimum
+DOT: Final = 6  # how far a dot on the edge of a plot's frame stands out
+PLOTS: Final = {"one": 4, "broken": 0, "gate": 2 + 4 + 4}
+IMAGES: Final = {"one": WORST, "broken": 0, "gate": 2 * WORST}
+LOOKS: Final = [{"width": width, "scheme": scheme} for width in (PHONE, DESK) for scheme in ("light", "dark")]
+
+Array = NDArray[Any]
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """What the exported bundled model and transformers say of the same pictures and texts."""
+    folder = tmp_path_factory.mktemp("exported") / "emoji"
+    export(CHECKPOINT, folder, progress=lambda step: None)
+    lines = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text("utf-8").splitlines()[:PICTURES]]
+    names, texts = tuple(line["image"] for line in lines), tuple(line["text"] for line in lines)
+    with Siglip.load(folder) as model:
+        pixels = np.stack([model.images.one(EVAL / name) for name in names])
+        ids = model.tokenizer(texts)
+        ours = {Role.VISION: model.encode(Role.VISION, pixels), Role.TEXT: model.encode(Role.TEXT, ids)}
+        spec = model.contract.logits
+    with torch.inference_mode():
+        asked = {"input_ids": torch.from_numpy(ids), "pixel_values": torch.from_numpy(pixels)}
+        said = SiglipModel.from_pretrained(CHECKPOINT).eval()(**asked)
+    theirs = {Role.VISION: said.image_embeds.numpy(), Role.TEXT: said.text_embeds.numpy()}
+    logits = metrics.logits(ours[Role.VISION], ours[Role.TEXT], spec.scale, spec.bias)
+    reference = said.logits_per_image.numpy()
+    return Evidence(
+        logits.astype(np.float32),
+        reference,
+        {role: metrics.centred_cosines(ours[role], theirs[role]) for role in ours},
+        {Role.VISION: names, Role.TEXT: texts},
+        worst(logits, reference, names, texts),
+    )
+
+
+def worst(ours: Array, reference: Array, names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[Worst, ...]:
+    """The pictures whose logits moved most."""
+
+    def best(logits: Array) -> tuple[tuple[str, float], ...]:
+        return tuple((texts[i], float(metrics.sigmoid(logits[i]))) for i in np.argsort(-logits)[:BEST])
+
+    moved = np.argsort(-np.abs(ours - reference).max(1))[:WORST]
+    return tuple(Worst(names[i], thumbnail(EVAL / names[i]), best(ours[i]), best(reference[i])) for i in moved)
+
+
+def thumbnail(path: Path) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.thumbnail((128, 128))
+        picture.save(buffer, "WEBP")
+    return buffer.getvalue()
+
+
+def damaged(good: Evidence) -> Evidence:
+    """What an artifact would say whose bias is wrong and one of whose towers overflows for a picture."""
+    ours = good.ours + 2.0
+    ours[0] = np.nan
+    return replace(good, ours=ours)
+
+
+def report(measured: Evidence, precision: Precision, size: int) -> Report:
+    checks = tuple(measured_checks(measured))
+    due = frozenset(check.rung for check in checks)
+    return Report(
+        created="2031-05-06T07:08:09+00:00",
+        seconds=3.0,
+        artifact="emoji",
+        contract_sha256="c" * 64,
+        precision=precision,
+        provider=Provider.CPU,
+        reference="the bundled checkpoint",
+        reference_sha256="e" * 64,
+        data=DataRecord("emoji", "d" * 64, PICTURES, PICTURES, PICTURES, bundled=True),
+        environment={"torch": torch.__version__},
+        verdict=overall(checks, due),
+        checks=checks,
+        due=tuple(due),
+        cost=Cost(size, {"vision": size / 7e9, "text": size / 14e9}),
+    )
+
+
+def measured_checks(measured: Evidence) -> list[Check]:
+    difference = float(np.abs(measured.ours - measured.reference).max())
+    found = [at_most(Rung.LOGITS, "difference max", difference, 0.02, "x" * 300)]
+    for role, cosines in measured.cosines.items():
+        for which, value in (("min", cosines.min()), ("median", np.median(cosines))):
+            found.append(at_least(Rung.EMBEDDINGS, f"{role} centred cosine {which}", float(value), 0.99999, floor=1e-9))
+    return found
+
+
+@pytest.fixture(scope="module")
+def looks(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """What the browser measured of each page, by its name."""
+    good, bad = report(evidence, Precision.FP32, 14_000_000), report(damaged(evidence), Precision.INT8, 4_000_000)
+    assert (good.verdict, bad.verdict) == (Verdict.PASS, Verdict.FAIL)
+    cells = (
+        Cell(good.precision, good.provider, good.verdict, report=good),
+        Cell(bad.precision, bad.provider, bad.verdict, report=bad),
+        Cell(Precision.INT8, Provider.OPENVINO, Verdict.FAIL, problem="Its process ended with SIGSEGV. " + "/" * 400),
+        Cell(Precision.INT8, Provider.WEB, Verdict.INCONCLUSIVE, required=False, problem="Chromium is missing."),
+    )
+    gate = Matrix(good.created, 9.0, "emoji", good.reference, good.data, together(cells), cells, good.environment)
+    pages = {
+        "one": page(good, evidence),
+        "broken": page(bad, None),
+        "gate": matrix_page(gate, {cells[0].name: evidence, cells[1].name: damaged(evidence)}),
+    }
+    folder = tmp_path_factory.mktemp("pages")
+    for name, html in pages.items():
+        (folder / f"{name}.html").write_text(html, "utf-8")
+    job = {"chromium": str(environments.browser()), "as": LOOKS}
+    job["pages"] = [str(folder / f"{name}.html") for name in pages]
+    return {
+        name: [look for look in node("page.mjs", job, folder)["looks"] if Path(look["path"]).stem == name]
+        for name in pages
+    }
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_nothing_is_asked_of_anybody_and_nothing_is_wrong(looks: Json, name: str) -> None:
+    assert [look["problems"] for look in looks[name]] == [[]] * len(LOOKS)
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_every_plot_and_every_picture_is_drawn(looks: Json, name: str) -> None:
+    for look in looks[name]:
+        assert len(look["plots"]) == PLOTS[name]
+        assert len(look["pictures"]) == IMAGES[name]
+        assert all(look["pictures"])
+        for plot in look["plots"]:
+            size, frame, marks = plot["size"], plot["frame"], plot["marks"]
+            assert min(size["width"], size["height"]) > 150
+            assert max(marks["width"], marks["height"]) > 10, plot["label"]
+            for place, extent in (("x", "width"), ("y", "height")):
+                assert marks[place] >= frame[place] - DOT
+                assert marks[place] + marks[extent] <= frame[place] + frame[extent] + DOT
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_phone_shows_it_without_scrolling_sideways(looks: Json, name: str) -> None:
+    assert [look["overflow"] for look in looks[name]] == [0] * len(LOOKS)
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_it_can_be_read_in_the_light_and_in_the_dark(looks: Json, name: str) -> None:
+    for look in looks[name]:
+        dark = look["as"]["scheme"] == "dark"
+        assert look["background"] < 0.05 if dark else look["background"] > 0.9
+        assert look["texts"] > 50
+        assert look["contrast"][0] >= READABLE, look["contrast"]

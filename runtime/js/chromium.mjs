@@ -1,0 +1,56 @@
+/** Headless Chromium whose pages ask one server on localhost, and nobody else. */
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { extname } from 'node:path';
+
+const types = { '.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm' };
+// Without an icon of its own a page asks for /favicon.ico, and the answer would be an error in its console.
+const page = '<!doctype html><title>siglip-onnx</title><link rel="icon" href="data:,">';
+const quiet = ['no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync'];
+
+/** An empty page, in which scripts are run. */
+export const sendPage = (response) => response.setHeader('content-type', 'text/html').end(page);
+
+/** A file, or 404. */
+export async function sendFile(response, path) {
+  try {
+    const { size } = await stat(path);
+    response.setHeader('content-type', types[extname(path)] ?? 'application/octet-stream');
+    response.setHeader('content-length', size);
+    createReadStream(path).on('error', () => response.destroy()).pipe(response);
+  } catch {
+    response.writeHead(404).end();
+  }
+}
+
+/** A server that nobody reaches from another machine. */
+export async function serve(respond) {
+  const server = createServer(respond);
+  await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
+  return { origin: `http://127.0.0.1:${server.address().port}`, close: () => server.close() };
+}
+
+/** A browser without a sandbox, since containers have none to give; it runs nothing but what `serve` sends it. */
+export function launch(chromium, executablePath, profile) {
+  return chromium.launchPersistentContext(profile, {
+    executablePath,
+    headless: true,
+    args: [...quiet, 'no-sandbox', 'disable-gpu', 'disable-quic'].map((flag) => `--${flag}`),
+  });
+}
+
+/** A page at an address; `complain` is told of errors in it, failed requests, and requests to others, which fail. */
+export async function openTab(context, address, complain) {
+  const tab = await context.newPage();
+  const { origin } = new URL(address);
+  tab.on('pageerror', (error) => complain(`page error: ${error.message}`));
+  tab.on('console', (message) => message.type() === 'error' && complain(`console: ${message.text()}`));
+  tab.on('requestfailed', (request) => complain(`failed request: ${request.url()}`));
+  await tab.route((url) => url.origin !== origin, (route) => {
+    complain(`request to ${route.request().url()}`);
+    return route.abort();
+  });
+  await tab.goto(address);
+  return tab;
+}

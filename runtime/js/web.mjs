@@ -1,0 +1,62 @@
+/** Runs a graph in onnxruntime-web, in a page of headless Chromium; both from the user's packages. */
+import { randomUUID } from 'node:crypto';
+import { createRequire } from 'node:module';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { launch, openTab, sendFile, sendPage, serve } from './chromium.mjs';
+import { converse, job } from './stdio.mjs';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const require = createRequire(join(job.packages, 'package.json'));
+const secret = randomUUID(); // other users of this machine could ask the server as well
+const isolated = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' };
+
+async function body(request) {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** Serves the page, the scripts, the graph with its weights, and the frame of the moment (`exchange`). */
+function responder(ort, exchange) {
+  const routes = {
+    '': (response) => sendPage(response),
+    js: (response, name) => sendFile(response, join(here, basename(name))),
+    ort: (response, name) => sendFile(response, join(ort, basename(name))),
+    graph: (response) => sendFile(response, job.graph),
+    data: (response, number) => sendFile(response, join(dirname(job.graph), job.data[number])),
+    frame: async (response, _, request) => {
+      if (request.method !== 'POST') return response.end(exchange.sent);
+      exchange.received = await body(request);
+      return response.end();
+    },
+  };
+  return async (request, response) => {
+    const [, key, top, name] = new URL(request.url, 'http://localhost').pathname.split('/');
+    if (key !== secret || !Object.hasOwn(routes, top)) return response.writeHead(404).end();
+    for (const [header, value] of Object.entries(isolated)) response.setHeader(header, value); // or there are no threads
+    return routes[top](response, name, request);
+  };
+}
+
+await converse(async () => {
+  const { chromium } = require('playwright-core');
+  const exchange = { sent: null, received: null };
+  const server = await serve(responder(dirname(require.resolve('onnxruntime-web')), exchange));
+  const context = await launch(chromium, job.chromium, join(job.scratch, 'profile'));
+  const tab = await openTab(context, `${server.origin}/${secret}/`, console.error);
+  const about = await tab.evaluate(async (job) => (await import('./js/page.mjs')).open(job), {
+    provider: job.provider,
+    threads: job.threads,
+    data: job.data,
+  });
+  return {
+    about,
+    answer: async (frame) => {
+      Object.assign(exchange, { sent: frame, received: null });
+      await tab.evaluate(async () => (await import('./js/page.mjs')).answer());
+      return exchange.received;
+    },
+    close: () => context.close(),
+  };
+});

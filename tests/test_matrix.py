@@ -1,0 +1,164 @@
+"""Gates of many cells: each in a process of its own, whose end, however it comes, is that cell's verdict."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from siglip_onnx.quantize import Int8, quantize
+from siglip_onnx.runtime import Artifact, Siglip
+from siglip_onnx.runtime.artifact import verdict_of
+from siglip_onnx.runtime.contract import Precision, Provider, Verdict
+from siglip_onnx.validate import Terms, matrix, store, validate
+from siglip_onnx.validate.cell import Job
+from siglip_onnx.validate.matrix import Plan, run_matrix
+from siglip_onnx.validate.matrix_report import Matrix
+
+from .conftest import CHECKPOINT, Run, cli, quiet
+from .faults import in_contract
+
+pytestmark = pytest.mark.gate
+
+
+@pytest.fixture(scope="module")
+def both(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact with fp32 and int8."""
+    folder = Path(shutil.copytree(artifact, tmp_path_factory.mktemp("both") / "emoji"))
+    model = Siglip.load(folder)
+    report, html, _ = validate(model, CHECKPOINT, terms=Terms(), progress=quiet)
+    store(model.artifact, report, html)
+    quantize(folder, Int8(), progress=quiet)
+    return folder
+
+
+def gate(artifact: Path, report: Path, *more: str | Path) -> tuple[Run, Matrix | None]:
+    run = cli("validate", artifact, "--reference", CHECKPOINT, "--report", report, *more)
+    path = report / "parity.json"
+    return run, Matrix.from_json(path.read_bytes()) if path.exists() else None
+
+
+def test_every_precision_on_two_providers_passes_and_every_file_is_written(both: Path, tmp_path: Path) -> None:
+    run, found = gate(both, tmp_path, "--precisions", "all", "--providers", "cpu,openvino")
+    assert run.code == 0, run.out + run.err
+    assert found is not None
+    assert found.verdict is Verdict.PASS
+    assert [(cell.precision, cell.provider) for cell in found.cells] == [
+        ("fp32", "cpu"),
+        ("fp32", "openvino"),
+        ("int8", "cpu"),
+        ("int8", "openvino"),
+    ]
+    assert all(cell.report is not None and cell.report.cost is not None for cell in found.cells)
+    suites = ElementTree.parse(tmp_path / "parity.xml").getroot()  # noqa: S314  our own file
+    checks = sum(len(cell.report.checks) for cell in found.cells if cell.report)
+    assert sum(1 for _ in suites.iter("testcase")) == checks
+    assert "PASS" in (tmp_path / "parity.md").read_text()
+    assert "bundled photos alone" in run.out
+    assert "bundled photos alone" in (tmp_path / "parity.html").read_text()
+    assert json.loads((tmp_path / "parity.json").read_text())["schema_version"] == 1
+
+
+def test_verdicts_go_into_the_artifact_unless_a_folder_is_named(both: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(both, tmp_path / "emoji"))
+    run = cli("validate", folder, "--reference", CHECKPOINT, "--precisions", "int8", "--providers", "cpu")
+    assert run.code == 0, run.err
+    contract = Artifact.open(folder).contract
+    variant = contract.variant(Precision.INT8)
+    assert variant is not None
+    assert verdict_of(variant, contract, Provider.CPU) is Verdict.PASS
+    assert (folder / "reports" / "parity.html").exists()
+    Artifact.open(folder).verify()
+
+
+def test_a_provider_that_is_not_here_fails_the_gate_unless_it_is_optional(both: Path, tmp_path: Path) -> None:
+    arguments = ("--precisions", "fp32", "--providers", "cpu,coreml")
+    run, found = gate(both, tmp_path / "a", *arguments)
+    assert run.code == 1
+    assert found is not None
+    assert (found.cells[1].verdict, found.cells[1].report) == (Verdict.FAIL, None)
+    assert "coreml" in found.cells[1].problem.lower()
+    run, found = gate(both, tmp_path / "b", *arguments, "--optional", "coreml")
+    assert run.code == 0
+    assert found is not None
+    assert (found.cells[1].verdict, found.cells[1].required) == (Verdict.INCONCLUSIVE, False)
+
+
+def test_an_optional_provider_that_is_here_must_pass(both: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(both, tmp_path / "emoji"))
+    in_contract("logits", bias=0.0)(folder)
+    run, found = gate(folder, tmp_path / "a", "--precisions", "fp32", "--providers", "cpu", "--optional", "cpu")
+    assert (run.code, found and found.verdict) == (1, Verdict.FAIL)
+    assert "logits" in run.out
+
+
+def test_a_variant_that_is_not_there_fails_the_gate(both: Path, tmp_path: Path) -> None:
+    run, found = gate(both, tmp_path, "--precisions", "fp32,int4")
+    assert run.code == 1
+    assert found is not None
+    assert [cell.verdict for cell in found.cells] == [Verdict.PASS, Verdict.FAIL]
+    assert "has no" in found.cells[1].problem
+
+
+def test_bad_data_end_the_command_and_leave_nothing(both: Path, tmp_path: Path) -> None:
+    run, found = gate(both, tmp_path / "r", "--precisions", "all", "--data", tmp_path / "nowhere")
+    assert (run.code, found, (tmp_path / "r").exists()) == (8, None, False)
+
+
+@pytest.fixture
+def known(both: Path, tmp_path: Path) -> Job:
+    """A job whose reference has answered, so that a process can be broken from then on."""
+    job = Job(both, str(CHECKPOINT), tmp_path / "answers")
+    run_matrix(job, Plan((Precision.FP32,), (Provider.CPU,)), {}, progress=quiet)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("dies_by", "problem"),
+    [
+        ("kill -SEGV $$", "SIGSEGV"),
+        ("echo no memory >&2; exit 3", "exit code 3. no memory"),
+        ("sleep 60", "did not end"),
+    ],
+)
+def test_a_crash_or_a_hang_is_that_cells_fail(
+    known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_by: str, problem: str
+) -> None:
+    """A stand-in for Python that dies for int8, and is Python for everything else."""
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\ngrep -q \'"int8"\' "$3" && {{ {dies_by}; }}\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(matrix.sys, "executable", str(script))
+    plan = Plan((Precision.FP32, Precision.INT8), (Provider.CPU,), timeout=20)
+    found = run_matrix(known, plan, {}, progress=quiet).matrix
+    assert [cell.verdict for cell in found.cells] == [Verdict.PASS, Verdict.FAIL]
+    assert problem in found.cells[1].problem
+    assert found.verdict is Verdict.FAIL
+
+
+def test_ten_variants_cost_one_run_of_the_reference(known: Job, both: Path, tmp_path: Path) -> None:
+    (answers,) = (tmp_path / "answers").iterdir()
+    stamp = answers.stat().st_mtime_ns
+    steps: list[str] = []
+    run_matrix(known, Plan((Precision.FP32, Precision.INT8), (Provider.CPU,)), {}, progress=steps.append)
+    assert answers.stat().st_mtime_ns == stamp
+    assert not any("Running the reference, picture" in step for step in steps)
+
+
+def test_the_report_of_a_gate_is_a_baseline_for_the_next(both: Path, tmp_path: Path) -> None:
+    _, first = gate(both, tmp_path / "a", "--precisions", "all")
+    baseline = tmp_path / "a" / "parity.json"
+    run, second = gate(both, tmp_path / "b", "--precisions", "all", "--baseline", baseline)
+    assert run.code == 0, run.out
+    assert first is not None
+    assert second is not None
+    rungs = {check.rung for cell in second.cells if cell.report for check in cell.report.checks}
+    assert "baseline" in rungs
+    run, found = gate(both, tmp_path / "c", "--precisions", "fp32", "--providers", "openvino", "--baseline", baseline)
+    assert run.code == 4
+    assert found is not None
+    assert "The baseline" in found.cells[0].problem

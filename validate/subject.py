@@ -1,0 +1,95 @@
+"""What is judged: an artifact of ours, or anybody's files adopted for the time of the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..runtime.artifact import Artifact
+from ..runtime.contract import CONTRACT_FILE, Precision, Provider
+from ..runtime.errors import InputError
+from ..runtime.model import Siglip
+from .report import Rung
+from .run import open_checkpoint
+
+if TYPE_CHECKING:
+    from .cell import Job
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to judge.
+
+    Attributes:
+        model: It, loaded with a precision and provider.
+        without: Rungs for which its files bring nothing of their own.
+        notes: What was assumed of files without a contract, a sentence each.
+    """
+
+    model: Siglip
+    without: frozenset[Rung] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder has a contract."""
+    return (folder / CONTRACT_FILE).exists()
+
+
+def open_subject(job: Job, precision: Precision, provider: Provider) -> Subject:
+    """Open what a job judges.
+
+    Raises:
+        ArtifactError: It is missing, damaged, or lacks that precision.
+        ProviderError: The provider is missing.
+        InputError: Files without a contract are to be judged without a checkpoint, or cannot be understood.
+    """
+    options = replace(job.options, provider=provider).for_its_provider()
+    if is_artifact(job.artifact):
+        return Subject(Siglip(Artifact.open(job.artifact), precision, options))
+    return _adopted(job, precision, provider)
+
+
+def _adopted(job: Job, precision: Precision, provider: Provider) -> Subject:
+    """Files without a contract, which the checkpoint has to explain."""
+    from .adopt import adopt, read_mapping
+
+    if job.checkpoint is None:
+        raise InputError(
+            f"{job.artifact} has no {CONTRACT_FILE}, so it says neither what it computes nor how it is fed.",
+            "Name the checkpoint that it was made from with --reference.",
+        )
+    options = replace(job.options, provider=provider).for_its_provider()
+    source = open_checkpoint(job.checkpoint, job.dialect)
+    adopted = adopt(job.artifact, source, precision, read_mapping(job.mapping) if job.mapping else None)
+    model = Siglip(adopted.artifact, precision, options)
+    judged = {
+        Rung.TOKENS: adopted.has_tokenizer,
+        Rung.PIXELS: adopted.has_preprocessor,
+        Rung.BATCH: all(adopted.artifact.graph(role, precision).batch is None for role in model.contract.towers),
+    }
+    without = frozenset(rung for rung, there in judged.items() if not there)
+    return Subject(model, without, adopted.notes)
+
+
+def precisions_of(job: Job) -> tuple[Precision, ...]:
+    """Every precision that there is to judge; errors as of `open_subject`."""
+    if is_artifact(job.artifact):
+        variants = Artifact.open(job.artifact).contract.variants
+        return tuple(dict.fromkeys(variant.precision for variant in variants))
+    from .adopt import precisions
+
+    return precisions(job.artifact)
+
+
+def weights_of(job: Job) -> dict[Precision, int]:
+    """Bytes of the graphs and weights of each precision; empty for files without a contract."""
+    if not is_artifact(job.artifact):
+        return {}
+    contract = Artifact.open(job.artifact).contract
+    sizes: dict[Precision, int] = {}
+    for variant in contract.variants:
+        size = sum(contract.files[path].bytes for path in variant.files)
+        sizes[variant.precision] = max(size, sizes.get(variant.precision, 0))
+    return sizes

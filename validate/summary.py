@@ -1,0 +1,105 @@
+"""A gate as GitHub's Markdown, for the summary of a CI job."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from ..runtime.contract import Verdict
+from . import wording
+from .matrix_report import Cell, Matrix
+from .report import Check
+
+_SIGNS: Final = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "⚠️", "not run": "➖"}
+_PROBLEMS: Final = 5
+_COLUMNS: Final = ("verdict", "rung", "check", "required", "allowed", "noise", "on")
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]|~#!$])")
+
+
+def to_markdown(matrix: Matrix) -> str:
+    """The verdict, what it does not say, every cell in a table, and the problems with required beside allowed.
+
+    Whatever names and details hold stays text: Markdown's signs and HTML's are escaped.
+    """
+    return "\n".join(_lines(matrix)) + "\n"
+
+
+def _lines(matrix: Matrix) -> Iterator[str]:
+    yield f"# {_SIGNS[matrix.verdict]} {matrix.verdict}: {_plain(matrix.artifact)}"
+    yield ""
+    yield f"{wording.ran(matrix)}. {_plain(wording.data(matrix.data))}, compared with “{_plain(matrix.reference)}”."
+    yield ""
+    if matrix.data.scope:
+        yield f"> **What this does not say:** {_plain(matrix.data.scope)}."
+        yield ""
+    yield from _overview(matrix)
+    for cell in sorted(matrix.cells, key=lambda cell: cell.verdict is Verdict.PASS):
+        yield from _cell(cell)
+
+
+def _overview(matrix: Matrix) -> Iterator[str]:
+    """Precisions down, providers across."""
+    providers = tuple(dict.fromkeys(cell.provider for cell in matrix.cells))
+    cells = {(cell.precision, cell.provider): cell for cell in matrix.cells}
+    rows = (
+        (precision, *(_verdict(cells.get((precision, provider))) for provider in providers))
+        for precision in dict.fromkeys(cell.precision for cell in matrix.cells)
+    )
+    yield from _table(("", *providers), rows)
+
+
+def _verdict(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    state = wording.state(cell)
+    return f"{_SIGNS[state]} {state}" + ("" if cell.required else " (optional)")
+
+
+def _cell(cell: Cell) -> Iterator[str]:
+    """A cell that passed is folded; of the others the problems come first, and all checks are folded below."""
+    if cell.verdict is not Verdict.PASS:
+        yield f"## {_verdict(cell)}: {cell.name}"
+        yield ""
+        yield _plain(wording.first_problem(cell))
+        yield ""
+        found = wording.problems(cell.report) if cell.report else ()
+        if found:
+            yield from _checks(found[:_PROBLEMS])
+        if len(found) > _PROBLEMS:
+            yield f"And {len(found) - _PROBLEMS} more."
+            yield ""
+    if cell.report is not None:
+        yield from _folded(f"{_verdict(cell)} {cell.name}: {len(cell.report.checks)} checks", cell.report.checks)
+
+
+def _folded(title: str, checks: Sequence[Check]) -> Iterator[str]:
+    yield f"<details><summary>{html.escape(title)}</summary>"
+    yield ""  # ends the block of HTML, so that the table is Markdown again
+    yield from _checks(checks)
+    yield "</details>"
+    yield ""
+
+
+def _checks(checks: Iterable[Check]) -> Iterator[str]:
+    yield from _table(_COLUMNS, map(_row, checks))
+
+
+def _row(check: Check) -> tuple[str, ...]:
+    numbers = wording.required(check), wording.allowed(check), wording.noise(check)
+    verdict = f"{_SIGNS[check.verdict]} {check.verdict}"
+    return (verdict, check.rung, _plain(check.name), *numbers, _plain(check.detail))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def _plain(text: str) -> str:
+    """A text on one line that Markdown and HTML leave alone; what nobody could see is written as Python writes it."""
+    one = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", html.escape(one, quote=False))
