@@ -25,6 +25,7 @@ PINS: Final = {
     "node": ("package.json", "package-lock.json"),
     "optimum": ("optimum.txt",),
     "open_clip": ("open_clip.txt",),
+    "polygraphy": ("polygraphy.txt",),
     "triton": ("triton.txt",),
 }
 WITH_TORCH: Final = {"optimum", "open_clip"}

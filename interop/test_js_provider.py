@@ -1,16 +1,19 @@
 """The providers `node` and `web`: our own runtime with ONNX Runtime for JavaScript behind it, from a user's packages.
 
-What these builds of ONNX Runtime compute is proved in test_onnxruntime_js.py; here, that our runtime gives it, whole and
-to whom it belongs, and that a process that dies or hangs is an error.
+What these builds of ONNX Runtime compute is proved in test_onnxruntime_js.py; here, that our runtime gives it whole,
+and that a process that dies or hangs is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ import pytest
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, js_engine
 from siglip_onnx.runtime.contract import Precision, Provider, Role
+from siglip_onnx.runtime.diagnosis import problem
 from siglip_onnx.runtime.engine import Source, load
 from siglip_onnx.runtime.errors import ProviderError
 from siglip_onnx.runtime.js_engine import CHROMIUM, PACKAGES, JsEngine
@@ -133,7 +137,7 @@ def test_it_ends_when_nobody_holds_it(engine: JsEngine) -> None:
 def test_a_killed_process_is_an_error(engine: JsEngine) -> None:
     processes = family(engine.process.pid)
     os.kill(engine.process.pid, signal.SIGKILL)
-    with pytest.raises(ProviderError, match=r"\.mjs was ended by SIGKILL"):
+    with pytest.raises(ProviderError, match=r"\.mjs was ended by signal 9"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
     assert ended(processes)
 
@@ -161,8 +165,15 @@ def test_a_process_that_hangs_is_ended(engine: JsEngine, monkeypatch: pytest.Mon
     assert ended(processes)
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files, with a path that is short enough for a browser's sockets."""
+    with tempfile.TemporaryDirectory(prefix="js-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("provider", JAVASCRIPT)
-def test_it_does_not_outlive_python(artifact: Artifact, provider: Provider) -> None:
+def test_neither_it_nor_its_files_outlive_python(artifact: Artifact, provider: Provider, temporary: Path) -> None:
     script = """
 import sys
 from siglip_onnx.runtime import Siglip
@@ -170,15 +181,92 @@ engine = Siglip.load(sys.argv[1], provider=sys.argv[2]).session("text").engine
 print(engine.process.pid, flush=True)
 sys.stdin.read()
 """
-    command = [sys.executable, "-c", script, str(artifact.folder), provider]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as python:
+    command, own = (
+        [sys.executable, "-c", script, str(artifact.folder), provider],
+        os.environ | {"TMPDIR": str(temporary)},
+    )
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own) as python:
         assert python.stdout is not None
         processes = family(int(python.stdout.readline()))
         assert processes
+        assert list(temporary.iterdir())
         python.kill()
     assert ended(processes)
+    assert not list(temporary.iterdir())
 
 
-def test_what_its_program_says_as_it_dies_is_told(tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = Path(shutil.copytree(packages / "node_modules" / "onnxruntime-node", tmp_path / "node_modules" / "onnxruntime-node"))
+def test_what_a_program_says_as_it_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_OPTIONS", "--no-such-option")
+    found = problem(Provider.NODE)
+    assert found is not None
+    assert "node.mjs ended with exit code 9: " in found.cause
+    assert "--no-such-option is not allowed in NODE_OPTIONS" in found.cause
+
+
+def test_a_forked_process_neither_uses_nor_ends_it(engine: JsEngine) -> None:
+    script = """
+import os, sys
+import numpy as np
+from siglip_onnx.runtime import SessionOptions
+from siglip_onnx.runtime.contract import Provider
+from siglip_onnx.runtime.engine import Source, load
+from siglip_onnx.runtime.errors import ProviderError
+engine = load(Source(bytes.fromhex(sys.argv[2])), SessionOptions(Provider(sys.argv[1])))
+x = np.ones((1, 2), np.float32)
+if os.fork() == 0:
+    try:
+        engine.run(["y"], {"x": x})
+    except ProviderError as error:
+        print(error, flush=True)
+    sys.exit()
+os.wait()
+print(engine.run(["y"], {"x": x})[0].tolist())
+"""
+    provider = Provider(engine.process.script.removesuffix(".mjs"))
+    command = [sys.executable, "-c", script, provider, identity_graph().hex()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    refused, answered = done.stdout.splitlines()
+    assert "was started before this process was forked" in refused
+    assert answered == "[[1.0, 1.0]]"
+
+
+def test_a_graph_that_it_cannot_load_is_an_error() -> None:
+    unknown = onnx.load_from_string(identity_graph())
+    unknown.graph.node[0].op_type = "NoSuchOperator"
+    for provider in JAVASCRIPT:
+        with pytest.raises(ProviderError, match=rf"\({provider}\) failed to load .*NoSuchOperator"):
+            load(Source(unknown.SerializeToString()), SessionOptions(provider))
+
+
+@pytest.mark.parametrize("provider", JAVASCRIPT)
+def test_the_probe_runs(provider: Provider) -> None:
+    assert problem(provider) is None
+
+
+def test_a_package_or_a_browser_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: Path
+) -> None:
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "onnxruntime-web").symlink_to(packages / "node_modules" / "onnxruntime-web")
     monkeypatch.setenv(PACKAGES, str(tmp_path))
+    found = problem(Provider.WEB)
+    assert found is not None
+    assert "has no node_modules/playwright-core" in found.cause
+    assert "npm install --prefix" in found.fix
+    monkeypatch.setenv(PACKAGES, str(packages))
+    monkeypatch.setenv(CHROMIUM, str(tmp_path / "no-browser"))
+    found = problem(Provider.WEB)
+    assert found is not None
+    assert "no-browser, which is no program" in found.cause
+
+
+def test_node_runs_the_very_file_that_transformers_js_runs(packages: Path) -> None:
+    script = """
+const { createRequire } = require("node:module");
+const ours = createRequire(process.argv[1] + "/package.json");
+const theirs = createRequire(ours.resolve("@huggingface/transformers"));
+console.log(JSON.stringify([ours, theirs].map((require) => require.resolve("onnxruntime-node"))));
+"""
+    said = subprocess.run(["node", "-e", script, str(packages)], capture_output=True, text=True, check=True).stdout
+    ours, theirs = json.loads(said)
+    assert ours == theirs

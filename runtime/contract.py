@@ -184,14 +184,71 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Blank:
+    """An input of a graph that does not matter for the tower it stands for, and what it is given all the same.
+
+    Attributes:
+        shape: Of one row.
+        rows: How many rows; None for as many as the tower is given.
+        value: Of every element.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    rows: int | None
+    value: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a graph that another tool wrote stands for a tower.
+
+    Attributes:
+        takes: The input that is given the rows; they are cast to its dtype, as ids to int32 or pixels to float16.
+        embedding: The output that is the embedding, in the place of the contract's.
+        normalized: Whether the graph normalises it, in the place of what the contract says.
+        blanks: Every other input.
+    """
+
+    takes: str
+    embedding: str
+    normalized: bool
+    blanks: tuple[Blank, ...] = ()
+
+
+@dataclass(frozen=True)
 class Graph:
-    """One ONNX file, the data files it may read, and its interface."""
+    """One ONNX file, the data files it may read, and its interface.
+
+    Attributes:
+        usage: How it is run, where another tool wrote it; absent from the file where this one did.
+    """
 
     path: InnerPath
     data: tuple[InnerPath, ...]
     opset: dict[str, int]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    usage: Usage | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if isinstance(self.usage, Usage):
+            fed, has = {self.usage.takes, *(blank.name for blank in self.usage.blanks)}, {i.name for i in self.inputs}
+            if fed != has:  # msgspec tells which place of a siglip.json this is about
+                raise ValueError(f"the usage feeds {', '.join(sorted(fed))}, the inputs are {', '.join(sorted(has))}")
+
+    @property
+    def takes(self) -> TensorSpec:
+        """The input that is given the rows, or the first."""
+        name = self.usage.takes if isinstance(self.usage, Usage) else self.inputs[0].name
+        return next(spec for spec in self.inputs if spec.name == name)
+
+    def embedding(self, usual: EmbeddingSpec) -> EmbeddingSpec:
+        """Which of its outputs is the embedding; `usual` is what the contract says of its own graphs."""
+        if not isinstance(self.usage, Usage):
+            return usual
+        return replace(usual, output=self.usage.embedding, normalized=self.usage.normalized)
 
     @property
     def batch(self) -> int | None:
@@ -199,8 +256,8 @@ class Graph:
 
         A graph that takes one decoded picture, [height, width, 3], has no dimension for more.
         """
-        first = self.inputs[0].shape
-        if self.inputs[0].dtype == "uint8" and len(first) == 3:
+        first = self.takes.shape
+        if self.takes.dtype == "uint8" and len(first) == 3:
             return 1
         return first[0] if isinstance(first[0], int) else None
 

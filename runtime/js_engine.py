@@ -29,8 +29,8 @@ from .providers import PROVIDERS, ProviderSpec
 PACKAGES: Final = "SIGLIP_ONNX_NODE_MODULES"  # the variable that names a folder with node_modules in it
 CHROMIUM: Final = "SIGLIP_ONNX_CHROMIUM"  # the variable that names the browser
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
-# Seconds, far more than anything that works takes. Full-size fp32 weights (1.2 GB) are in a page within a minute, and
-# a batch of 32 pictures takes WASM five minutes on two cores.
+# Seconds, far more than anything that works takes: 32 full-size pictures at fp32 keep the CPU provider busy for 44
+# (docs/runtime.md), and WASM a few times as long.
 LOADING: Final = 600.0
 RUNNING: Final = 3600.0
 

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import struct
 import subprocess
 import tempfile
@@ -47,7 +46,7 @@ class Frame:
         listed = [{"name": name, "dtype": a.dtype.name, "shape": list(a.shape)} for name, a in ordered.items()]
         header = json.dumps({**self.facts, "tensors": listed}).encode()
         sizes = _SIZES.pack(len(header), sum(array.nbytes for array in ordered.values()))
-        return [memoryview(sizes + header), *(memoryview(array.reshape(-1)).cast("B") for array in ordered.values())]
+        return [memoryview(sizes + header), *(array.reshape(-1).view(np.uint8).data for array in ordered.values())]
 
     @classmethod
     def read(cls, stream: IO[bytes]) -> Frame:
@@ -60,11 +59,10 @@ class Frame:
         facts = json.loads(_exactly(stream, header))
         rest, tensors = memoryview(_exactly(stream, body)), {}
         for tensor in facts.pop("tensors"):
-            dtype, shape = np.dtype(tensor["dtype"]).newbyteorder("<"), tensor["shape"]
+            dtype, shape = np.dtype(tensor["dtype"]), tuple(tensor["shape"])
             size = math.prod(shape) * dtype.itemsize
-            tensors[tensor["name"]] = np.array(np.frombuffer(rest[:size], dtype), dtype.newbyteorder("=")).reshape(
-                shape
-            )
+            found = np.frombuffer(rest[:size], dtype.newbyteorder("<"))
+            tensors[tensor["name"]] = found.astype(dtype).reshape(shape)  # a copy, which may be written to
             rest = rest[size:]
         return cls(facts, tensors)
 
@@ -143,7 +141,6 @@ class NodeProcess:
         node = shutil.which("node")
         if node is None:
             raise ProviderError("Node.js is missing: there is no `node` on the PATH.", "Install version 20 or later.")
-        own = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self._scratch))
         try:
             with (self._scratch / "stderr.txt").open("wb") as errors:
                 return subprocess.Popen(  # noqa: S603  a script of ours
@@ -151,7 +148,6 @@ class NodeProcess:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    env=os.environ | own,
                 )
         except OSError as error:
             raise ProviderError(f"{node} cannot be started ({error.strerror}).", "Install Node.js anew.") from error
@@ -217,7 +213,7 @@ def _how(code: int | None) -> str:
     if code is None:
         return "closed its output"
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was ended by signal {-code}"
     return f"ended with exit code {code}"
 
 

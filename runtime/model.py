@@ -19,7 +19,7 @@ from . import machine
 from .artifact import Artifact
 from .checks import check_rows, require_several
 from .choice import AUTO, choose
-from .contract import Precision, Provider, Role
+from .contract import EmbeddingSpec, Precision, Provider, Role
 from .device import DeviceTower
 from .errors import ArtifactError, InputError, ProviderError
 from .image import ImageInput, ImageOptions, ImageProcessor
@@ -188,7 +188,7 @@ class Siglip:
         size = self.batch_size(Role.VISION, batch_size)
         self.session(Role.VISION)
         rows = self.encode_batches(Role.VISION, self._pixels(images, size))
-        return self._finished(np.concatenate(list(rows)), normalize)
+        return self._finished(Role.VISION, np.concatenate(list(rows)), normalize)
 
     def encode_text(self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = True) -> FloatArray:
         """Embeddings of texts, float32 [texts, size]. Equal texts are encoded once, and known ones not again.
@@ -212,7 +212,7 @@ class Siglip:
             batches = (rows[start : start + size] for start in range(0, len(rows), size))
             return np.concatenate(list(self.encode_batches(Role.TEXT, batches)))
 
-        return self._finished(self._text_cache.encode(self.identity(Role.TEXT), ids, encode), normalize)
+        return self._finished(Role.TEXT, self._text_cache.encode(self.identity(Role.TEXT), ids, encode), normalize)
 
     def encode_labels(self, labels: Sequence[str], template: str | Sequence[str] = "{}") -> FloatArray:
         """Embeddings of labels, float32 [labels, size], of length 1.
@@ -244,9 +244,10 @@ class Siglip:
             InputError: The inputs have another dtype or shape than the contract says, or values that no picture or
                 vocabulary has.
         """
-        output = self.contract.embedding.output
         self._check_range(role, inputs)
-        embeddings: FloatArray = self.session(role).rows(inputs, [output])[output]
+        session = self.session(role)
+        name = session.embedding.output
+        embeddings: FloatArray = session.rows(inputs, [name])[name]
         return embeddings
 
     def encode_batches(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[FloatArray]:
@@ -270,7 +271,7 @@ class Siglip:
         session = self.session(role)
         with self._locks[role]:
             if role not in self._device_towers:
-                self._device_towers[role] = DeviceTower(session, self.options, self.contract.embedding)
+                self._device_towers[role] = DeviceTower(session, self.options, session.embedding)
             return self._device_towers[role]
 
     def similarity(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
@@ -354,9 +355,9 @@ class Siglip:
             if role not in self._sessions:
                 session = GraphSession(self.artifact, role, self.precision, self.options)
                 outputs = {spec.name for spec in session.graph.outputs}
-                if role is not Role.JOINT and self.contract.embedding.output not in outputs:
+                if role is not Role.JOINT and session.embedding.output not in outputs:
                     raise ArtifactError(
-                        f"The {role} graph has no output {self.contract.embedding.output!r}.", "Export again."
+                        f"The {role} graph has no output {session.embedding.output!r}.", "Export again."
                     )
                 self._sessions[role] = session
             return self._sessions[role]
@@ -378,7 +379,7 @@ class Siglip:
         for futures in batched(each, size):
             yield futures[0].result()[None] if len(futures) == 1 else np.stack([future.result() for future in futures])
 
-    def _finished(self, embeddings: FloatArray, normalize: bool) -> FloatArray:
+    def _finished(self, role: Role, embeddings: FloatArray, normalize: bool) -> FloatArray:
         bad = np.flatnonzero(~usable(embeddings))
         if len(bad):
             raise ProviderError(
@@ -386,7 +387,12 @@ class Siglip:
                 f"that is not finite, or zero, for item {bad[0]}.",
                 "Use a variant that carries a PASS.",
             )
-        return normalized(embeddings) if normalize and not self.contract.embedding.normalized else embeddings
+        return normalized(embeddings) if normalize and not self.embedding(role).normalized else embeddings
+
+    def embedding(self, role: Role) -> EmbeddingSpec:
+        """Which output of a tower is the embedding, how wide it is, and whether the graph has normalised it."""
+        graph = self.artifact.graph(role, self.precision, self.options.provider)
+        return graph.embedding(self.contract.embedding)
 
     def batch_size(self, role: Role, wanted: int | None) -> int:
         """How many rows go through a tower at once: as wanted, what is fastest, or what its graph is fixed to.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from .artifact import Artifact
-from .contract import Graph, Precision, Provider, Role, TensorSpec
+from .contract import EmbeddingSpec, Graph, Precision, Provider, Role, TensorSpec, Usage
 from .diagnosis import require
 from .engine import UNKNOWN, Array, Engine, Source, load
 from .errors import ArtifactError, InputError, ProviderError
@@ -21,6 +23,7 @@ from .ort_engine import onnxruntime, session_config
 from .providers import PROVIDERS
 
 _Stamp = tuple[int, int, int]  # inode, size, time of the last change
+_ROWS: Final = {"f": "float32", "i": "int64"}  # what towers are given, by the kind of what a graph takes
 
 
 class GraphSession:
@@ -39,6 +42,7 @@ class GraphSession:
 
     def __init__(self, artifact: Artifact, role: Role, precision: Precision, options: SessionOptions) -> None:
         self.graph = artifact.graph(role, precision, options.provider)
+        self.embedding: EmbeddingSpec = self.graph.embedding(artifact.contract.embedding)
         _check_resizing(artifact, role, options)
         self._path = artifact.path(self.graph.path).absolute()
         known = identity(artifact, self.graph) if options.verify else ""
@@ -82,30 +86,47 @@ class GraphSession:
         Raises:
             InputError: As `run` does.
         """
-        size, first = self.graph.batch, self.graph.inputs[0]
+        size, first = self.graph.batch, self.graph.takes
         if first.dtype == "uint8" and isinstance(rows, np.ndarray) and rows.ndim != 4:
             raise InputError(
                 f"The graph's input {first.name} was given an array of {rows.ndim} dimensions.",
                 "Pass [pictures, height, width, 3], even for one picture.",
             )
         if size is None or not isinstance(rows, np.ndarray) or rows.ndim == 0 or len(rows) == 0:
-            return self.run(self.feeds(rows), names)
+            return self._some(rows, names)
         parts = []
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             full = np.concatenate([some, np.repeat(some[-1:], size - len(some), axis=0)])
-            found = self.run(self.feeds(full), names)
+            found = self._some(full, names)
             parts.append({name: found[name][: len(some)] for name in names})
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
+    def _some(self, rows: Array, names: Sequence[str]) -> dict[str, Array]:
+        found = self.run(self.feeds(rows), names)
+        return {name: _single(value) for name, value in found.items()} if self._foreign else found
+
+    @property
+    def _foreign(self) -> bool:
+        return isinstance(self.graph.usage, Usage)
+
     @property
     def plain(self) -> bool:
-        """Whether it takes one array of any number of rows."""
-        return len(self.graph.inputs) == 1 and self.graph.batch is None
+        """Whether it takes one array of any number of rows, as it is."""
+        return len(self.graph.inputs) == 1 and self.graph.batch is None and not self._foreign
 
     def feeds(self, rows: Array) -> dict[str, Array]:
-        """The graph's inputs by name, from rows of whatever form it takes."""
-        first = self.graph.inputs[0]
+        """The graph's inputs by name, from rows of whatever form it takes.
+
+        Raises:
+            InputError: A graph of another tool is given rows that its tower does not take; what its own inputs take
+                may be narrower.
+        """
+        first, usage = self.graph.takes, self.graph.usage
+        if isinstance(usage, Usage):
+            check_feed(replace(first, dtype=_ROWS.get(np.dtype(first.dtype).kind, first.dtype)), rows)
+            blanks = {b.name: np.full((b.rows or len(rows), *b.shape), b.value, b.dtype) for b in usage.blanks}
+            return {first.name: np.ascontiguousarray(rows, first.dtype), **blanks}
         if isinstance(rows, np.ndarray) and rows.dtype.names:
             return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
         if isinstance(rows, np.ndarray) and rows.ndim == len(first.shape) + 1 and len(rows) == 1:
@@ -124,9 +145,11 @@ class GraphSession:
                 raise ArtifactError(f"{path} was overwritten while it was in use.", "Load the artifact again.")
 
     def _check_interface(self) -> None:
+        # Any name of an output's dimension that no input has says nothing, and engines find more.
+        bound = frozenset(dim for spec in self.graph.inputs for dim in spec.shape)
         for kind, found in (("inputs", self.engine.inputs), ("outputs", self.engine.outputs)):
             wanted: tuple[TensorSpec, ...] = getattr(self.graph, kind)
-            if len(found) != len(wanted) or not all(map(_same, found, wanted)):
+            if len(found) != len(wanted) or not all(map(_same, found, wanted, itertools.repeat(bound))):
                 raise ArtifactError(
                     f"The {kind} of {self._path} are not those of the contract: found {_describe(found)}, "
                     f"expected {_describe(wanted)}.",
@@ -181,6 +204,11 @@ def _verified(artifact: Artifact, graph: Graph, options: SessionOptions) -> Iter
         weights.result()
 
 
+def _single(value: Array) -> Array:
+    """What a graph of another precision gives, in float32, as towers do."""
+    return value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
+
+
 def _check_resizing(artifact: Artifact, role: Role, options: SessionOptions) -> None:
     """OpenVINO 2026.4 reads an antialiased Resize without complaint and is 50 grey levels off."""
     wrong = options.provider in (Provider.OPENVINO, Provider.OPENVINO_ORT)
@@ -200,11 +228,11 @@ def _stamp(path: Path) -> _Stamp:
     return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _same(found: TensorSpec, wanted: TensorSpec) -> bool:
+def _same(found: TensorSpec, wanted: TensorSpec, bound: frozenset[int | str]) -> bool:
     if (found.name, found.dtype, len(found.shape)) != (wanted.name, wanted.dtype, len(wanted.shape)):
         return False
     pairs = zip(found.shape, wanted.shape, strict=True)
-    return all(a == b or (a == UNKNOWN and isinstance(b, str)) for a, b in pairs)
+    return all(a == b or (isinstance(b, str) and (a == UNKNOWN or b not in bound)) for a, b in pairs)
 
 
 def _no_array(value: object) -> str:

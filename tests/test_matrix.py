@@ -15,7 +15,7 @@ from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact import verdict_of
 from siglip_onnx.runtime.contract import Precision, Provider, Verdict
 from siglip_onnx.validate import Terms, matrix, store, validate
-from siglip_onnx.validate.cell import Job
+from siglip_onnx.validate.cell import Job, Task
 from siglip_onnx.validate.matrix import Plan, run_matrix
 from siglip_onnx.validate.matrix_report import Matrix
 
@@ -117,27 +117,32 @@ def known(both: Path, tmp_path: Path) -> Job:
     return job
 
 
-@pytest.mark.parametrize(
-    ("dies_by", "problem"),
-    [
-        ("kill -SEGV $$", "SIGSEGV"),
-        ("echo no memory >&2; exit 3", "exit code 3. no memory"),
-        ("sleep 60", "did not end"),
-    ],
-)
-def test_a_crash_or_a_hang_is_that_cells_fail(
-    known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_by: str, problem: str
-) -> None:
-    """A stand-in for Python that dies for int8, and is Python for everything else."""
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_by: str) -> None:
+    """Something that dies where an int8 cell is to be judged, and is Python for everything else."""
     script = tmp_path / "python"
     script.write_text(f'#!/bin/sh\ngrep -q \'"int8"\' "$3" && {{ {dies_by}; }}\nexec {sys.executable} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setattr(matrix.sys, "executable", str(script))
-    plan = Plan((Precision.FP32, Precision.INT8), (Provider.CPU,), timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("dies_by", "problem"), [("kill -SEGV $$", "SIGSEGV"), ("echo no memory >&2; exit 3", "exit code 3. no memory")]
+)
+def test_a_crash_is_that_cells_fail(
+    known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_by: str, problem: str
+) -> None:
+    stand_in(tmp_path, monkeypatch, dies_by)
+    plan = Plan((Precision.FP32, Precision.INT8), (Provider.CPU,))
     found = run_matrix(known, plan, {}, progress=quiet).matrix
     assert [cell.verdict for cell in found.cells] == [Verdict.PASS, Verdict.FAIL]
     assert problem in found.cells[1].problem
     assert found.verdict is Verdict.FAIL
+
+
+def test_a_hang_is_that_cells_fail(known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, "sleep 600")
+    task, folder = Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell"
+    assert "did not end within 2 seconds" in str(matrix._process(task, folder, 2.0, quiet))
 
 
 def test_ten_variants_cost_one_run_of_the_reference(known: Job, both: Path, tmp_path: Path) -> None:

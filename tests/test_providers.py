@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import onnx
 import pytest
 
 from siglip_onnx.quantize import Result
-from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, diagnosis, machine, ort_engine
+from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, diagnosis, js_engine, machine, ort_engine
 from siglip_onnx.runtime.artifact import write_contract
 from siglip_onnx.runtime.contract import Parity, Precision, Provider, Role, Verdict, Yardstick
 from siglip_onnx.runtime.engine import Source, load
@@ -24,7 +25,7 @@ from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
 from siglip_onnx.runtime.options import HINTS, Hint, Mode
 from siglip_onnx.runtime.providers import PROVIDERS, RANKING, ranked
 
-from .conftest import CHECKPOINT, EVAL, Command, is_one_paragraph
+from .conftest import CHECKPOINT, EVAL, ROOT, Command, is_one_paragraph
 
 BEAR = EVAL / "distorted-noto-1f43b.webp"
 OPENVINO = [Provider.OPENVINO, Provider.OPENVINO_ORT]
@@ -276,6 +277,45 @@ def test_auto_without_a_verdict_is_an_error(artifact: Path) -> None:
         Siglip.load(artifact, provider="auto")
     with pytest.raises(ProviderError, match=r"No variant of .* carries a PASS on cpu"):
         Siglip.load(artifact, "auto")
+
+
+def test_auto_never_chooses_what_is_only_asked_for(every: dict[Precision, Result], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(every[Precision.INT8].artifact.folder, tmp_path / "all"))
+    named = (Provider.NODE, Provider.WEB, Provider.TENSORRT)
+    base = (Precision.FP32, Provider.CPU, Verdict.PASS)
+    passed = [(precision, provider, Verdict.PASS) for provider in named for precision in (base[0], Precision.INT8)]
+    contract = with_verdicts(folder, base, *passed).contract
+    assert {choice.provider for choice in ranked(contract, None, None)} == {Provider.CPU}
+    for provider in named:
+        assert {choice.precision for choice in ranked(contract, provider, None)} == {Precision.FP32, Precision.INT8}
+
+
+@pytest.mark.parametrize("provider", [Provider.NODE, Provider.WEB])
+def test_javascript_says_what_to_install_and_where(
+    provider: Provider, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = json.loads((ROOT / "interop" / "package.json").read_text())["dependencies"]
+    wanted = " ".join(f"{name}@{pinned[name]}" for name in PROVIDERS[provider].npm)
+    monkeypatch.delenv(js_engine.PACKAGES, raising=False)
+    with pytest.raises(ProviderError, match=r"\$SIGLIP_ONNX_NODE_MODULES is not set") as error:
+        Siglip.load(artifact, provider=provider)
+    command = f"npm install --prefix js --ignore-scripts {wanted} && export SIGLIP_ONNX_NODE_MODULES=$PWD/js"
+    assert error.value.next_step == f"Run: {command}."
+    monkeypatch.setenv(js_engine.PACKAGES, str(tmp_path))
+    found = diagnosis.problem(provider)
+    assert found is not None
+    assert f"has no node_modules/{next(iter(PROVIDERS[provider].npm))}" in found.cause
+    assert found.fix == f"Run: npm install --prefix {tmp_path} --ignore-scripts {wanted}."
+
+
+def test_javascript_without_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(js_engine.PACKAGES, str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    package = tmp_path / "node_modules" / "onnxruntime-node" / "package.json"
+    package.parent.mkdir(parents=True)
+    package.write_text("{}")
+    with pytest.raises(ProviderError, match="there is no `node` on the PATH"):
+        load(Source(diagnosis.PROBE), SessionOptions(Provider.NODE))
 
 
 def test_a_verdict_on_openvino_makes_auto_choose_it(emoji: Path, pairs: Path, lenient: Path, command: Command) -> None:

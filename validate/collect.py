@@ -30,7 +30,7 @@ def collect(ladder: Ladder) -> Evidence:
 
 def _cosines(ladder: Ladder, role: Role) -> Array:
     tower = ladder.tower(role)
-    return metrics.centred_cosines(tower.found, tower.wanted).astype(np.float32)
+    return metrics.centred_cosines(tower.found, tower.wanted)
 
 
 def _worst(ladder: Ladder) -> tuple[Worst, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..runtime.artifact import REPORTS, Artifact
 from ..runtime.contract import Contract, Parity, Precision, encode
+from ..runtime.diagnosis import require
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
@@ -105,9 +106,10 @@ def validate(
         CheckpointError: The checkpoint cannot be used.
         InputError: The data cannot be used.
         InconclusiveError: The fp32 variant is to be compared with and has no PASS.
-        ProviderError: torch or transformers is missing.
+        ProviderError: The provider is missing, or torch or transformers is.
     """
     started, terms = time.monotonic(), terms or Terms()
+    require(model.options.provider, model.options)
     ladder = prepared(model, checkpoint, data, terms, progress=progress)
     due = rungs_due(ladder)
     checks = list(climb(ladder, due))

@@ -19,6 +19,7 @@ from ..runtime.errors import ArtifactError, SiglipOnnxError
 from ..runtime.providers import PROVIDERS
 from . import rungs_of_numbers as numbers
 from . import rungs_of_tasks as tasks
+from .adopt import BorrowingArtifact
 from .ladder import Ladder
 from .report import OPTIONAL, Check, Rung, at_least, at_most, failed, inconclusive
 from .rungs_of_numbers import other_shape
@@ -100,9 +101,10 @@ def _provider(ladder: Ladder) -> Iterator[Check]:
 
 
 def _tokens(ladder: Ladder) -> Iterator[Check]:
-    texts, folder = ladder.samples.texts, ladder.model.artifact.folder
-    spec = read_tokenizer_spec(folder, ladder.checkpoint.config.text_config)
-    yield _same_file(Rung.TOKENS, "tokenizer_config.json", spec == ladder.checkpoint.tokenizer)
+    texts, artifact = ladder.samples.texts, ladder.model.artifact
+    if not isinstance(artifact, BorrowingArtifact):  # other tools' folders need not have what makes a contract
+        spec = read_tokenizer_spec(artifact.folder, ladder.checkpoint.config.text_config)
+        yield _same_file(Rung.TOKENS, "tokenizer_config.json", spec == ladder.checkpoint.tokenizer)
     yield _same_rows("runtime ids", ladder.our_ids, ladder.ids, texts)
     path = ladder.model.artifact.path("tokenizer.json")
     usual = [i for i, text in enumerate(texts) if _NOT_IN_FAST not in text]

@@ -78,9 +78,9 @@ def precisions_of(job: Job) -> tuple[Precision, ...]:
     if is_artifact(job.artifact):
         variants = Artifact.open(job.artifact).contract.variants
         return tuple(dict.fromkeys(variant.precision for variant in variants))
-    from .adopt import precisions
+    from .adopt import precisions, read_mapping
 
-    return precisions(job.artifact)
+    return precisions(job.artifact, read_mapping(job.mapping) if job.mapping else None)
 
 
 def weights_of(job: Job) -> dict[Precision, int]:

@@ -206,10 +206,14 @@ def _lines(inputs: Inputs, path: str) -> Iterator[Item]:
 
 
 class Commas(csv.excel):
+    """Tables with commas."""
+
     strict = True  # a quote out of place is an error, and not the beginning of a cell that swallows the rows behind it
 
 
 class Tabs(csv.excel_tab):
+    """Tables with tabs."""
+
     quoting = csv.QUOTE_NONE  # as in most files of that kind: a quote is a character like any other
 
 

@@ -32,9 +32,10 @@ export async function serve(respond) {
 }
 
 /** A browser without a sandbox, since containers have none to give; it runs nothing but what `serve` sends it. */
-export function launch(chromium, executablePath, profile) {
+export function launch(chromium, executablePath, profile, env = process.env) {
   return chromium.launchPersistentContext(profile, {
     executablePath,
+    env,
     headless: true,
     args: [...quiet, 'no-sandbox', 'disable-gpu', 'disable-quic'].map((flag) => `--${flag}`),
   });

@@ -1,9 +1,12 @@
 /** A graph in ONNX Runtime, in Node and in a page alike. */
 import { arrayOf, pack, unpack } from './frames.mjs';
 
-/** Its inputs and outputs; a free dimension without a name is "?" (engine.UNKNOWN in Python). */
+// A free dimension without a name is "?" for Python (engine.UNKNOWN). Node tells it as no name, WASM as an unsigned -1.
+const lengthOf = (length) => (length === '' || length === 2 ** 32 - 1 ? '?' : length);
+
+/** Its inputs and outputs. */
 export function describe({ inputMetadata, outputMetadata }) {
-  const spec = ({ name, type, shape }) => ({ name, dtype: type, shape: shape.map((length) => length || '?') });
+  const spec = ({ name, type, shape }) => ({ name, dtype: type, shape: shape.map(lengthOf) });
   return { inputs: inputMetadata.map(spec), outputs: outputMetadata.map(spec) };
 }
 

@@ -1,4 +1,5 @@
 /** The conversation with Python in Node: a job as the first argument, frames on standard input and output. */
+import { rmSync } from 'node:fs';
 import { pack, PREFIX, sizes } from './frames.mjs';
 
 export const job = JSON.parse(process.argv[2]);
@@ -48,6 +49,7 @@ export async function converse(open) {
     await send(pack(about));
     for (let frame; (frame = await nextFrame(read)) !== null; ) await send(await answer(frame).catch(said));
     await close();
+    rmSync(job.scratch, { recursive: true, force: true }); // where Python was killed, it cannot
   } catch (error) {
     await send(said(error));
   }

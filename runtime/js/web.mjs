@@ -11,6 +11,11 @@ const require = createRequire(join(job.packages, 'package.json'));
 const secret = randomUUID(); // other users of this machine could ask the server as well
 const isolated = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' };
 
+// What Playwright writes goes where Python cleans up. Chromium cleans up by itself, and the path of its socket must stay
+// under a hundred letters.
+const own = { ...process.env };
+for (const name of ['TMPDIR', 'TEMP', 'TMP']) process.env[name] = job.scratch;
+
 async function body(request) {
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
@@ -43,7 +48,7 @@ await converse(async () => {
   const { chromium } = require('playwright-core');
   const exchange = { sent: null, received: null };
   const server = await serve(responder(dirname(require.resolve('onnxruntime-web')), exchange));
-  const context = await launch(chromium, job.chromium, join(job.scratch, 'profile'));
+  const context = await launch(chromium, job.chromium, join(job.scratch, 'profile'), own);
   const tab = await openTab(context, `${server.origin}/${secret}/`, console.error);
   const about = await tab.evaluate(async (job) => (await import('./js/page.mjs')).open(job), {
     provider: job.provider,

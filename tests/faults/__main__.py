@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import tests.faults as package
 
 from . import EVERY, clean, table
 from .bench import make_bench
-from .fault import Bench, Fault, Found, find, is_caught
+from .fault import Bench, Fault, Found, is_caught
+from .pool import each, seek
 
-_PROCESSES: Final = 2
 _WIDTH: Final = 46
-Item = TypeVar("Item", str, clean.Clean)
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +42,7 @@ def main(arguments: list[str]) -> int:
 def _faults(bench: Bench, asked: argparse.Namespace) -> int:
     chosen = [f for f in EVERY.values() if not asked.names or any(name in f.name for name in asked.names)]
     found = {}
-    for name, result in _each([fault.name for fault in chosen], functools.partial(_one, bench)):
+    for name, result in each([fault.name for fault in chosen], functools.partial(seek, bench)):
         found[name] = result
         print(_told(EVERY[name], result), flush=True)
     missed = [fault.name for fault in chosen if not is_caught(fault, found[fault.name])]
@@ -72,7 +69,7 @@ def _clean(bench: Bench, count: int) -> int:
     clean.ask_once(bench)
     alarms: list[str] = []
     counts: dict[str, int] = {}
-    for run, found in _each(list(clean.runs(count)), functools.partial(clean.verdict, bench)):
+    for run, found in each(list(clean.runs(count)), functools.partial(clean.verdict, bench)):
         counts[found.verdict] = counts.get(found.verdict, 0) + 1
         if found.where:
             print(f"{run}: {found.verdict} by {found.where}: {found.detail}", flush=True)
@@ -81,17 +78,6 @@ def _clean(bench: Bench, count: int) -> int:
     told = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items()))
     print(f"{count} verdicts on what has no fault: {told}; {len(alarms)} false alarms")
     return int(bool(alarms))
-
-
-def _one(bench: Bench, name: str) -> Found:
-    with tempfile.TemporaryDirectory(prefix="siglip-onnx-fault-") as folder:
-        return find(bench.copy(Path(folder) / "bench"), EVERY[name])
-
-
-def _each(items: Sequence[Item], function: Callable[[Item], Found]) -> Iterator[tuple[Item, Found]]:
-    """What a function makes of each item, in processes that start afresh: PyTorch's threads survive no fork."""
-    with ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("spawn")) as pool:
-        yield from zip(items, pool.map(function, items), strict=True)
 
 
 def _told(fault: Fault, found: Found) -> str:

@@ -7,9 +7,8 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -24,7 +23,6 @@ from ..conftest import rewrite
 Change = Callable[[Path], None]
 Array = NDArray[Any]
 Graph = onnx.GraphProto
-_BFLOAT16: Final = onnx.TensorProto.BFLOAT16
 
 
 def in_contract(section: str, **changes: Any) -> Change:
@@ -96,18 +94,13 @@ def stored(folder: Path, role: Role, precision: Precision = Precision.FP32) -> I
         place = {entry.key: entry.value for entry in tensor.external_data}
         whole = files.setdefault(place["location"], np.memmap(path.parent / place["location"], np.uint8, "r+"))
         start, size = int(place["offset"]), int(place["length"])
-        found[tensor.name] = whole[start : start + size].view(_dtype(tensor)).reshape(tensor.dims)
+        found[tensor.name] = (
+            whole[start : start + size].view(helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+        )
     yield found
     for whole in files.values():
         whole.flush()  # type: ignore[attr-defined]
     rewrite(folder)
-
-
-def _dtype(tensor: onnx.TensorProto) -> np.dtype[Any]:
-    if tensor.data_type == _BFLOAT16:
-        return np.dtype(ml_dtypes.bfloat16)
-    dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return dtype
 
 
 def in_weights(role: Role, edit: Callable[[dict[str, Array]], None], precision: Precision = Precision.FP32) -> Change:

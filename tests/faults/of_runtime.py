@@ -55,11 +55,11 @@ def _not_normalised(model: Siglip) -> None:
 
 
 def _cached_text(model: Siglip) -> None:
-    """A cache of texts that looks at the length alone, so that most texts get another's embedding."""
+    """A cache of texts that looks at the number of words alone, so that most texts get another's embedding."""
     encode, known = model.encode_text, dict[int, FloatArray]()
 
     def encode_text(texts: tuple[str, ...], batch_size: int) -> FloatArray:
-        rows = [known.setdefault(len(text), encode([text], batch_size=batch_size)) for text in texts]
+        rows = [known.setdefault(len(text.split()), encode([text], batch_size=batch_size)) for text in texts]
         return np.concatenate(rows)
 
     vars(model)["encode_text"] = encode_text

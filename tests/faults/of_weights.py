@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from siglip_onnx.runtime import Siglip
@@ -16,7 +15,7 @@ from siglip_onnx.runtime.contract import Precision, Role
 from siglip_onnx.validate import Rung
 
 from ..conftest import rewrite
-from .edits import Change, graph_path, in_weights, stored
+from .edits import Change, Graph, in_graph, in_weights, stored
 from .fault import SEED, Fault, Group
 
 Array = NDArray[Any]
@@ -110,16 +109,12 @@ def _nan_in_one_row(folder: Path) -> None:
         weights["tokens"][token] = np.nan
 
 
-def _offsets_swapped(folder: Path) -> None:
+def _offsets_swapped(graph: Graph) -> None:
     """The graph reads one matrix where the other lies."""
-    path = graph_path(folder, Role.VISION)
-    model = onnx.load(path, load_external_data=False)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     one, other = (tensors[f"layers.{layer}.mlp.fc1.weight"].external_data for layer in (1, 2))
     places = [next(entry for entry in tensor if entry.key == "offset") for tensor in (one, other)]
     places[0].value, places[1].value = places[1].value, places[0].value
-    path.write_bytes(model.SerializeToString())
-    rewrite(folder)
 
 
 def _data(folder: Path) -> Path:
@@ -165,7 +160,7 @@ FAULTS: Final = (
     _fault("patch kernels read pixel by pixel", in_weights(Role.VISION, _patches_by_pixel), Role.VISION),
     _fault("one bit of one weight flipped", in_weights(Role.VISION, _one_bit), Role.VISION),
     _fault("one NaN row", _nan_in_one_row, Role.TEXT),
-    _fault("offsets of two weights exchanged", _offsets_swapped, Role.VISION),
+    _fault("offsets of two weights exchanged", in_graph(Role.VISION, _offsets_swapped), Role.VISION),
     Fault("one bit of a data file flipped", Group.WEIGHTS, Rung.CONTRACT, _damaged),
     _fault("data file cut in half", _cut, Role.VISION, caught=Rung.CONTRACT),
 )

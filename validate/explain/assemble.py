@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -87,15 +87,14 @@ def hybrid(ours: Net, theirs: Net, chosen: Iterable[Segment], types: Mapping[str
                 casts[name] = _cast(name, _RAISED + name, TensorProto.FLOAT if _is_float(types[name]) else None)
             return _RAISED + name
 
-        nodes += [renamed(theirs.nodes[i], read, lambda name: _RAISED + name) for i in segment.theirs]
+        nodes += [_raised(theirs.nodes[i], read) for i in segment.theirs]
     back = [_cast(_RAISED + name, name, helper.np_dtype_to_tensor_dtype(types[name])) for name in raised]
     tensors = [stored(ours, name) for name in ours.weights]
     taken = {i for segment in chosen for i in segment.theirs}
     tensors += [stored(theirs, name, _RAISED + name) for name in _weights(theirs, taken)]
     nodes = _sorted([*nodes, *casts.values(), *back], {*ours.inputs, *(tensor.name for tensor in tensors)})
-    for place, node in enumerate(nodes):
-        node.name = f"{node.name}/{place}"  # nodes of both graphs have the same names
-    return _model(ours, nodes, tensors, list(ours.model.graph.input), [_untyped(ours.embedding)], theirs)
+    shapes = list(ours.model.graph.value_info)
+    return _model(ours, nodes, tensors, list(ours.model.graph.input), [_untyped(ours.embedding)], shapes, theirs)
 
 
 def stored(net: Net, name: str, new_name: str | None = None) -> TensorProto:
@@ -156,7 +155,8 @@ def _whole(
     own = {value.name: value for value in net.model.graph.output}
     given = [own.get(name) or _untyped(name) for name in dict.fromkeys([*outputs, *own])]
     tensors = [stored(net, name) for name in net.weights]
-    return _model(net, nodes, tensors, [*net.model.graph.input, *more], given)
+    shapes = list(net.model.graph.value_info)  # without them providers fuse less, and compute something else
+    return _model(net, nodes, tensors, [*net.model.graph.input, *more], given, shapes)
 
 
 def _model(
@@ -165,9 +165,10 @@ def _model(
     tensors: Sequence[TensorProto],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
+    known: Sequence[onnx.ValueInfoProto] = (),
     other: Net | None = None,
 ) -> onnx.ModelProto:
-    graph = helper.make_graph(nodes, "part", inputs, outputs, tensors)
+    graph = helper.make_graph(nodes, "part", inputs, outputs, tensors, value_info=known)
     opsets = {entry.domain: entry.version for n in (other, net) if n for entry in n.model.opset_import}
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     functions = {(f.domain, f.name): f for n in (other, net) if n for f in n.model.functions}
@@ -183,6 +184,12 @@ def _weights(net: Net, nodes: Iterable[int]) -> list[str]:
 def _untyped(name: str) -> onnx.ValueInfoProto:
     """An output whose type is what the nodes make it."""
     return onnx.ValueInfoProto(name=name)
+
+
+def _raised(node: onnx.NodeProto, read: Callable[[str], str]) -> onnx.NodeProto:
+    copy = renamed(node, read, lambda name: _RAISED + name)
+    copy.name = _RAISED + node.name
+    return copy
 
 
 def _cast(name: str, new_name: str, to: int | None) -> onnx.NodeProto:
@@ -207,4 +214,3 @@ def _sorted(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto
         done += ready
         waiting = [(node, needs - made) for node, needs in waiting if needs]
     return done
-

@@ -144,8 +144,9 @@ class Bench:
     def _visible(self, side: Side, names: Sequence[str]) -> list[str]:
         """Halved until it is known which values are inside of something that the provider fuses."""
         try:
-            for _ in self.look(side, names, [0]):
-                return list(names)
+            for _ in self.look(side, names):
+                continue
+            return list(names)
         except (ChangedError, SiglipOnnxError):
             pass
         if len(names) < 2:
@@ -171,7 +172,7 @@ def trusted_model(artifact: Artifact, options: SessionOptions) -> Siglip:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Link weights, which takes no room, or copy them where there are no links; symbolic ones are refused by runtimes."""
+    """Link weights, which takes no room, or copy them; ONNX Runtime refuses symbolic links out of a folder."""
     try:
         os.link(source, target)
     except OSError:

@@ -5,7 +5,7 @@ Errors that come from before do not count, since the trusted nodes are given the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -63,10 +63,10 @@ class Measured:
     """
 
     segments: list[Segment]
-    own: dict[Segment, Own]
-    types: dict[str, np.dtype[Any]]
-    hidden: tuple[str, ...] = ()
-    looked_through: tuple[str, ...] = ()
+    own: dict[Segment, Own] = field(default_factory=dict)
+    types: dict[str, np.dtype[Any]] = field(default_factory=dict)
+    hidden: list[str] = field(default_factory=list)
+    looked_through: list[str] = field(default_factory=list)
     unseen: list[Segment] = field(default_factory=list)
 
 
@@ -85,15 +85,45 @@ def measure(bench: Bench, shared: Sequence[str]) -> Measured:
         bench: Both towers.
         shared: Names of the values that both compute.
     """
-    judged, trusted = bench.judged.net, bench.trusted.net
+    judged = bench.judged.net
     seen = bench.visible(bench.judged, [name for name in shared if name != judged.embedding])
     seen.append(judged.embedding)
-    known = Measured(segments(judged, trusted, seen), {}, {}, tuple(n for n in shared if n not in seen))
+    known = Measured(segments(judged, bench.trusted.net, seen), hidden=[name for name in shared if name not in seen])
     _measure(bench, known, known.segments)
+    _settle(bench, known)
+    stood: set[Segment] = set()
     for _ in range(_ROUNDS):
-        if not _look_through(bench, known):
+        undone = _undone(bench, known, stood)
+        if not undone:
             break
+        known.looked_through += undone
+        _without(bench, known, undone)
+        _settle(bench, known)
     return known
+
+
+def _settle(bench: Bench, known: Measured) -> None:
+    """Join segments that cannot be looked at to their neighbours, until all can be or none is left to join."""
+    for _ in range(_ROUNDS):
+        ends = {bench.judged.net.embedding, *bench.judged.net.inputs}
+        gone = {name for segment in known.unseen for name in (*segment.outputs, *segment.inputs)} - ends
+        if not gone:
+            return
+        known.hidden += sorted(gone)
+        _without(bench, known, gone)
+
+
+def _without(bench: Bench, known: Measured, gone: Collection[str]) -> None:
+    """Cut the graphs anew, without some values, and measure what is new."""
+    known.segments = _cut_without(bench, known, gone)
+    known.own = {segment: own for segment, own in known.own.items() if segment in known.segments}
+    known.unseen = []
+    _measure(bench, known, [segment for segment in known.segments if segment not in known.own])
+
+
+def _cut_without(bench: Bench, known: Measured, gone: Collection[str]) -> list[Segment]:
+    kept = [name for segment in known.segments for name in segment.outputs if name not in gone]
+    return segments(bench.judged.net, bench.trusted.net, kept)
 
 
 def _measure(bench: Bench, known: Measured, some: Sequence[Segment]) -> None:
@@ -152,15 +182,17 @@ def _chunks(bench: Bench, some: Sequence[Segment]) -> Iterator[list[Segment]]:
         yield [by_first[name] for name in names]
 
 
+def peers_of(bench: Bench, known: Measured, segment: Segment) -> list[float]:
+    """How far off the other segments of the same operators are."""
+    operators = bench.trusted.net.operators
+    kind = operators(segment.theirs)
+    return [own.error for s, own in known.own.items() if s is not segment and operators(s.theirs) == kind]
+
+
 def limit_of(bench: Bench, known: Measured, segment: Segment) -> float:
     """How far a segment may be off by itself."""
     least, most = LIMITS[bench.judged.precision]
-    kind = bench.trusted.net.operators(segment.theirs)
-    peers = [
-        own.error
-        for other, own in known.own.items()
-        if other is not segment and bench.trusted.net.operators(other.theirs) == kind
-    ]
+    peers = peers_of(bench, known, segment)
     return float(np.clip(JUMP * np.median(peers), least, most)) if peers else most
 
 
@@ -169,33 +201,29 @@ def suspects(bench: Bench, known: Measured) -> list[Segment]:
     return [s for s in known.segments if s in known.own and known.own[s].error > limit_of(bench, known, s)]
 
 
-def _look_through(bench: Bench, known: Measured) -> bool:
-    """Give up the values that are only in another form: the nodes behind undo it. Whether there were any.
+def _undone(bench: Bench, known: Measured, stood: set[Segment]) -> list[str]:
+    """Values that are only in another form: the nodes behind undo it.
 
     Smoothing, for one, divides the channels of a norm and multiplies the weights behind it: each of the two is off by
     itself, and both together are right. A fault is not mended by what is behind it, which treats it as it should.
+
+    Args:
+        bench: Both towers.
+        known: Their segments and errors.
+        stood: Segments that were tried before, to which those are added that are off.
     """
     off = suspects(bench, known)
     behind_others = {name for segment in off for name in segment.outputs}
-    heads = [s for s in off if behind_others.isdisjoint(s.inputs) and bench.judged.net.embedding not in s.outputs]
+    heads = [s for s in off if s not in stood and behind_others.isdisjoint(s.inputs)]
+    heads = [s for s in heads if bench.judged.net.embedding not in s.outputs]
     if not heads:
-        return False
-    gone = {name for segment in heads for name in segment.outputs}
-    kept = [name for segment in known.segments for name in segment.outputs if name not in gone]
-    merged = [s for s in segments(bench.judged.net, bench.trusted.net, kept) if s not in known.own]
-    trial = Measured(merged, {}, known.types)
-    _measure(bench, trial, merged)
-    undone = [head for head in heads if _is_undone(bench, known, trial, head)]
-    if not undone:
-        return False
-    names = {name for segment in undone for name in segment.outputs}
-    kept = [name for segment in known.segments for name in segment.outputs if name not in names]
-    known.segments = segments(bench.judged.net, bench.trusted.net, kept)
-    known.looked_through += tuple(sorted(names))
-    known.own = {s: own for s, own in (known.own | trial.own).items() if s in known.segments}
-    missing = [s for s in known.segments if s not in known.own and s not in known.unseen]
-    _measure(bench, known, missing)
-    return True
+        return []
+    merged = _cut_without(bench, known, {name for segment in heads for name in segment.outputs})
+    trial = Measured([s for s in merged if s not in known.own])
+    _measure(bench, trial, trial.segments)
+    known.types |= trial.types
+    stood.update(head for head in heads if not _is_undone(bench, known, trial, head))
+    return sorted(name for head in heads if head not in stood for name in head.outputs)
 
 
 def _is_undone(bench: Bench, known: Measured, trial: Measured, head: Segment) -> bool:

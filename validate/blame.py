@@ -1,0 +1,119 @@
+"""Why a cell fails: what `explain` needs, from the same job that the cell was judged by."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.artifact import Artifact, verdict_of
+from ..runtime.contract import Precision, Provider, Role, Verdict
+from . import metrics
+from .cell import Job
+from .explain import Explanation, explain
+from .gate_file import Gates
+from .ladder import Ladder, Progress
+from .report import Report
+from .run import Terms, prepared
+from .samples import Samples
+from .subject import is_artifact, open_subject
+
+Array = NDArray[Any]
+_WORST: Final = 4  # rows of each tower that are looked at
+
+
+def blame(job: Job, report: Report, folder: Path, *, progress: Progress) -> Explanation:
+    """Look for the node that is to blame for a report's FAIL, and leave what shows it in a folder.
+
+    Raises:
+        SiglipOnnxError: As `validate`, and as `explain`.
+    """
+    subject = open_subject(job, report.precision, report.provider)
+    gates = Gates.read(job.gates) if job.gates else Gates()
+    terms = Terms(gates, dialect=job.dialect, without=subject.without, answers=job.answers)
+    samples = Samples.read(job.data, job.data_options)
+    ladder = prepared(subject.model, job.checkpoint, samples, terms, progress=progress)
+    worst = {role: _worst(ladder, role) for role in ladder.towers}
+
+    def enough(role: Role, found: Array) -> bool:
+        return _would_pass(ladder, worst[role], found)
+
+    rows = {role: some.inputs for role, some in worst.items()}
+    with _trusted(job, ladder, progress) as trusted:
+        return explain(subject.model, trusted, rows, report, folder, enough=enough, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a tower that are furthest off.
+
+    Attributes:
+        inputs: As the graphs take them.
+        wanted: The reference's embeddings of them, [rows, size].
+        mean: The mean of the reference's embeddings of all rows, of length 1 each.
+    """
+
+    inputs: Array
+    wanted: Array
+    mean: Array
+
+
+def _worst(ladder: Ladder, role: Role) -> _Rows:
+    try:
+        tower = ladder.tower(role)
+        cosines = metrics.row_cosines(tower.found, tower.wanted)
+        chosen = np.argsort(np.nan_to_num(cosines, nan=-np.inf), kind="stable")[:_WORST].tolist()
+    except Exception:  # a tower that does not run: then any rows will do to find out why
+        chosen = list(range(_WORST))
+    inputs, wanted = dict[int, Array](), list[Array]()
+    for number, (theirs, given, _) in enumerate(ladder.inputs(role)):
+        wanted.append(ladder.answers.embeddings(role, theirs[None])[0])
+        if number in chosen:
+            inputs[number] = given
+    every = np.stack(wanted)
+    return _Rows(np.stack([inputs[i] for i in chosen]), every[chosen], metrics.unit(every).mean(0))
+
+
+def _would_pass(ladder: Ladder, rows: _Rows, found: Array) -> bool:
+    """Whether embeddings are within the limits of EMBEDDINGS."""
+    gate, wanted = ladder.gate, rows.wanted
+    if found.shape != wanted.shape or not np.isfinite(found).all():
+        return False
+    if ladder.model.contract.embedding.normalized:
+        wanted = metrics.unit(wanted).astype(np.float32)
+    return bool(
+        metrics.row_cosines(found, wanted).min() >= gate.cosine
+        and metrics.centred_cosines(found, wanted, rows.mean).min() >= gate.centred_cosine
+        and metrics.relative_error(found, wanted) <= gate.relative_error
+    )
+
+
+@contextmanager
+def _trusted(job: Job, ladder: Ladder, progress: Progress) -> Iterator[Artifact]:
+    """The artifact itself where its fp32 graphs have passed on the CPU, else the checkpoint exported anew."""
+    model = ladder.model
+    base = model.contract.variant(Precision.FP32) if is_artifact(job.artifact) else None
+    is_base = (model.precision, model.options.provider) == (Precision.FP32, Provider.CPU)
+    passed = base is not None and verdict_of(base, model.contract, Provider.CPU) is Verdict.PASS
+    if (passed and not is_base) or ladder.source is None:
+        yield model.artifact
+        return
+    from ..exporter.options import ExportOptions, ImageInput
+    from ..exporter.run import export
+
+    contract = model.contract
+    options = ExportOptions(
+        dialect=ladder.source.weights.dialect,
+        image_size=contract.image.height if contract.image.resize == "stretch" else None,
+        batch=contract.batch,
+        normalized=contract.embedding.normalized,
+        image_input=ImageInput(contract.image.input),
+    )
+    with tempfile.TemporaryDirectory(prefix="siglip-onnx-trusted-") as folder:
+        yield export(str(job.checkpoint), Path(folder) / "artifact", options, progress=progress)
