@@ -32,8 +32,8 @@ from .consumers import Json
 _AXES: Final = {"text_batch": "text_batch_size", "image_batch": "image_batch_size"}
 _CALLS: Final = {
     "optimum": (
-        "`validate_model_outputs` of optimum-onnx {version}, joint graph against PyTorch; sequence length 64, all else by "
-        "default (random inputs, 1e-5). On a difference its command line warns, and ends as if there were none."
+        "`validate_model_outputs` of optimum-onnx {version}, joint graph against PyTorch; sequence length 64, all else "
+        "by default (random inputs, 1e-5). On a difference its command line warns, and ends as if there were none."
     ),
     "Polygraphy": (
         "`Comparator.run` and `compare_accuracy` of Polygraphy {version}, good tower against faulty tower in ONNX "

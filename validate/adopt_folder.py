@@ -105,6 +105,8 @@ def look(path: Path) -> Place:
     """
     if path.is_file():
         return Place(path.parent, _OPTIMUM if _OPTIMUM.fits(path.parent) else _BARE, (path.name,))
+    if not path.is_dir():
+        raise ArtifactError(f"There is no folder {path}.", "Name an artifact, or a folder of ONNX files.")
     for kind in _KINDS:
         if kind.fits(path):
             found = sorted(file for pattern in kind.graphs for file in path.glob(pattern))
@@ -175,7 +177,7 @@ def mapped(place: Path, mapping: Mapping, asked: Precision | None) -> Chosen:
         )
     vision, text = towers[Role.VISION], towers[Role.TEXT]
     joint = vision if vision.graph.path == text.graph.path and vision.complete else None
-    return Chosen(precision, towers, joint)
+    return Chosen(precision, towers, joint, tuple(_notes((), towers, precision)))
 
 
 def found_precisions(place: Place) -> tuple[Precision, ...]:
@@ -240,7 +242,7 @@ def _guesses(pools: dict[Role, list[Found]]) -> Iterator[TowerMap]:
 def _notes(found: Sequence[Found], towers: dict[Role, Found], precision: Precision) -> Iterator[str]:
     for role, graph in towers.items():
         if graph.precision != precision:
-            yield f"There is no {precision} {role} tower, so {graph.graph.path} ({graph.precision}) stands in for it."
+            yield f"{role}: {graph.graph.path} is {graph.precision}, and is judged with the other tower as {precision}."
     if len({graph.graph.path for graph in towers.values()}) == 1:
         yield f"{towers[Role.VISION].graph.path} has both towers: while one runs, the other is given one blank row."
     for graph in found:

@@ -72,8 +72,8 @@ def which(what: str, vision: TowerMap, text: TowerMap) -> ArtifactError:
         vision: The likeliest vision tower.
         text: The likeliest text tower.
     """
-    lines = (f"{role} = {_inline(tower)}" for role, tower in (("vision", vision), ("text", text)))
-    return ArtifactError(what, "\n".join(("Say which is meant in a file for --mapping, such as:", *lines)))
+    lines = (f"a line {role} = {_inline(tower)}" for role, tower in (("vision", vision), ("text", text)))
+    return ArtifactError(what, f"Say which is meant in a file for --mapping, such as one with {' and '.join(lines)}.")
 
 
 def _inline(tower: TowerMap) -> str:

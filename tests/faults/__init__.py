@@ -16,18 +16,17 @@ from .fault import Fault
 
 __all__ = ["EVERY", "FAULTS", "in_contract"]
 
-EVERY: Final = {
-    fault.name: fault
-    for fault in (
-        *of_weights.FAULTS,
-        *of_weights.QUANTIZED,
-        *of_graphs.FAULTS,
-        *of_inputs.FAULTS,
-        *of_runtime.FAULTS,
-        *of_data.FAULTS,
-        *of_reports.FAULTS,
-    )
-}
+_ALL: Final = (
+    *of_weights.FAULTS,
+    *of_weights.QUANTIZED,
+    *of_graphs.FAULTS,
+    *of_inputs.FAULTS,
+    *of_runtime.FAULTS,
+    *of_data.FAULTS,
+    *of_reports.FAULTS,
+)
+EVERY: Final = {fault.name: fault for fault in _ALL}
+assert len(EVERY) == len(_ALL), "two faults have one name"
 # One of each sort that an artifact of fp32 alone can have, for the tests that run every time.
 _USUAL: Final = (
     "pad id 0",

@@ -33,8 +33,11 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="siglip-onnx-faults-") as folder:
-        bench = make_bench(Path(folder) / "good")
-        code = _clean(bench, asked.clean) if asked.clean else _faults(bench, asked)
+        place = Path(folder) / "good"
+        if asked.clean:
+            code = _clean(make_bench(place, clean.DERIVED), asked.clean)
+        else:
+            code = _faults(make_bench(place), asked)
     print(f"{time.monotonic() - started:.0f} seconds")
     return code
 

@@ -16,6 +16,18 @@ BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 TOOLS: Final = ("optimum", "Polygraphy", "torch.onnx")
 CONTROL: Final = "none"
 _OURS: Final = 3  # columns that need no other tool
+_INTRODUCTION: Final = """\
+## Seeded faults
+
+Each of these {count} defects is put into a copy of the bundled model's artifact, of its data or reports, or into the
+loaded runtime (tests/faults), and a verdict is asked for on a dozen pictures. The third column is the rung that found it
+first, or the error that refused it. `python -m tests.faults --check` (a part of `make test-gate`) does all that again
+and fails if a row is another one by then. `--clean 200` judges what has no fault as often, over samples of 12 to 32
+pictures, one and two threads, fp32 and int8; a single FAIL fails it.
+
+The last three columns say what other tools make of the same graphs, each as it compares by default, where the fault is
+one of a tower's graph or weights; they look at nothing else. `python -m interop.faults_elsewhere` asks them.
+"""
 
 Table = list[list[str]]
 
@@ -36,10 +48,11 @@ def _answers(answers: Mapping[str, Mapping[str, str]], name: str) -> list[str]:
 
 
 def render(table: Table, elsewhere: Mapping[str, Any]) -> str:
-    """The table in Markdown, and below it how the other tools were called."""
+    """The section in Markdown: what it is, the table, and how the other tools were called."""
     head = ("fault", "where it is made", "found by", *TOOLS)
     lines = [_line(head), _line(["---"] * len(head)), *map(_line, table)]
-    return "\n".join([*lines, "", *(f"{tool}: {call}" for tool, call in elsewhere.get("calls", {}).items())]).rstrip()
+    calls = [f"- {tool}: {call}" for tool, call in elsewhere.get("calls", {}).items()]
+    return "\n".join([_INTRODUCTION.format(count=len(table) - 1), *lines, "", *calls]).rstrip()
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -58,9 +71,18 @@ def write(text: str, page: Path = PAGE) -> None:
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
 
 
+def on_page(page: Path = PAGE) -> Table:
+    """The rows that the page has."""
+    text = page.read_text("utf-8")
+    before, after = _around(text)
+    inside = text[len(before) : len(text) - len(after)]
+    rows = [line[2:-2].split(" | ") for line in inside.splitlines() if line.startswith("| ")]
+    return rows[2:]
+
+
 def differences(table: Table, asked: bool, page: Path = PAGE) -> list[str]:
     """Names of faults whose row on the page is another one; only our own columns count where others were not asked."""
-    known = {row[0]: row for row in _on_page(page.read_text("utf-8"))}
+    known = {row[0]: row for row in on_page(page)}
     new = {row[0]: row for row in table}
     width = None if asked else _OURS
     return [name for name in {**known, **new} if known.get(name, [])[:width] != new.get(name, [])[:width]]
@@ -72,10 +94,3 @@ def _around(text: str) -> tuple[str, str]:
     if not begin or not end:
         raise SystemExit(f"docs/parity.md has no place for the table: {BEGIN} and {END}.")
     return before, after
-
-
-def _on_page(text: str) -> Table:
-    before, after = _around(text)
-    inside = text[len(before) : len(text) - len(after)]
-    lines = [line for line in inside.splitlines() if line.startswith("| ")]
-    return [line[2:-2].split(" | ") for line in lines[2:]]

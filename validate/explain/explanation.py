@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
@@ -132,8 +133,8 @@ class Explanation:
         """Read what `to_json` wrote; raises msgspec.DecodeError for anything else."""
         return msgspec.json.decode(data, type=Explanation)
 
-    def describe(self) -> str:
-        """The explanation for a terminal."""
+    def describe(self, folder: Path | None = None) -> str:
+        """The explanation for a terminal; with the folder that it lies in, the script is named in full."""
         lines = [f"Why {self.artifact} at {self.precision} on {self.provider} fails", ""]
         lines += _item("fails first", f"{self.rung}, {self.check}" if self.check else self.rung)
         for role, state in self.towers.items():
@@ -144,7 +145,7 @@ class Explanation:
         if self.remedy is not None:
             lines += _item("would mend it", _remedy(self.remedy))
         if self.replay:
-            lines += _item("shown by", f"python {self.replay}/replay.py")
+            lines += _item("shown by", f"python {Path(folder or '') / self.replay / 'replay.py'}")
         for note in self.notes:
             lines += _item("note", note)
         return "\n".join(lines)

@@ -22,7 +22,10 @@ SCRIPT: Final = "replay.py"
 _LARGEST: Final = 1 << 30  # bytes; a protobuf ends at twice that
 _SECONDS: Final = 300
 
-_SCRIPT: Final = '''"""Run {nodes} alone and say how far off it is; exit code 1 if that is too much."""
+_SCRIPT: Final = '''"""Run nodes by themselves and say how far off they are; exit code 1 if that is too much.
+
+{nodes}
+"""
 
 import pathlib
 import sys
@@ -33,10 +36,11 @@ import {module}
 folder = pathlib.Path(__file__).parent
 inputs, expected = (dict(np.load(folder / name)) for name in ("{inputs}", "{expected}"))
 {run}
-error = max(
+errors = [
     np.abs(ours - right).max() / (np.abs(right).max() or 1.0) if ours.shape == right.shape else np.inf
     for ours, right in zip(found, expected.values())
-)
+]
+error = np.max(errors)
 print(f"off by {{error:.3g}} of the largest element, where {limit:.3g} would do")
 sys.exit(0 if error <= {limit!r} else 1)  # a NaN is not
 '''
@@ -80,7 +84,7 @@ def _write(path: Path, arrays: dict[str, Any]) -> None:
 def _script(scene: Scene, limit: float) -> str:
     judged = scene.bench.judged
     provider = judged.options.provider
-    nodes = " and ".join(judged.net.names(scene.segment.ours)[:2])
+    nodes = "\n".join(judged.net.names(scene.segment.ours))
     if provider in (Provider.OPENVINO, Provider.OPENVINO_ORT):
         module, run = "openvino", _OPENVINO
         name, hint = PROVIDERS[Provider.OPENVINO].name, str(judged.options.hint or HINTS[judged.precision])

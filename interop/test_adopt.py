@@ -1,0 +1,98 @@
+"""Exports that other tools made are judged as ours are, by the checkpoint that they come from.
+
+Optimum's folder is what `optimum-cli export onnx` writes. The folder of transformers.js is made as its
+scripts/convert.py and scripts/quantize.py make it (`optimum_exports.py` says how): each tower exported by Optimum,
+`_quantized` by ONNX Runtime's dynamic quantizer and `_fp16` by its float16 converter. Only its tokenizer.json is ours,
+since neither transformers 4 nor Optimum writes one for SigLIP.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from siglip_onnx.exporter.checkpoint import Checkpoint
+from siglip_onnx.exporter.run import write_files
+from siglip_onnx.runtime.contract import Precision, Provider, Role, Verdict
+from siglip_onnx.validate import Report, validate
+from siglip_onnx.validate.adopt import adopt, precisions
+from siglip_onnx.validate.cell import Job
+from siglip_onnx.validate.report import Rung
+from siglip_onnx.validate.subject import open_subject
+from tests.conftest import CHECKPOINT, FEW, files
+
+from . import consumers, environments
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundled checkpoint, exported by both tools."""
+    folder = tmp_path_factory.mktemp("foreign")
+    places = {"optimum": folder / "optimum", "transformers_js": folder / "transformers.js"}
+    job = {"checkpoint": str(CHECKPOINT), **{name: str(place) for name, place in places.items()}}
+    consumers.python(environments.python("optimum"), "optimum_exports.py", job, folder)
+    (folder / "ours").mkdir()
+    write_files(Checkpoint.open(CHECKPOINT), folder / "ours")
+    shutil.copy(folder / "ours" / "tokenizer.json", places["transformers_js"])
+    return places
+
+
+def judged(folder: Path, pairs: Path, precision: Precision = Precision.FP32) -> Report:
+    job = Job(folder, str(CHECKPOINT), folder.parent / "answers")
+    subject = open_subject(job, precision, Provider.CPU)
+    terms = replace(FEW, without=subject.without)
+    return validate(subject.model, CHECKPOINT, pairs, terms, progress=lambda step: None).report
+
+
+def test_optimums_export_passes_and_is_left_as_it_is(foreign: dict[str, Path], pairs: Path) -> None:
+    folder = foreign["optimum"]
+    before = files(folder)
+    adopted = adopt(folder, Checkpoint.open(CHECKPOINT))
+    assert (adopted.kind, adopted.precision) == ("optimum", Precision.FP32)
+    assert (adopted.has_tokenizer, adopted.has_preprocessor, adopted.has_joint) == (False, True, True)
+    assert adopted.artifact.path("spiece.model").parent == folder
+    report = judged(folder, pairs)
+    report.require_pass()
+    assert {Rung.PIXELS, Rung.BATCH} <= set(report.due)
+    assert Rung.TOKENS not in report.due
+    assert any(check.name.startswith("joint graph") for check in report.checks)
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
+def test_what_transformers_js_opens_passes_at_each_precision(
+    foreign: dict[str, Path], pairs: Path, precision: Precision
+) -> None:
+    folder = foreign["transformers_js"]
+    assert precisions(folder) == (Precision.FP32, Precision.FP16, Precision.INT8)
+    adopted = adopt(folder, Checkpoint.open(CHECKPOINT), precision)
+    suffix = {Precision.FP16: "_fp16", Precision.INT8: "_quantized"}.get(precision, "")
+    graphs = adopted.artifact.contract.variants[0].graphs
+    assert {role: graph.path for role, graph in graphs.items()} == {
+        Role.VISION: f"onnx/vision_model{suffix}.onnx",
+        Role.TEXT: f"onnx/text_model{suffix}.onnx",
+    }
+    report = judged(folder, pairs, precision)
+    report.require_pass()
+    assert Rung.TOKENS in report.due
+
+
+def test_a_defect_in_optimums_export_is_found(foreign: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(foreign["optimum"], tmp_path / "broken"))
+    model = onnx.load(folder / "model.onnx")
+    name = next(t.name for t in model.graph.initializer if t.name.endswith("text_model.head.bias"))
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(tensor)), name))
+    onnx.save(model, folder / "model.onnx")
+    report = judged(folder, pairs)
+    failed = {
+        check.name.split()[0]
+        for check in report.checks
+        if check.rung is Rung.EMBEDDINGS and check.verdict is Verdict.FAIL
+    }
+    assert (report.verdict, failed) == (Verdict.FAIL, {"text"})
