@@ -50,9 +50,8 @@ def _faults(bench: Bench, asked: argparse.Namespace) -> int:
         print(_told(EVERY[name], result), flush=True)
     missed = [fault.name for fault in chosen if not is_caught(fault, found[fault.name])]
     print(f"{len(chosen)} faults, {len(missed)} not found where they must be{_listed(missed)}")
-    if asked.names:
-        return int(bool(missed))
-    return int(bool(missed or _page(chosen, found, asked)))
+    other = [] if asked.names else _page(chosen, found, asked)
+    return int(bool(missed or other))
 
 
 def _page(chosen: Sequence[Fault], found: dict[str, Found], asked: argparse.Namespace) -> list[str]:
