@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,11 +16,13 @@ import pytest
 
 from siglip_onnx.quantize import Int8, quantize
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.artifact import verdict_of
+from siglip_onnx.runtime.artifact import verdict_of, write_contract
 from siglip_onnx.runtime.contract import Precision, Provider, Verdict
+from siglip_onnx.runtime.errors import ArtifactError
 from siglip_onnx.validate import Terms, matrix, store, validate
 from siglip_onnx.validate.cell import Job, Task
 from siglip_onnx.validate.matrix import Plan, run_matrix
+from siglip_onnx.validate.matrix_files import store_cells
 from siglip_onnx.validate.matrix_report import Matrix
 
 from .conftest import CHECKPOINT, Run, cli, quiet
@@ -142,7 +148,102 @@ def test_a_crash_is_that_cells_fail(
 def test_a_hang_is_that_cells_fail(known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "sleep 600")
     task, folder = Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell"
-    assert "did not end within 2 seconds" in str(matrix._process(task, folder, 2.0, quiet))
+    assert "did not end within 2 seconds" in str(matrix.Processes().run(task, folder, 2.0, quiet))
+
+
+def test_an_optional_cell_that_crashes_fails_the_gate(
+    known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "kill -SEGV $$")
+    plan = Plan((Precision.INT8,), (Provider.CPU,), optional=frozenset({Provider.CPU}))
+    assert run_matrix(known, plan, {}, progress=quiet).matrix.verdict is Verdict.FAIL
+
+
+def test_what_a_dead_cell_has_started_does_not_keep_the_gate_waiting(
+    known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "sleep 300 & kill -SEGV $$")
+    started = time.monotonic()
+    said = matrix.Processes().run(Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell", 60.0, quiet)
+    assert "SIGSEGV" in str(said)
+    assert time.monotonic() - started < 20
+
+
+def test_a_cell_that_ends_well_without_a_report_is_no_pass(
+    known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "exit 0")
+    found = run_matrix(known, Plan((Precision.INT8,), (Provider.CPU,)), {}, progress=quiet).matrix
+    assert (found.verdict, found.cells[0].report) == (Verdict.FAIL, None)
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_gate_that_is_stopped_leaves_no_process_behind(
+    both: Path, tmp_path: Path, signal_sent: signal.Signals
+) -> None:
+    command = (sys.executable, "-m", "siglip_onnx", "validate", both, "--reference", CHECKPOINT, "--precisions", "all")
+    with subprocess.Popen(
+        [*map(str, command), "--report", str(tmp_path / "r")], stderr=subprocess.DEVNULL
+    ) as gate_process:
+        deadline = time.monotonic() + 60
+        while not (cells := _cells_of(gate_process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert cells
+        gate_process.send_signal(signal_sent)
+        assert gate_process.wait(20) != 0
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in cells) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in cells)
+
+
+def _cells_of(pid: int) -> list[int]:
+    """Processes that a gate has started (Linux alone tells)."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in children.read_text().split()]
+    return found
+
+
+def test_a_variant_that_the_last_release_had_must_be_there(both: Path, tmp_path: Path) -> None:
+    gate(both, tmp_path / "a", "--precisions", "all")
+    folder = Path(shutil.copytree(both, tmp_path / "emoji"))
+    contract = Artifact.open(folder).contract
+    write_contract(folder, replace(contract, variants=contract.variants[:1]))
+    run, found = gate(folder, tmp_path / "b", "--precisions", "all", "--baseline", tmp_path / "a" / "parity.json")
+    assert run.code == 1
+    assert found is not None
+    assert [(cell.precision, cell.verdict) for cell in found.cells] == [("fp32", "PASS"), ("int8", "FAIL")]
+
+
+def test_a_verdict_is_not_put_on_what_came_in_its_place(known: Job, both: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(both, tmp_path / "emoji"))
+    outcome = run_matrix(replace(known, artifact=folder), Plan((Precision.INT8,), (Provider.CPU,)), {}, progress=quiet)
+    in_contract("logits", bias=0.0)(folder)
+    with pytest.raises(ArtifactError, match="changed while it was judged"):
+        store_cells(folder, outcome)
+
+
+def test_a_cell_that_crashed_takes_an_earlier_pass_away(
+    known: Job, both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(both, tmp_path / "emoji"))
+    stand_in(tmp_path, monkeypatch, "kill -SEGV $$")
+    job = replace(known, artifact=folder)
+    store_cells(folder, run_matrix(job, Plan((Precision.INT8,), (Provider.CPU,)), {}, progress=quiet))
+    artifact = Artifact.open(folder)
+    variant = artifact.contract.variant(Precision.INT8)
+    assert variant is not None
+    assert verdict_of(variant, artifact.contract, Provider.CPU) is Verdict.FAIL
+    artifact.verify()
+
+
+def test_nobody_finds_the_report_of_an_earlier_run(both: Path, tmp_path: Path) -> None:
+    gate(both, tmp_path / "r", "--precisions", "fp32")
+    run, found = gate(both, tmp_path / "r", "--precisions", "fp32", "--reference", tmp_path / "nowhere")
+    assert run.code == 5
+    assert found is None
+    assert list((tmp_path / "r").iterdir()) == []
 
 
 def test_ten_variants_cost_one_run_of_the_reference(known: Job, both: Path, tmp_path: Path) -> None:

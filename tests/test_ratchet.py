@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Verdict
+from siglip_onnx.runtime.contract import Precision, Provider, Verdict, Yardstick
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Gates, Report, Rung, Terms, validate
+from siglip_onnx.validate.matrix_report import Cell, Matrix, together
 from siglip_onnx.validate.ratchet import accepted, latency, ratchet
 
 from .conftest import CHECKPOINT, Command, quiet
@@ -27,7 +28,7 @@ def changed(report: Report, name: str, **values: float) -> Report:
 
 
 def verdicts(report: Report, before: Report, data: str | None = None) -> dict[str, Verdict]:
-    return {check.name: check.verdict for check in ratchet(report.checks, before, data or report.data.sha256)}
+    return {check.name: check.verdict for check in ratchet(report.checks, before, data or report.data.sha256, report.against)}
 
 
 def test_the_same_release_again_passes(artifact: Path, before: Report) -> None:
@@ -49,8 +50,37 @@ def test_what_would_still_pass_its_gate_may_not_become_worse(before: Report, nam
 
 
 def test_the_noise_of_a_measurement_is_no_regression(before: Report) -> None:
-    noisy = changed(changed(before, "difference max", value=0.004, floor=0.003), "offset", value=0.0001)
-    assert set(verdicts(noisy, changed(before, "difference max", value=0.002)).values()) == {Verdict.PASS}
+    noisy = changed(changed(before, "difference max", value=0.004), "offset", value=0.0001)
+    known = changed(before, "difference max", value=0.002, floor=0.003)
+    assert set(verdicts(noisy, known).values()) == {Verdict.PASS}
+
+
+def test_a_release_sets_itself_no_slack(before: Report) -> None:
+    """A floor of its own, however high, excuses nothing, and that of the baseline at most a quarter of the limit."""
+    worse = changed(before, "difference max", value=0.008, floor=0.019)
+    assert verdicts(worse, before)["logits: difference max"] is Verdict.FAIL
+    loose = changed(before, "difference max", floor=0.019)
+    assert verdicts(worse, loose)["logits: difference max"] is Verdict.FAIL
+
+
+def test_another_processor_rounds_otherwise_and_is_no_regression(before: Report) -> None:
+    old = next(check.value for check in before.checks if check.name == "difference max")
+    assert old is not None
+    assert set(verdicts(changed(before, "difference max", value=3 * old), before).values()) == {Verdict.PASS}
+
+
+def test_another_yardstick_proves_nothing(before: Report) -> None:
+    found = list(ratchet(before.checks, before, before.data.sha256, Yardstick.FP32))
+    assert [check.verdict for check in found] == [Verdict.INCONCLUSIVE]
+
+
+def test_a_gate_that_failed_is_no_baseline_by_its_other_cells(before: Report, tmp_path: Path) -> None:
+    good = Cell(Precision.FP32, Provider.CPU, Verdict.PASS, True, before)
+    bad = Cell(Precision.INT8, Provider.CPU, Verdict.FAIL, True, None, "It crashed.")
+    matrix = Matrix("", 0.0, "x", "y", before.data, together((good, bad)), (good, bad), {})
+    (tmp_path / "parity.json").write_bytes(matrix.to_json())
+    with pytest.raises(InputError, match="says FAIL"):
+        accepted(tmp_path / "parity.json")
 
 
 def test_a_number_that_is_no_longer_measured_fails(before: Report) -> None:

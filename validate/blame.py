@@ -57,11 +57,13 @@ class _Rows:
         inputs: As the graphs take them.
         wanted: The reference's embeddings of them, [rows, size].
         mean: The mean of the reference's embeddings of all rows, of length 1 each.
+        normalized: Whether our graph scales its embeddings to length 1.
     """
 
     inputs: Array
     wanted: Array
     mean: Array
+    normalized: bool
 
 
 def _worst(ladder: Ladder, role: Role) -> _Rows:
@@ -77,7 +79,9 @@ def _worst(ladder: Ladder, role: Role) -> _Rows:
         if number in chosen:
             inputs[number] = given
     every = np.stack(wanted)
-    return _Rows(np.stack([inputs[i] for i in chosen]), every[chosen], metrics.unit(every).mean(0))
+    chosen = [row for row in chosen if row in inputs]
+    mean, unit = metrics.unit(every).mean(0), ladder.model.embedding(role).normalized
+    return _Rows(np.stack([inputs[row] for row in chosen]), every[chosen], mean, unit)
 
 
 def _would_pass(ladder: Ladder, rows: _Rows, found: Array) -> bool:
@@ -85,7 +89,7 @@ def _would_pass(ladder: Ladder, rows: _Rows, found: Array) -> bool:
     gate, wanted = ladder.gate, rows.wanted
     if found.shape != wanted.shape or not np.isfinite(found).all():
         return False
-    if ladder.model.contract.embedding.normalized:
+    if rows.normalized:
         wanted = metrics.unit(wanted).astype(np.float32)
     return bool(
         metrics.row_cosines(found, wanted).min() >= gate.cosine

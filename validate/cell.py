@@ -8,7 +8,9 @@ before the first cell starts. What is being done goes to standard output, a line
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,7 @@ from typing import Final
 import msgspec
 
 from ..runtime.contract import Precision, Provider
-from ..runtime.errors import InconclusiveError, SiglipOnnxError
+from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ..runtime.files import write_file
 from ..runtime.options import SessionOptions
 from .gate_file import Gates
@@ -60,6 +62,13 @@ class Job:
     mapping: Path | None = None
     options: SessionOptions = field(default_factory=SessionOptions)
 
+    def check(self) -> None:
+        """Read what all cells share; raises InputError for gates or a baseline that cannot be read."""
+        if self.gates:
+            Gates.read(self.gates)
+        if self.baseline:
+            accepted(self.baseline)
+
     def terms(self, precision: Precision, provider: Provider, without: frozenset[Rung]) -> Terms:
         """What a cell's verdict depends on.
 
@@ -75,6 +84,8 @@ class Job:
                 "Take the cell out of the gate, or accept a release that has it first.",
             )
         found = before.get((precision, provider))
+        if found is None and gates.of(precision, provider).latency is not None:
+            raise InputError("A time can only be compared with that of a baseline.", "Name one with --baseline.")
         return Terms(gates, found, self.dialect, without=without, answers=self.answers)
 
 
@@ -117,7 +128,9 @@ def run(task: Task, folder: Path) -> None:
     samples = Samples.read(job.data, job.data_options)
     if not task.judge:
         prepared(subject.model, job.checkpoint, samples, terms, progress=step)
-        write_file(folder / DATA, msgspec.json.encode(record(samples)))
+        write_file(
+            folder / DATA, msgspec.json.encode(record(samples, frozen=subject.model.contract.labels is not None))
+        )
         return
     judged = validate(subject.model, job.checkpoint, samples, terms, progress=step)
     write_file(folder / REPORT, judged.report.to_json())
@@ -129,8 +142,15 @@ def _tell(step: str) -> None:
     print(step, flush=True)
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of standard input, which comes when whoever started this is gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
 def main(arguments: list[str]) -> int:
     """The process; its exit code is that of the error."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(arguments[1])
     task = decode(Path(arguments[0]).read_bytes())
     try:

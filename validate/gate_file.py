@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -27,6 +26,7 @@ DEFAULT: Final = "default"
 _KNOWN: Final = {f.name: f.type for f in fields(Gate)}
 _WHOLE: Final = frozenset({"samples"})
 _OPEN: Final = frozenset({"threshold", "confidence"})  # strictly between 0 and 1
+_LARGE: Final = 1e9  # more than any limit makes sense for; an infinity or a NaN is no less
 _SHARES: Final = frozenset({"cosine", "centred_cosine", "top1", "top5", "order"})  # between 0 and 1
 
 Changes = Mapping[str, float]
@@ -54,7 +54,7 @@ class Gates:
         try:
             data = path.read_bytes()
             tables = tomllib.loads(data.decode())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise InputError(
                 f"The gates {path} cannot be read ({error}).", "See docs/parity.md for the form."
             ) from error
@@ -97,7 +97,7 @@ def _known(path: Path, kind: str, name: str, known: list[str]) -> None:
 
 
 def _fits(name: str, value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGE:
         return False
     if name in _WHOLE:
         return isinstance(value, int) and value >= 1

@@ -23,7 +23,7 @@ class Gate:
         logit_slope: How far the slope of the logits over the reference's is from 1; it can be calibrated away.
         logit_sigma: Standard deviation of the logits once offset and slope are taken off; nothing takes it away.
         probability: Largest difference of a probability, in every bucket of the reference's.
-        flips: Share of decisions at `threshold` that may come out otherwise.
+        flips: Share of the yeses at `threshold`, of either, that may come out otherwise.
         calibration: How much the expected calibration error may grow.
         top1: Share of pictures with the reference's best label.
         top5: Mean share of the reference's five best labels among the five best.
@@ -73,7 +73,7 @@ _FP32: Final = Gate(
     logit_sigma=0.004,
     probability=0.005,
     flips=0.0,
-    calibration=1e-4,
+    calibration=1e-3,
     top1=1.0,
     top5=0.999,
     order=0.999,
@@ -92,8 +92,8 @@ _FP16: Final = Gate(
     logit_slope=0.005,
     logit_sigma=0.03,
     probability=0.05,
-    flips=0.001,
-    calibration=5e-4,
+    flips=0.01,
+    calibration=5e-3,
     top1=0.99,
     top5=0.99,
     order=0.99,
@@ -112,8 +112,8 @@ _BF16: Final = Gate(
     logit_slope=0.01,
     logit_sigma=0.1,
     probability=0.1,
-    flips=0.002,
-    calibration=1e-3,
+    flips=0.02,
+    calibration=0.01,
     top1=0.99,
     top5=0.98,
     order=0.98,
@@ -132,8 +132,8 @@ _EIGHT: Final = Gate(
     logit_slope=0.03,
     logit_sigma=0.5,
     probability=0.3,
-    flips=0.01,
-    calibration=5e-3,
+    flips=0.05,
+    calibration=0.02,
     top1=0.95,
     top5=0.95,
     order=0.95,
@@ -152,8 +152,8 @@ _FOUR: Final = Gate(
     logit_slope=0.05,
     logit_sigma=1.3,
     probability=0.7,
-    flips=0.03,
-    calibration=0.01,
+    flips=0.1,
+    calibration=0.05,
     top1=0.9,
     top5=0.9,
     order=0.9,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import Role, Yardstick
+from ..runtime.contract import Precision, Role, Yardstick
 from ..runtime.errors import ArtifactError, InputError
 from ..runtime.model import Siglip
 from ..runtime.text import fill
@@ -64,6 +65,7 @@ class Ladder:
         self.samples, self.gate, self.progress, self.without = samples, gate, progress, without
         self.frozen, self.towers = model.contract.labels, model.contract.towers
         self._asked: dict[Role, Tower | Exception] = {}
+        self.counted: dict[object, Any] = {}  # what the rungs of tasks have counted already
 
     def prepare(self) -> None:
         """Ask the reference for everything, unless its answers are known, and let go of it.
@@ -76,7 +78,8 @@ class Ladder:
         if self.answers.complete:
             return
         first = self.pixels_of(self.files[:2])
-        self.answers.outputs(Role.VISION, HIDDEN, first[:1])
+        if self.compares_hidden(Role.VISION):
+            self.answers.outputs(Role.VISION, HIDDEN, first[:1])
         for start in range(0, len(self.files), _CHUNK):
             self.progress(f"Running the reference, picture {start} of {len(self.files)}")
             self.answers.embeddings(Role.VISION, self.pixels_of(self.files[start : start + _CHUNK]))
@@ -84,7 +87,8 @@ class Ladder:
             self.answers.oracle.check(first, self.ids[:2])
         if self.baseline is None or Role.TEXT in self.towers:
             self.progress("Running the reference, texts")
-            self.answers.outputs(Role.TEXT, HIDDEN, self.ids[:1])
+            if Role.TEXT in self.towers and self.compares_hidden(Role.TEXT):
+                self.answers.outputs(Role.TEXT, HIDDEN, self.ids[:1])
             self.answers.embeddings(Role.TEXT, self.ids)
         _ = self.frozen_labels
         self.answers.save()
@@ -98,6 +102,12 @@ class Ladder:
     def baseline(self) -> Baseline | None:
         """The fp32 variant, where that is compared with."""
         return self.answers.oracle if isinstance(self.answers.oracle, Baseline) else None
+
+    def compares_hidden(self, role: Role) -> bool:
+        """Whether both our graph and what it is compared with give last_hidden_state."""
+        precisions = [self.model.precision] if self.baseline is None else [self.model.precision, Precision.FP32]
+        graphs = [self.model.artifact.graph(role, which, self.model.options.provider) for which in precisions]
+        return all(HIDDEN in {spec.name for spec in graph.outputs} for graph in graphs)
 
     @property
     def foreign(self) -> Dialect | None:
@@ -264,17 +274,12 @@ class Ladder:
         return self.model.probabilities(images, texts), metrics.sigmoid(theirs)
 
     @cached_property
-    def captions(self) -> tuple[list[int], NDArray[np.bool_]]:
-        """Rows of every caption among the texts, and which is true of which picture, [images, captions].
-
-        A caption that reads the same as one of a picture's own is true of it as well.
-        """
-        owners = [i for i, own in enumerate(self.samples.captions) for _ in own]
+    def captions(self) -> Captions:
+        """Every caption, and which is true of which picture."""
         rows = self.rows([text for own in self.samples.captions for text in own])
         kinds = np.unique(self.ids[rows], axis=0, return_inverse=True)[1].ravel()
-        truth = np.zeros((len(self.samples.captions), int(kinds.max(initial=0)) + 1), np.bool_)
-        truth[owners, kinds] = True
-        return rows, truth[:, kinds]
+        owners = np.repeat(np.arange(len(self.samples.captions)), [len(own) for own in self.samples.captions])
+        return Captions(rows, kinds, owners)
 
     @cached_property
     def class_truth(self) -> NDArray[np.bool_]:
@@ -313,6 +318,28 @@ class Ladder:
             pair = [self.answers.logits(rows, other.wanted[:64]) for rows in (tower.batched, alone)]
             moves.append(float(np.abs(pair[0] - pair[1]).max()))
         return max(moves, default=0.0)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions, the same for those that read the same.
+
+    Attributes:
+        rows: Where each stands among the texts.
+        kinds: A number for each, equal where they read the same.
+        owners: Which picture each was given to.
+    """
+
+    rows: list[int]
+    kinds: Array
+    owners: Array
+
+    def truth(self, pictures: range, captions: range) -> NDArray[np.bool_]:
+        """Which caption is true of which picture, [pictures, captions]: its own, and what reads the same as one."""
+        inside = (self.owners >= pictures.start) & (self.owners < pictures.stop)
+        true = np.zeros((len(pictures), int(self.kinds.max(initial=0)) + 1), np.bool_)
+        true[self.owners[inside] - pictures.start, self.kinds[inside]] = True
+        return np.asarray(true[:, self.kinds[captions.start : captions.stop]])
 
 
 class _Files(Sequence[Picture]):

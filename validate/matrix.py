@@ -21,21 +21,22 @@ import msgspec
 
 from ..runtime import errors, machine
 from ..runtime.contract import Precision, Provider, Verdict
-from ..runtime.errors import InconclusiveError, ParityError
+from ..runtime.errors import InconclusiveError, ParityError, ProviderError
 from . import cell as cells
 from .cell import Job, Problem, Task
 from .evidence import Evidence
 from .matrix_report import Cell, Matrix, together
 from .report import DataRecord, Report
 from .run import environment
+from .subject import precisions_of
 
-_BESIDE_WEIGHTS: Final = (
-    1_500_000_000  # bytes of a cell's process besides its graphs: PyTorch's code, pictures, buffers
-)
+# Of a cell's process besides its graphs: PyTorch's code, pictures, buffers.
+_BESIDE_WEIGHTS: Final = 1_500_000_000
 _TIMES_WEIGHTS: Final = 2  # providers keep a second copy of the weights while they arrange them
 _LAST_LINES: Final = 3
 _MEMORY: Final = Path("/proc/meminfo")
-_SECOND: Final = 1.0
+_GROUP: Final = Path("/sys/fs/cgroup")  # of a container, in its own eyes
+_LAST_WORDS: Final = 5.0  # seconds for what a process printed before it ended
 
 Progress = Callable[[str], None]
 
@@ -84,11 +85,15 @@ def run_matrix(job: Job, plan: Plan, sizes: dict[Precision, int], *, progress: P
         SiglipOnnxError: What all cells share is bad: the checkpoint, the data, the gates, the baseline.
     """
     started = time.monotonic()
+    job.check()
     with tempfile.TemporaryDirectory(prefix="siglip-onnx-gate-") as scratch:
         folder = Path(scratch)
-        data = _ask_reference(job, plan, folder / "reference", progress)
-        runner = _Runner(job, plan, sizes, folder, progress)
-        found = runner.run()
+        processes = Processes()
+        try:
+            data = _ask_reference(job, plan, folder / "reference", processes, progress)
+            found = _Runner(job, plan, sizes, folder, processes, progress).run()
+        finally:  # an interrupted gate leaves nothing running behind
+            processes.stop()
     matrix = Matrix(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
@@ -102,10 +107,11 @@ def run_matrix(job: Job, plan: Plan, sizes: dict[Precision, int], *, progress: P
     return Outcome(matrix, {cell.name: evidence for cell, evidence in found if evidence is not None})
 
 
-def _ask_reference(job: Job, plan: Plan, folder: Path, progress: Progress) -> DataRecord:
+def _ask_reference(job: Job, plan: Plan, folder: Path, processes: Processes, progress: Progress) -> DataRecord:
     """Have the reference answer everything, in a process whose memory is free again afterwards."""
-    task = Task(job, plan.precisions[0], plan.providers[0], judge=False)
-    ended = _process(task, folder, plan.timeout, progress)
+    there = [p for p in precisions_of(job) if job.checkpoint is not None or p is not Precision.FP32]
+    precision = next((p for p in plan.precisions if p in there), next(iter(there), plan.precisions[0]))
+    ended = processes.run(Task(job, precision, Provider.CPU, judge=False), folder, plan.timeout, progress)
     if (folder / cells.DATA).exists():
         return msgspec.json.decode((folder / cells.DATA).read_bytes(), type=DataRecord)
     if isinstance(ended, Problem):
@@ -116,8 +122,17 @@ def _ask_reference(job: Job, plan: Plan, folder: Path, progress: Progress) -> Da
 class _Runner:
     """Runs cells, as many at a time as fit into memory."""
 
-    def __init__(self, job: Job, plan: Plan, sizes: dict[Precision, int], folder: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        sizes: dict[Precision, int],
+        folder: Path,
+        processes: Processes,
+        progress: Progress,
+    ) -> None:
         self.plan, self.sizes, self.folder, self.progress = plan, sizes, folder, progress
+        self.processes = processes
         self.jobs = min(plan.jobs or max(1, machine.cores() // 4), len(plan.cells))
         threads = job.options.threads or max(1, machine.cores() // self.jobs)
         self.job = replace(job, options=replace(job.options, threads=threads))
@@ -126,15 +141,19 @@ class _Runner:
 
     def run(self) -> list[tuple[Cell, Evidence | None]]:
         with ThreadPoolExecutor(self.jobs) as pool:
-            return list(pool.map(self._cell, *zip(*self.plan.cells, strict=True)))
+            try:
+                return list(pool.map(self._cell, *zip(*self.plan.cells, strict=True)))
+            except BaseException:  # such as Ctrl-C, which reaches this thread alone
+                self.processes.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _cell(self, precision: Precision, provider: Provider) -> tuple[Cell, Evidence | None]:
         with self._room(_TIMES_WEIGHTS * self.sizes.get(precision, 0) + _BESIDE_WEIGHTS):
             started, folder = time.monotonic(), self.folder / f"{precision}-{provider}"
             task = Task(self.job, precision, provider)
-            ended = _process(
-                task, folder, self.plan.timeout, lambda s: self.progress(f"{precision} on {provider}: {s}")
-            )
+            name = f"{precision} on {provider}"
+            ended = self.processes.run(task, folder, self.plan.timeout, lambda s: self.progress(f"{name}: {s}"))
             cell = _cell(precision, provider, provider not in self.plan.optional, folder, ended)
         evidence = folder / cells.EVIDENCE
         found = Evidence.read(evidence) if cell.report is not None and evidence.exists() else None
@@ -158,9 +177,12 @@ def _available() -> int:
     """Bytes of memory that are free for use, where the system tells; else none, so that cells run one by one."""
     try:
         lines = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 0
+    with contextlib.suppress(OSError, ValueError):  # no limit of a container's own
+        free = min(free, int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text()))
+    return free
 
 
 def _cell(precision: Precision, provider: Provider, required: bool, folder: Path, ended: Problem | str | None) -> Cell:
@@ -169,49 +191,79 @@ def _cell(precision: Precision, provider: Provider, required: bool, folder: Path
         report = Report.from_json((folder / cells.REPORT).read_bytes())
         return Cell(precision, provider, report.verdict, True, report)
     problem = ended if isinstance(ended, str) else f"{ended.what} {ended.next_step}"
-    unsure = isinstance(ended, Problem) and ended.kind == InconclusiveError.__name__
-    absent = isinstance(ended, Problem) and ended.kind == "ProviderError" and not required
-    verdict = Verdict.INCONCLUSIVE if unsure or absent else Verdict.FAIL
-    return Cell(precision, provider, verdict, required, None, problem)
+    kind = ended.kind if isinstance(ended, Problem) else ""
+    absent = kind == ProviderError.__name__ and not required
+    verdict = Verdict.INCONCLUSIVE if absent or kind == InconclusiveError.__name__ else Verdict.FAIL
+    return Cell(precision, provider, verdict, not absent, None, problem)
 
 
-def _process(task: Task, folder: Path, timeout: float, progress: Progress) -> Problem | str | None:
-    """Run a task in a process: None if it did its work, else what it said, or how it ended."""
-    folder.mkdir()
-    (folder / "task.json").write_bytes(cells.encode(task))
-    command = [sys.executable, "-m", cells.__name__, str(folder / "task.json"), str(folder)]
-    with (
-        (folder / "stderr").open("wb") as errors_of,
-        subprocess.Popen(  # noqa: S603  this Python, with files of our own
-            command, stdout=subprocess.PIPE, stderr=errors_of, text=True, start_new_session=True
-        ) as process,
-    ):
+class Processes:
+    """The processes of a gate; none outlives it."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def stop(self) -> None:
+        """End those that run, and let no other begin."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            _kill(process)
+
+    def run(self, task: Task, folder: Path, timeout: float, progress: Progress) -> Problem | str | None:
+        """Run a task in a process: None if it did its work, else what it said, or how it ended."""
+        folder.mkdir()
+        (folder / "task.json").write_bytes(cells.encode(task))
+        process = self._start([sys.executable, "-m", cells.__name__, str(folder / "task.json"), str(folder)], folder)
         reader = threading.Thread(target=_follow, args=(process, progress), daemon=True)
         reader.start()
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            _kill(process)
             return f"It did not end within {timeout:g} seconds and was stopped."
-        except BaseException:  # the user's Ctrl-C does not reach a session of its own
-            _kill(process)
-            raise
-    if (folder / cells.ERROR).exists():
-        return msgspec.json.decode((folder / cells.ERROR).read_bytes(), type=Problem)
-    return None if code == 0 else _ended(code, folder)
+        finally:
+            _kill(process)  # and whatever it has started; a pipe that one of these holds would never end
+            with self._lock:
+                self._running.discard(process)
+        reader.join(_LAST_WORDS)
+        if (folder / cells.ERROR).exists():
+            return msgspec.json.decode((folder / cells.ERROR).read_bytes(), type=Problem)
+        done = code == 0 and ((folder / cells.REPORT).exists() or (folder / cells.DATA).exists())
+        return None if done else _ended(code, folder)
+
+    def _start(self, command: list[str], folder: Path) -> subprocess.Popen[str]:
+        with self._lock, (folder / "stderr").open("wb") as said:
+            if self._stopped:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(  # noqa: S603  this Python, with files of our own
+                command,
+                stdin=subprocess.PIPE,  # ends with us, and the process with it
+                stdout=subprocess.PIPE,
+                stderr=said,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            )
+            self._running.add(process)
+        return process
 
 
 def _follow(process: subprocess.Popen[str], progress: Progress) -> None:
-    for line in process.stdout or ():
-        progress(line.strip())
+    with contextlib.suppress(ValueError, OSError):  # the pipe was closed
+        for line in process.stdout or ():
+            progress(line.strip())
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
+    """End a process and its children; what has ended already is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+        else:
+            process.kill()
     process.wait()
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.artifact import Artifact
+from ..runtime.errors import ArtifactError
 from .html import matrix_page, page
 from .junit import to_junit
 from .matrix import Outcome
-from .run import store
+from .matrix_report import Cell, Matrix
+from .report import Report, Rung, failed
+from .run import contract_hash, store
 from .summary import to_markdown
 
 
@@ -27,9 +31,33 @@ def store_cells(folder: Path, outcome: Outcome) -> None:
     """Note the verdict of every cell in an artifact, with a report of its own.
 
     Raises:
-        ArtifactError: The artifact cannot be written, or was changed in the meantime.
+        ArtifactError: The artifact cannot be written, or is no longer what was judged.
     """
     artifact = Artifact.open(folder)
+    judged = {cell.report.contract_sha256 for cell in outcome.matrix.cells if cell.report is not None}
+    if judged - {contract_hash(artifact.contract)}:
+        raise ArtifactError(f"The artifact {folder} was changed while it was judged.", "Judge it again, as it is now.")
     for cell in outcome.matrix.cells:
-        if cell.report is not None:
-            artifact = store(artifact, cell.report, page(cell.report, outcome.evidence.get(cell.name)))
+        report = cell.report or _unfinished(outcome.matrix, cell, artifact)
+        if report is not None:
+            artifact = store(artifact, report, page(report, outcome.evidence.get(cell.name)))
+
+
+def _unfinished(matrix: Matrix, cell: Cell, artifact: Artifact) -> Report | None:
+    """A report of a cell that came to none, so that an earlier PASS does not outlive it; None without that variant."""
+    if not cell.required or artifact.contract.variant(cell.precision, cell.provider) is None:
+        return None
+    return Report(
+        created=matrix.created,
+        seconds=cell.seconds,
+        artifact=artifact.contract.name,
+        contract_sha256=contract_hash(artifact.contract),
+        precision=cell.precision,
+        provider=cell.provider,
+        reference=matrix.reference,
+        reference_sha256="",
+        data=matrix.data,
+        environment=matrix.environment,
+        verdict=cell.verdict,
+        checks=(replace(failed(Rung.CONTRACT, "can be judged", cell.problem), verdict=cell.verdict),),
+    )

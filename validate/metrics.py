@@ -91,7 +91,7 @@ class Flips:
     """Places where two arrays of logits decide otherwise.
 
     Attributes:
-        share: Of all places, leaving out those where the reference is within a tie of the threshold.
+        share: Of the places where one of them says yes.
         margins: How far the reference was from the threshold in each of them, largest first.
     """
 
@@ -100,17 +100,25 @@ class Flips:
 
 
 def flips(ours: Array, reference: Array, threshold: float, tie: float = 0.0) -> Flips:
-    """Decisions at a threshold (a logit) that come out otherwise; a NaN is always one."""
+    """Decisions at a threshold (a logit) that come out otherwise; a NaN is always one.
+
+    Places where the reference is within a tie of the threshold do not count. The share is of those where one of both
+    says yes: nearly all pairs are a no, and would make every share small.
+    """
     changed = (ours >= threshold) != (reference >= threshold)
     margin = np.abs(reference - threshold)
     wrong = (changed & (margin > tie)) | ~np.isfinite(ours)
-    return Flips(float(wrong.mean()), tuple(-np.sort(-margin[wrong]).astype(float)))
+    yes = (reference >= threshold) | (ours >= threshold) | wrong
+    return Flips(float(wrong.sum() / max(yes.sum(), 1)), tuple(-np.sort(-margin[wrong]).astype(float)))
 
 
-def calibration_error(probabilities: Array, truth: NDArray[np.bool_]) -> float:
-    """Expected calibration error in 15 bins: how far probabilities are from the share that is true."""
-    place = np.minimum((probabilities * _BINS).astype(int), _BINS - 1).ravel()
-    gap = np.bincount(place, (probabilities - truth).ravel(), _BINS)
+def calibration_error(probabilities: Array, truth: NDArray[np.bool_], reference: Array) -> float:
+    """Expected calibration error of [rows] probabilities: how far they are from the share that is true, in 15 bins.
+
+    The bins are of the reference's probabilities, so that a row that crosses an edge by a hair changes nothing.
+    """
+    place = np.minimum((reference * _BINS).astype(int), _BINS - 1)
+    gap = np.bincount(place, probabilities - truth, _BINS)
     return float(np.abs(gap).sum() / truth.size)
 
 
@@ -158,6 +166,11 @@ def _order(ours: Array, reference: Array, tie: float, k: int = 10) -> float:
     counted = theirs[:, :, None] - theirs[:, None, :] > tie
     kept = counted & (found[:, :, None] > found[:, None, :])
     return float(kept.sum() / counted.sum()) if counted.any() else 1.0
+
+
+def telling(truth: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
+    """Rows of [rows, columns] that can miss a true column among their k best: they have one, and k false ones."""
+    return np.asarray(truth.any(1) & ((~truth).sum(1) >= k))
 
 
 def recall(scores: Array, truth: NDArray[np.bool_], k: int) -> float:

@@ -8,12 +8,14 @@ from typing import Final
 
 import msgspec
 
-from ..runtime.contract import Precision, Provider, Verdict
+from ..runtime.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InputError
 from .matrix_report import Matrix
 from .report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive
 
-SLACK: Final = 0.05  # share of what a gate allows that counts as noise, where nothing measures the noise itself
+SLACK: Final = 0.05  # share of what a gate allows that always counts as noise: other processors round otherwise
+MOST: Final = 0.25  # share of it that never does
+_COUNTED: Final = frozenset({Rung.RANKING, Rung.ACCURACY, Rung.RETRIEVAL})
 _ROUNDING: Final = 1e-9
 
 
@@ -37,26 +39,33 @@ def accepted(path: Path) -> dict[tuple[Precision, Provider], Report]:
 
 def _reports(path: Path, data: bytes) -> list[Report]:
     try:
-        if "cells" in msgspec.json.decode(data, type=dict[str, msgspec.Raw]):
-            return [cell.report for cell in Matrix.from_json(data).cells if cell.report is not None and cell.required]
-        return [Report.from_json(data)]
+        if "cells" not in msgspec.json.decode(data, type=dict[str, msgspec.Raw]):
+            return [Report.from_json(data)]
+        matrix = Matrix.from_json(data)
     except msgspec.DecodeError as error:
         raise InputError(
             f"The baseline {path} is no report that this version reads ({error}).",
             "Name parity.json of a release, or judge that release again with this version.",
         ) from error
+    if matrix.verdict is not Verdict.PASS:
+        raise InputError(f"The baseline {path} says {matrix.verdict}.", "Name the report of a release that passed.")
+    return [cell.report for cell in matrix.cells if cell.report is not None]
 
 
-def ratchet(checks: Sequence[Check], before: Report, data: str) -> Iterator[Check]:
+def ratchet(checks: Sequence[Check], before: Report, data: str, against: Yardstick) -> Iterator[Check]:
     """For every number of the accepted report whether ours is as good, within the noise.
 
     Args:
         checks: Ours.
         before: The accepted report of the same precision and provider.
         data: Hash of the data that ours were measured on.
+        against: What ours were compared with.
     """
     if before.data.sha256 != data:
         yield inconclusive(Rung.BASELINE, "data", f"the baseline was judged on {before.data.name}, which is other data")
+        return
+    if before.against is not against:
+        yield inconclusive(Rung.BASELINE, "yardstick", f"the baseline was compared with the {before.against}")
         return
     ours = {(check.rung, check.name): check for check in checks}
     for old in before.checks:
@@ -66,30 +75,35 @@ def ratchet(checks: Sequence[Check], before: Report, data: str) -> Iterator[Chec
         if new is None or new.value is None:
             yield failed(Rung.BASELINE, f"{old.rung}: {old.name}", "measured for the baseline, and not now")
         else:
-            yield _compared(old, new, old.value)
+            yield _compared(old, new, old.value, before.data.images)
 
 
-def _compared(old: Check, new: Check, value: float) -> Check:
-    """The new number against the old one; the noise of either may lie between them."""
-    noise, name = max(_noise(old), _noise(new)), f"{old.rung}: {old.name}"
+def _compared(old: Check, new: Check, value: float, samples: int) -> Check:
+    """The new number against the old one, give or take the noise."""
+    noise, name = _noise(old, samples), f"{old.rung}: {old.name}"
     detail = f"it was {value:.7g}; noise {noise:.3g}"
     if old.sense == "at least":
         return at_least(Rung.BASELINE, name, new.value, value - noise, detail)
     return at_most(Rung.BASELINE, name, new.value, value + noise, detail)
 
 
-def _noise(check: Check) -> float:
-    """The measured floor, else a part of what is allowed; a limit that allows nothing has no noise."""
-    if check.floor is not None:
-        return check.floor + _ROUNDING
+def _noise(check: Check, samples: int) -> float:
+    """What may lie between two correct releases, from the accepted report alone: a new one sets itself no slack.
+
+    It is the measured floor, at least a twentieth and at most a quarter of what is allowed; and where shares of samples
+    are counted, one sample. What allows nothing has no noise.
+    """
     limit = check.limit or 0.0
-    return SLACK * (1 - limit if check.sense == "at least" else limit) + _ROUNDING
+    room = 1 - limit if check.sense == "at least" else limit
+    noise = min(max(check.floor or 0.0, SLACK * room), MOST * room)
+    counted = check.rung in _COUNTED and room > 0
+    return max(noise, 1 / samples if counted and samples else 0.0) + _ROUNDING
 
 
 def latency(cost: Cost, before: Report, machine: str, ratio: float) -> Iterator[Check]:
     """Time of a row over the accepted one; only the same machine can tell."""
-    if before.cost is None or before.environment.get("machine") != machine:
-        yield inconclusive(Rung.LATENCY, "machine", "the baseline was timed on another machine, or not at all")
+    if before.cost is None or (before.environment.get("machine"), before.cost.threads) != (machine, cost.threads):
+        yield inconclusive(Rung.LATENCY, "machine", "the baseline was timed on another machine or other threads")
         return
     for role, seconds in cost.seconds.items():
         name, old = f"{role}, time over the baseline's", before.cost.seconds.get(role)

@@ -123,8 +123,8 @@ class DataRecord:
 
     Attributes:
         sha256: Hash over every picture and text.
-        pairs: Pictures with a caption, of which RETRIEVAL is made.
-        classes: Classes of the pictures, of which ACCURACY is made; 0 where they have none.
+        pairs: Pictures with a caption, of which RETRIEVAL is made; 0 for frozen labels, which read none.
+        classes: Classes of the pictures, of which ACCURACY is made; 0 where they have none, or labels are frozen.
         sample: How many pictures were drawn, with which seed; empty where all were taken.
         bundled: Whether these are the photos that come with siglip-onnx, which say nothing of accuracy.
     """
@@ -144,7 +144,7 @@ class DataRecord:
         if self.bundled:
             return "judged on the bundled photos alone, which would show a broken artifact and say nothing of accuracy"
         if not self.pairs and not self.classes:
-            return "the pictures have neither captions nor classes, so accuracy was not judged"
+            return "neither captions nor classes were compared, so accuracy was not judged"
         return ""
 
 
@@ -156,11 +156,13 @@ class Cost:
         bytes: Size of its graphs and their weights.
         seconds: Median time of one row in each tower, by role.
         peak_bytes: Most memory that the process held; None where that is not known.
+        threads: That a run was given.
     """
 
     bytes: int
     seconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
 import sys
 import time
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..runtime import machine
 from ..runtime.artifact import REPORTS, Artifact
 from ..runtime.contract import Contract, Parity, Precision, encode
 from ..runtime.diagnosis import require
@@ -115,7 +115,7 @@ def validate(
     checks = list(climb(ladder, due))
     cost, here = _cost(ladder), environment()
     if terms.accepted is not None:
-        checks += ratchet(checks, terms.accepted, ladder.samples.sha256)
+        checks += ratchet(checks, terms.accepted, ladder.samples.sha256, ladder.against)
         due |= {Rung.BASELINE}
         if ladder.gate.latency is not None:
             checks += latency(cost, terms.accepted, here["machine"], ladder.gate.latency)
@@ -124,12 +124,12 @@ def validate(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
         artifact=model.contract.name,
-        contract_sha256=_fingerprint(model.contract),
+        contract_sha256=contract_hash(model.contract),
         precision=model.precision,
         provider=model.options.provider,
         reference=ladder.source.name if ladder.source else f"fp32 variant of {model.contract.name}",
         reference_sha256=ladder.answers.oracle.sha256,
-        data=record(ladder.samples),
+        data=record(ladder.samples, frozen=ladder.frozen is not None),
         environment=here,
         verdict=overall(checks, due),
         checks=tuple(checks),
@@ -157,15 +157,15 @@ def prepared(
     return ladder
 
 
-def record(samples: Samples) -> DataRecord:
-    """What a report says of its data."""
+def record(samples: Samples, *, frozen: bool) -> DataRecord:
+    """What a report says of its data; an artifact of frozen labels reads no captions and has classes of its own."""
     return DataRecord(
         name=samples.name,
         sha256=samples.sha256,
         images=len(samples.images),
         texts=len(samples.texts),
-        pairs=len(samples.pairs),
-        classes=len(set(samples.classes)),
+        pairs=0 if frozen else len(samples.pairs),
+        classes=0 if frozen else len(set(samples.classes)),
         sample=samples.sample,
         bundled=samples.bundled,
     )
@@ -188,7 +188,7 @@ def _cost(ladder: Ladder) -> Cost:
     for role in ladder.towers:
         with contextlib.suppress(Exception):  # a rung of the ladder has said so already
             seconds[str(role)] = ladder.tower(role).seconds
-    return Cost(size, seconds, _peak())
+    return Cost(size, seconds, _peak(), ladder.model.options.threads or machine.cores())
 
 
 def _peak() -> int | None:
@@ -248,7 +248,7 @@ def report_path(report: Report) -> str:
     return f"{REPORTS}/parity-{report.precision}-{report.provider}.json"
 
 
-def _fingerprint(contract: Contract) -> str:
+def contract_hash(contract: Contract) -> str:
     """Hash of a contract without the verdicts on it."""
     return hashlib.sha256(encode(contract.without_verdicts())).hexdigest()
 
@@ -256,5 +256,5 @@ def _fingerprint(contract: Contract) -> str:
 def environment() -> dict[str, str]:
     """Versions of the tools, and the machine."""
     versions = {tool: version for tool in _TOOLS if (version := installed_version(tool))}
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    return {**versions, "python": platform.python_version(), "system": platform.system(), "machine": machine}
+    computer = f"{machine.processor().name}, {machine.cores()} cores"
+    return {**versions, "python": platform.python_version(), "system": platform.system(), "machine": computer}

@@ -7,6 +7,7 @@ PIXELS, not EMBEDDINGS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -79,6 +80,8 @@ def _contract(ladder: Ladder) -> Iterator[Check]:
 
 def _right_batch(ladder: Ladder, role: Role) -> Iterator[Check]:
     contract = ladder.model.contract
+    if isinstance(ladder.model.artifact, BorrowingArtifact):
+        return  # nobody said which batch was meant
     picture = role is Role.VISION and contract.image.input == "picture"
     due, batch = 1 if picture else contract.batch, ladder.model.session(role).graph.batch
     if batch != due:
@@ -91,13 +94,14 @@ def _provider(ladder: Ladder) -> Iterator[Check]:
     spec = PROVIDERS[options.provider]
     for role in ladder.towers:
         placement, name = ladder.tower(role).placement, f"{role}, share of the nodes that {options.provider} runs"
+        others = f"{role}, other providers that were let in"
         if placement:
             share, told = placement.get(spec.name, 0) / sum(placement.values()), ", ".join(map(str, placement.items()))
             yield at_least(Rung.PROVIDER, name, share, _MOST if options.allow_fallback else 1.0, told)
         elif options.allow_fallback:
             yield inconclusive(Rung.PROVIDER, name, "it does not tell, and was allowed to leave nodes to the CPU")
         else:
-            yield at_least(Rung.PROVIDER, name, 1.0, 1.0, "it was loaded with every other provider refused")
+            yield at_most(Rung.PROVIDER, others, 0.0, 0.0, "it does not tell what it runs, and nothing else may")
 
 
 def _tokens(ladder: Ladder) -> Iterator[Check]:
@@ -108,17 +112,22 @@ def _tokens(ladder: Ladder) -> Iterator[Check]:
     yield _same_rows("runtime ids", ladder.our_ids, ladder.ids, texts)
     path = ladder.model.artifact.path("tokenizer.json")
     usual = [i for i, text in enumerate(texts) if _NOT_IN_FAST not in text]
-    found = np.asarray(_fast_ids(str(path), [texts[i] for i in usual], ladder.ids.shape[1]))
+    found = np.asarray(_fast_ids(ladder, path, [texts[i] for i in usual]))
     yield _same_rows("tokenizer.json ids", found, ladder.ids[usual], tuple(texts[i] for i in usual))
 
 
-def _fast_ids(path: str, texts: list[str], length: int) -> list[list[int]]:
+def _fast_ids(ladder: Ladder, path: Path, texts: list[str]) -> list[list[int]]:
+    """Ids by the file that other consumers read; where the file leaves it to them to cut and pad, as they do it."""
     import tokenizers
 
     try:
-        fast = tokenizers.Tokenizer.from_file(path)
+        fast = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # what the library raises has no common base but this
         raise ArtifactError(f"{path} cannot be read: {error}.", "Export the checkpoint again.") from error
+    spec, length = ladder.checkpoint.tokenizer, ladder.ids.shape[1]
+    if isinstance(ladder.model.artifact, BorrowingArtifact) and fast.padding is None:
+        fast.enable_truncation(length)
+        fast.enable_padding(length=length, pad_id=spec.pad_id, pad_token=fast.id_to_token(spec.pad_id))
     rows = [fast.encode(text).ids for text in texts]
     return [row if len(row) == length else [-1] * length for row in rows]
 

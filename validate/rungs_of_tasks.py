@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,9 +15,9 @@ from .gates import Gate
 from .ladder import Ladder
 from .paired import Paired
 from .report import Check, Rung, at_most, inconclusive
-from .rungs_of_numbers import sense
 
 Array = NDArray[Any]
+Tables = Iterator[tuple[Array, Array, Array]]  # our logits, the reference's, and what is true
 _TOPS: Final = (1, 5)
 _RECALLS: Final = (1, 5, 10)
 _ROWS: Final = 256  # of a table of logits in memory
@@ -25,44 +25,49 @@ _ROWS: Final = 256  # of a table of logits in memory
 
 @dataclass(frozen=True)
 class Task:
-    """Right answers of both, and the share of them."""
+    """Right answers of both, and the share of them.
+
+    Attributes:
+        name: What was asked.
+        clear: What was lost and gained by more than a tie.
+        paired: What was lost and gained at all, in independent questions.
+        before: The reference's share of right answers.
+        after: Ours.
+    """
 
     name: str
+    clear: Paired
     paired: Paired
     before: float
     after: float
 
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"{self.before:.4f} to {self.after:.4f} on {self.paired.count:.0f}"
-
 
 def accuracy(ladder: Ladder) -> Iterator[Check]:
     """Zero-shot classification of pictures whose class is known, on these very samples."""
-    if few := _too_few(ladder, Rung.ACCURACY):
-        yield few
-        return
-    for task in _classification(ladder):
-        yield at_most(Rung.ACCURACY, f"{task.name} lost", task.paired.loss, ladder.gate.recall_drop, task.detail)
+    yield from _on_these(ladder, Rung.ACCURACY, _classification)
 
 
 def retrieval(ladder: Ladder) -> Iterator[Check]:
     """Recall of captions by pictures and of pictures by captions, on these very samples."""
-    if few := _too_few(ladder, Rung.RETRIEVAL):
-        yield few
+    yield from _on_these(ladder, Rung.RETRIEVAL, _recalls)
+
+
+def _on_these(ladder: Ladder, rung: Rung, count: Callable[[Ladder], list[Task]]) -> Iterator[Check]:
+    if len(ladder.names) < ladder.gate.samples:
+        yield inconclusive(rung, "pictures", f"{len(ladder.names)}; {ladder.gate.samples} are needed")
         return
-    if ladder.foreign:
-        texts, truth = ladder.captions
-        yield sense(Rung.RETRIEVAL, ladder.logits(range(len(truth)), texts)[1], truth, ladder.foreign)
-    for task in _recalls(ladder):
-        yield at_most(Rung.RETRIEVAL, f"{task.name} lost", task.paired.loss, ladder.gate.recall_drop, task.detail)
+    tasks = _once(ladder, count)
+    if not tasks:
+        yield inconclusive(rung, "questions", "every answer would be right: there is nothing false to choose")
+    for task in tasks:
+        detail = f"{task.before:.4f} to {task.after:.4f} on {task.clear.count:.0f}"
+        yield at_most(rung, f"{task.name} lost", task.clear.loss, ladder.gate.recall_drop, detail)
 
 
 def non_inferiority(ladder: Ladder) -> Iterator[Check]:
     """What may be lost on all pictures like these: PASS where more than the margin is excluded, FAIL where less is."""
-    tasks = [*(_classification(ladder) if ladder.samples.classes else ())]
-    tasks += _recalls(ladder) if ladder.samples.pairs else ()
+    tasks = [*(_once(ladder, _classification) if ladder.samples.classes else ())]
+    tasks += _once(ladder, _recalls) if ladder.samples.pairs else ()
     for task in tasks:
         yield _not_inferior(task, ladder.gate)
 
@@ -70,59 +75,75 @@ def non_inferiority(ladder: Ladder) -> Iterator[Check]:
 def _not_inferior(task: Task, gate: Gate) -> Check:
     paired, bound = task.paired, task.paired.upper(gate.confidence)
     rung, name = Rung.NON_INFERIORITY, f"{task.name} lost, at most with confidence {gate.confidence:g}"
-    detail = f"{paired.lost:.0f} lost and {paired.gained:.0f} gained of {paired.count:.0f}"
+    detail = f"{paired.lost:.3g} lost and {paired.gained:.3g} gained of {paired.count:.0f}"
     if bound <= gate.margin or not paired.lower(gate.confidence) <= gate.margin:
         return at_most(rung, name, bound, gate.margin, detail)
     needed = paired.needed(gate.margin, gate.confidence)
-    advice = f"{needed} samples like these would do" if needed else "no number of samples like these would do"
+    advice = f"{max(needed, gate.samples)} samples like these would do" if needed else "no number like these would do"
     return Check(rung, name, Verdict.INCONCLUSIVE, bound, gate.margin, "at most", f"{detail}; {advice}")
 
 
-def _too_few(ladder: Ladder, rung: Rung) -> Check | None:
-    count = len(ladder.names)
-    if count >= ladder.gate.samples:
-        return None
-    return inconclusive(rung, "pictures", f"{count}; {ladder.gate.samples} are needed")
-
-
-def _classification(ladder: Ladder) -> list[Task]:
-    (ours, theirs), truth = ladder.label_logits, ladder.class_truth
-    return [_task(f"top-{k}", _count(ours, theirs, truth, k, ladder.gate.tie)) for k in _TOPS if k < truth.shape[1]]
-
-
-def _recalls(ladder: Ladder) -> list[Task]:
-    """Both ways, for each k, without the whole table of logits in memory."""
-    tasks = []
-    for way, tables in (("image to text", _by_picture), ("text to image", _by_text)):
-        counts = {k: np.zeros(5) for k in _RECALLS}
-        for ours, theirs, truth in tables(ladder):
-            for k in _RECALLS:
-                counts[k] += _count(ours, theirs, truth, k, ladder.gate.tie)
-        tasks += [_task(f"{way} R@{k}", count) for k, count in counts.items()]
+def _once(ladder: Ladder, count: Callable[[Ladder], list[Task]]) -> list[Task]:
+    if count not in ladder.counted:
+        ladder.counted[count] = count(ladder)
+    tasks: list[Task] = ladder.counted[count]
     return tasks
 
 
+def _classification(ladder: Ladder) -> list[Task]:
+    tables = iter([(*ladder.label_logits, ladder.class_truth)])
+    return _tasks(ladder, tables, "top-{}", _TOPS)
+
+
+def _recalls(ladder: Ladder) -> list[Task]:
+    """Both ways, without the whole table of logits in memory."""
+    pictures, captions = len(ladder.names), len(ladder.captions.rows)
+    return [
+        *_tasks(ladder, _by_picture(ladder), "image to text R@{}", _RECALLS),
+        # Captions of one picture are no independent questions, so all of them together count as one.
+        *_tasks(ladder, _by_text(ladder), "text to image R@{}", _RECALLS, min(1.0, pictures / captions)),
+    ]
+
+
+def _tasks(ladder: Ladder, tables: Tables, name: str, ks: tuple[int, ...], weight: float = 1.0) -> list[Task]:
+    sums = {k: np.zeros(7) for k in ks}
+    for ours, theirs, truth in tables:
+        for k in ks:
+            sums[k] += _count(ours, theirs, truth, k, ladder.gate.tie)
+    return [_task(name.format(k), count, weight) for k, count in sums.items() if count[0]]
+
+
 def _count(ours: Array, theirs: Array, truth: Array, k: int, tie: float) -> Array:
-    """Rows lost, gained, all, right before and right after."""
-    lost, gained = metrics.lost_and_gained(ours, theirs, truth, k, tie)
-    before, after = (metrics.hits(x, truth, k, 0.0).sum() for x in (theirs, ours))
-    return np.asarray([lost, gained, len(truth), before, after], np.float64)
+    """Rows that can be wrong; lost and gained clearly; lost and gained at all; right before and after."""
+    some = metrics.telling(truth, k)
+    if not some.any():
+        return np.zeros(7)
+    ours, theirs, truth = ours[some], theirs[some], truth[some]
+    before, after = (metrics.hits(x, truth, k, 0.0) for x in (theirs, ours))
+    clear = (
+        (metrics.hits(theirs, truth, k, tie) & ~after).sum(),
+        (metrics.hits(ours, truth, k, tie) & ~before).sum(),
+    )
+    at_all = ((before & ~after).sum(), (after & ~before).sum())
+    return np.asarray([len(truth), *clear, *at_all, before.sum(), after.sum()], np.float64)
 
 
-def _task(name: str, count: Array) -> Task:
-    lost, gained, rows, before, after = (float(x) for x in count)
-    return Task(name, Paired(lost, gained, rows), before / rows, after / rows)
+def _task(name: str, count: Array, weight: float) -> Task:
+    rows, lost, gained, any_lost, any_gained, before, after = (float(x) for x in count)
+    paired = Paired(any_lost * weight, any_gained * weight, rows * weight)
+    return Task(name, Paired(lost, gained, rows), paired, before / rows, after / rows)
 
 
-def _by_picture(ladder: Ladder) -> Iterator[tuple[Array, Array, Array]]:
-    texts, truth = ladder.captions
-    for start in range(0, len(truth), _ROWS):
-        some = range(start, min(start + _ROWS, len(truth)))
-        yield *ladder.logits(some, texts), truth[some]
+def _by_picture(ladder: Ladder) -> Tables:
+    captions, count = ladder.captions, len(ladder.names)
+    for start in range(0, count, _ROWS):
+        some = range(start, min(start + _ROWS, count))
+        yield *ladder.logits(some, captions.rows), captions.truth(some, range(len(captions.rows)))
 
 
-def _by_text(ladder: Ladder) -> Iterator[tuple[Array, Array, Array]]:
-    texts, truth = ladder.captions
-    for start in range(0, len(texts), _ROWS):
-        ours, theirs = ladder.logits(range(len(truth)), texts[start : start + _ROWS])
-        yield ours.T, theirs.T, truth[:, start : start + _ROWS].T
+def _by_text(ladder: Ladder) -> Tables:
+    captions, pictures = ladder.captions, range(len(ladder.names))
+    for start in range(0, len(captions.rows), _ROWS):
+        some = range(start, min(start + _ROWS, len(captions.rows)))
+        ours, theirs = ladder.logits(pictures, captions.rows[some.start : some.stop])
+        yield ours.T, theirs.T, captions.truth(pictures, some).T

@@ -18,10 +18,11 @@ from ..runtime.text import fill
 from . import sources
 from .reference import Picture
 from .source_pictures import Pictures
-from .source_rows import DataOptions, printable
+from .source_rows import DataOptions, Row, printable
 
 __all__ = ["BUNDLED", "TEXT_PROBES", "DataOptions", "Samples", "drawn", "picture_probes"]
 
+_MOST_LABELS: Final = 1000  # of captions; a table of all with all would grow with the square of the data
 BUNDLED: Final = Path(__file__).parent / "photos"
 
 # Texts on which tokenizers are known to disagree: punctuation, case, white space, scripts, specials, length.
@@ -99,7 +100,7 @@ class Samples:
         """Read data in any of the forms of docs/data.md; pictures are looked at when they are asked for.
 
         Labels are those of `options.labels` or of a `labels.txt` beside the data, else the classes, else the first
-        caption of each picture that is taken.
+        captions of the pictures that are taken, a thousand at most.
 
         Args:
             path: A folder or file; None for the photos that come with siglip-onnx.
@@ -121,7 +122,7 @@ class Samples:
             images=Pictures({row.name: row.place for row in rows}),
             captions=tuple(row.captions for row in rows) if rows[0].captions else (),
             classes=tuple(source.classes[i] for i in chosen) if source.classes else (),
-            labels=source.labels or tuple(dict.fromkeys(row.captions[0] for row in rows if row.captions)),
+            labels=source.labels or _some_captions(rows, options.seed),
             templates=options.templates,
             probes=picture_probes(),
             sample=f"{count} of {total}, seed {options.seed}" if count < total else "",
@@ -160,6 +161,12 @@ class Samples:
         captions = (text for own in self.captions for text in own)
         prompts = (text for filled in fill(self.templates, self.labels) for text in filled)
         return tuple(dict.fromkeys((*captions, *prompts, *TEXT_PROBES)))
+
+
+def _some_captions(rows: Sequence[Row], seed: int) -> tuple[str, ...]:
+    """First captions to choose among, where nobody named labels; a thousand of them where there are more."""
+    every = list(dict.fromkeys(row.captions[0] for row in rows if row.captions))
+    return tuple(every[i] for i in drawn(every, DataOptions(sample=_MOST_LABELS, seed=seed)))
 
 
 def drawn(names: Sequence[str], options: DataOptions) -> list[int]:

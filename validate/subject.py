@@ -77,7 +77,9 @@ def precisions_of(job: Job) -> tuple[Precision, ...]:
     """Every precision that there is to judge; errors as of `open_subject`."""
     if is_artifact(job.artifact):
         variants = Artifact.open(job.artifact).contract.variants
-        return tuple(dict.fromkeys(variant.precision for variant in variants))
+        found = tuple(dict.fromkeys(variant.precision for variant in variants))
+        # Without a checkpoint fp32 is what the others are compared with.
+        return found if job.checkpoint is not None else tuple(p for p in found if p is not Precision.FP32)
     from .adopt import precisions, read_mapping
 
     return precisions(job.artifact, read_mapping(job.mapping) if job.mapping else None)

@@ -164,7 +164,7 @@ def _stack(rows: Sequence[Array], chosen: Array) -> Array:
 
 def _hidden(ladder: Ladder, role: Role, rows: _Rows) -> tuple[Array, Array] | None:
     session = ladder.model.session(role)
-    if HIDDEN not in {spec.name for spec in session.graph.outputs} or rows.theirs is None:
+    if rows.theirs is None or not ladder.compares_hidden(role):
         return None
     ours = session.rows(rows.first[0][None], [HIDDEN])[HIDDEN]
     return ours, ladder.answers.outputs(role, HIDDEN, rows.theirs)

@@ -11,7 +11,7 @@ import rich.text
 
 from ..runtime import SessionOptions
 from ..runtime.contract import CONTRACT_FILE, Precision, Provider, Verdict
-from ..runtime.errors import InputError, ProviderError
+from ..runtime.errors import InputError, ProviderError, SiglipOnnxError
 from ..runtime.files import write_file
 from .console import (
     artifact_argument,
@@ -124,6 +124,9 @@ def command(
             f"{artifact} has no {CONTRACT_FILE}, so there is no place in it for a report.",
             "Name a folder for it with --report.",
         )
+    if unused := set(optional) - set(providers):
+        raise click.UsageError(f"--optional names {min(unused)}, which is none of --providers.")
+    _forget(job, folder)
     if not precisions and not providers:
         return _one(job, Precision(precision), Provider(provider), folder, explain=explain, as_json=as_json)
     plan = Plan(
@@ -158,10 +161,26 @@ def _job(
     return Job(artifact, checkpoint, cache.folder("answers"), data_options=chosen, options=options, **asked)
 
 
+def _forget(job: Job, folder: Path | None) -> None:
+    """Remove the reports of an earlier run: should this one end early, nobody may take them for its own."""
+    if folder is None:
+        return
+    if job.baseline is not None and job.baseline.resolve().parent == folder.resolve():
+        raise InputError(f"The baseline {job.baseline} lies in the folder of the report.", "Keep it somewhere else.")
+    for path in folder.glob("parity*"):
+        if path.suffix in (".json", ".xml", ".md", ".html"):
+            path.unlink()
+
+
 def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
+    """Those that were asked for; all are those that there are, and those that the baseline had."""
+    from ..validate.ratchet import accepted
     from ..validate.subject import precisions_of
 
-    return precisions_of(job) if "all" in asked else tuple(map(Precision, asked))
+    if "all" not in asked:
+        return tuple(map(Precision, asked))
+    before = [precision for precision, _ in accepted(job.baseline)] if job.baseline else []
+    return tuple(dict.fromkeys((*precisions_of(job), *before)))
 
 
 def _one(
@@ -217,9 +236,14 @@ def _explain(job: Job, report: Report, folder: Path) -> None:
     """Say why a cell fails, and leave what shows it beside the report."""
     from ..validate.blame import blame
 
-    with progress() as step:
-        explanation = blame(job, report, folder / f"why-{report.precision}-{report.provider}", progress=step)
-    click.echo(explanation.describe(), err=True)
+    place = folder / f"why-{report.precision}-{report.provider}"
+    try:
+        with progress() as step:
+            explanation = blame(job, report, place, progress=step)
+    except SiglipOnnxError as error:  # the verdict stands, and so does its exit code
+        click.echo(f"It could not be explained: {error}", err=True)
+    else:
+        click.echo(explanation.describe(place), err=True)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

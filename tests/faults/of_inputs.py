@@ -172,7 +172,7 @@ FAULTS: Final = (
     Fault("punctuation turned into spaces", Group.TOKENIZER, Rung.TOKENS, code=_reading(_spaced)),
     _text("end id of another vocabulary", in_contract("tokenizer", eos_id=2)),
     _text("texts half as long", in_contract("tokenizer", length=32)),
-    _text("literal <unk> unknown", in_contract("tokenizer", special_pieces={"</s>": 1})),
+    _text("unknown piece read as text", in_contract("tokenizer", special_pieces={"</s>": 1})),
     _text("two pieces of the vocabulary exchanged", _pieces_swapped),
     _text("tokenizer.json without the end", _in_tokenizer_json(_no_end)),
     _text("tokenizer.json cuts from the left", _in_tokenizer_json(_cut_from_the_left)),

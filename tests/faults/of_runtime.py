@@ -10,15 +10,17 @@ from typing import Final
 
 import numpy as np
 
+from siglip_onnx.exporter.freeze import freeze_labels
 from siglip_onnx.runtime import SessionOptions, Siglip
 from siglip_onnx.runtime.contract import Contract, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError
 from siglip_onnx.runtime.vectors import FloatArray
-from siglip_onnx.validate import Rung
+from siglip_onnx.validate import Report, Rung
 
-from ..conftest import rewrite
+from ..conftest import quiet, rewrite
 from .edits import in_contract
-from .fault import Fault, Group
+from .fault import Bench, Fault, Group
+from .judge import judge
 
 
 def _scale_not_exponentiated(folder: Path) -> None:
@@ -65,6 +67,16 @@ def _cached_text(model: Siglip) -> None:
     vars(model)["encode_text"] = encode_text
 
 
+def _labels_exchanged(bench: Bench, fault: Fault) -> Report:
+    """The verdict on a classifier whose graph has its labels in an order of its own."""
+    classifier = bench.folder / "classifier"
+    labels = (bench.data / "labels.txt").read_text("utf-8").splitlines()[:_LABELS]
+    freeze_labels(bench.artifact, labels, classifier, progress=quiet)
+    labels[0], labels[1] = labels[1], labels[0]
+    in_contract("labels", labels=tuple(labels))(classifier)
+    return judge(classifier, bench.data, options=fault.options, answers=bench.answers)
+
+
 def _silently_on(provider: Provider) -> Callable[[Siglip], None]:
     """ONNX Runtime lists the provider that was asked for, and every node runs elsewhere."""
 
@@ -87,6 +99,7 @@ def _code(name: str, code: Callable[[Siglip], None], caught: Rung) -> Fault:
     return Fault(name, Group.RUNTIME, caught, code=code)
 
 
+_LABELS: Final = 20
 _ORT: Final = SessionOptions(Provider.OPENVINO_ORT, threads=1, allow_fallback=True)
 
 FAULTS: Final = (
@@ -101,6 +114,7 @@ FAULTS: Final = (
     _code("softmax in the place of sigmoid", _sum_of_one, Rung.PROBABILITIES),
     _code("embeddings not normalised", _not_normalised, Rung.PROBABILITIES),
     _code("embeddings of other texts from a cache", _cached_text, Rung.PROBABILITIES),
+    Fault("two frozen labels exchanged", Group.RUNTIME, Rung.LOGITS, ask=_labels_exchanged),
     Fault("contract of an older schema", Group.RUNTIME, ArtifactError, _older_schema),
     Fault(
         "a provider that runs nothing",

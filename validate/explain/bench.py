@@ -71,7 +71,7 @@ def side(model: Siglip, role: Role, rows: Array, label: str) -> Side:
     Raises:
         SiglipOnnxError: The tower cannot be loaded or run.
     """
-    session, embedding = model.session(role), model.contract.embedding.output
+    session, embedding = model.session(role), model.embedding(role).output
     size = session.graph.batch or 1
     feeds = tuple(session.feeds(np.repeat(rows[i : i + 1], size, axis=0)) for i in range(len(rows)))
     runs = [tuple(session.run(feed, [embedding])[embedding] for feed in feeds) for _ in range(2)]
