@@ -38,7 +38,8 @@ class Precision(StrEnum):
 class Provider(StrEnum):
     """What runs a graph: an execution provider of ONNX Runtime, or OpenVINO itself.
 
-    `openvino` is OpenVINO without ONNX Runtime, `openvino-ort` is OpenVINO as ONNX Runtime's plugin.
+    `openvino` is OpenVINO without ONNX Runtime, `openvino-ort` is OpenVINO as ONNX Runtime's plugin, `node` and `web`
+    are ONNX Runtime in Node and in a browser.
     """
 
     CPU = "cpu"

@@ -126,7 +126,9 @@ def known(both: Path, tmp_path: Path) -> Job:
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_by: str) -> None:
     """Something that dies where an int8 cell is to be judged, and is Python for everything else."""
     script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\ngrep -q \'"int8"\' "$3" && {{ {dies_by}; }}\nexec {sys.executable} "$@"\n')
+    script.write_text(
+        f'#!/bin/sh\ngrep -q \'"int8".*"judge":true\' "$3" && {{ {dies_by}; }}\nexec {sys.executable} "$@"\n'
+    )
     script.chmod(0o755)
     monkeypatch.setattr(matrix.sys, "executable", str(script))
 
@@ -177,7 +179,7 @@ def test_a_cell_that_ends_well_without_a_report_is_no_pass(
     assert (found.verdict, found.cells[0].report) == (Verdict.FAIL, None)
 
 
-@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_gate_that_is_stopped_leaves_no_process_behind(
     both: Path, tmp_path: Path, signal_sent: signal.Signals
 ) -> None:

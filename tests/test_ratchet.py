@@ -28,7 +28,10 @@ def changed(report: Report, name: str, **values: float) -> Report:
 
 
 def verdicts(report: Report, before: Report, data: str | None = None) -> dict[str, Verdict]:
-    return {check.name: check.verdict for check in ratchet(report.checks, before, data or report.data.sha256, report.against)}
+    return {
+        check.name: check.verdict
+        for check in ratchet(report.checks, before, data or report.data.sha256, report.against)
+    }
 
 
 def test_the_same_release_again_passes(artifact: Path, before: Report) -> None:

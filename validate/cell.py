@@ -144,7 +144,8 @@ def _tell(step: str) -> None:
 
 def _end_with_parent() -> None:
     """Wait for the end of standard input, which comes when whoever started this is gone."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not by sys.stdin, whose lock a thread may not hold when Python ends
+        pass
     os._exit(1)
 
 

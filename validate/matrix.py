@@ -225,9 +225,12 @@ class Processes:
             return f"It did not end within {timeout:g} seconds and was stopped."
         finally:
             _kill(process)  # and whatever it has started; a pipe that one of these holds would never end
+            reader.join(_LAST_WORDS)
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
             with self._lock:
                 self._running.discard(process)
-        reader.join(_LAST_WORDS)
         if (folder / cells.ERROR).exists():
             return msgspec.json.decode((folder / cells.ERROR).read_bytes(), type=Problem)
         done = code == 0 and ((folder / cells.REPORT).exists() or (folder / cells.DATA).exists())

@@ -11,7 +11,7 @@ import msgspec
 from ..runtime.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InputError
 from .matrix_report import Matrix
-from .report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive
+from .report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive, overall
 
 SLACK: Final = 0.05  # share of what a gate allows that always counts as noise: other processors round otherwise
 MOST: Final = 0.25  # share of it that never does
@@ -30,11 +30,16 @@ def accepted(path: Path) -> dict[tuple[Precision, Provider], Report]:
     except OSError as error:
         raise InputError(f"The baseline {path} cannot be read ({error.strerror}).", "Name a report.") from error
     reports = {(report.precision, report.provider): report for report in _reports(path, data)}
-    bad = [report for report in reports.values() if report.verdict is not Verdict.PASS]
+    bad = [report for report in reports.values() if _verdict(report) is not Verdict.PASS]
     if bad or not reports:
-        found = f"{bad[0].verdict} for {bad[0].precision} on {bad[0].provider}" if bad else "no cell"
+        found = f"{_verdict(bad[0])} for {bad[0].precision} on {bad[0].provider}" if bad else "no cell"
         raise InputError(f"The baseline {path} says {found}.", "Name the report of a release that passed.")
     return reports
+
+
+def _verdict(report: Report) -> Verdict:
+    """What a report says, unless its own checks say something worse."""
+    return report.verdict if report.verdict is not Verdict.PASS else overall(report.checks, frozenset(report.due))
 
 
 def _reports(path: Path, data: bytes) -> list[Report]:

@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exporter.dialects import Dialect
 from ..runtime.contract import Role, TensorSpec
 from . import metrics
 from .gates import Gate
@@ -122,7 +121,7 @@ def logits(ladder: Ladder) -> Iterator[Check]:
     if Role.JOINT in ladder.graphs:
         yield from _joint(ladder)
     if ladder.foreign:
-        yield _sense(ladder, ladder.foreign)
+        yield sense(ladder, Rung.LOGITS, f"the checkpoint, read as {ladder.foreign}, finds its captions by luck")
 
 
 def _joint(ladder: Ladder) -> Iterator[Check]:
@@ -172,7 +171,7 @@ def probabilities(ladder: Ladder) -> Iterator[Check]:
         yield at_most(rung, f"drift max where the reference has {bucket}", drift, gate.probability, f"{count} of them")
     flips = metrics.flips(ours, theirs, math.log(gate.threshold / (1 - gate.threshold)), gate.tie)
     detail = f"{len(flips.margins)} of them{_margins(flips.margins)}"
-    yield at_most(rung, f"decisions at {gate.threshold:g} that flip", flips.share, gate.flips, detail)
+    yield at_most(rung, f"yeses at {gate.threshold:g} that flip", flips.share, gate.flips, detail)
     if (truth := ladder.label_truth) is not None:
         best = q.argmax(1)[:, None]  # of the reference: whether ours chooses otherwise is the business of RANKING
         top, own = (np.take_along_axis(x, best, axis=1)[:, 0] for x in (q, p))
@@ -210,24 +209,25 @@ def ranking(ladder: Ladder) -> Iterator[Check]:
     yield at_least(rung, "order of the ten best", agreement.order, gate.order, f"ties within {gate.tie:g} left out")
 
 
-def _sense(ladder: Ladder, dialect: Dialect) -> Check:
+def sense(ladder: Ladder, rung: Rung, luck: str) -> Check:
     """Whether the reference finds captions or classes better than by chance.
 
-    transformers reads no dialect but its own, so for the others the reference stands on our reading of the file, and a
-    wrong one (a square weight turned the wrong way, say) would be on both sides. What is read wrongly makes no sense.
+    Where it does not, nothing can be lost, and captions may be those of other pictures. And transformers reads no
+    dialect but its own, so for the others the reference stands on our reading of the file, and a wrong one (a square
+    weight turned the wrong way, say) would be on both sides. What is read wrongly makes no sense.
     """
-    name = f"chance that the checkpoint, read as {dialect}, finds its captions by luck"
+    name = f"chance that {luck}"
     known = _known_pairs(ladder)
     if known is None:
         detail = "whether it is read rightly is seen by captions or classes alone; give --data that has some"
-        return inconclusive(Rung.LOGITS, name, detail)
+        return inconclusive(rung, name, detail)
     logits, truth = known
     hits = round(metrics.recall(logits, truth, 1) * len(logits))
     chance, detail = metrics.at_least_by_chance(hits, truth.mean(axis=1)), f"{hits} of {len(logits)} pictures"
     if chance <= CHANCE:
-        return at_most(Rung.LOGITS, name, chance, CHANCE, detail)
+        return at_most(rung, name, chance, CHANCE, detail)
     advice = "give --data that the model was trained for; if it stays so, the weights are untrained or read wrongly"
-    return inconclusive(Rung.LOGITS, name, f"{chance:.2g} where {CHANCE} is due; {detail}; {advice}")
+    return inconclusive(rung, name, f"{chance:.2g} where {CHANCE} is due; {detail}; {advice}")
 
 
 def _known_pairs(ladder: Ladder) -> tuple[Array, NDArray[np.bool_]] | None:
