@@ -126,9 +126,12 @@ def command(
         )
     if unused := set(optional) - set(providers):
         raise click.UsageError(f"--optional names {min(unused)}, which is none of --providers.")
-    _forget(job, folder)
     if not precisions and not providers:
+        if jobs is not None:
+            raise click.UsageError("--jobs is for --precisions and --providers; there is one cell here.")
+        _forget(job, folder, f"parity-{precision}-{provider}")
         return _one(job, Precision(precision), Provider(provider), folder, explain=explain, as_json=as_json)
+    _forget(job, folder)
     plan = Plan(
         precisions=_precisions(job, precisions or (precision,)),
         providers=tuple(map(Provider, providers or (provider,))),
@@ -161,15 +164,15 @@ def _job(
     return Job(artifact, checkpoint, cache.folder("answers"), data_options=chosen, options=options, **asked)
 
 
-def _forget(job: Job, folder: Path | None) -> None:
+def _forget(job: Job, folder: Path | None, *names: str) -> None:
     """Remove the reports of an earlier run: should this one end early, nobody may take them for its own."""
     if folder is None:
         return
     if job.baseline is not None and job.baseline.resolve().parent == folder.resolve():
         raise InputError(f"The baseline {job.baseline} lies in the folder of the report.", "Keep it somewhere else.")
-    for path in folder.glob("parity*"):
-        if path.suffix in (".json", ".xml", ".md", ".html"):
-            path.unlink()
+    for name in ("parity", *names):
+        for suffix in (".json", ".xml", ".md", ".html"):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
@@ -218,10 +221,10 @@ def _several(job: Job, plan: Plan, folder: Path | None, *, explain: bool, as_jso
 
     with progress() as step:
         outcome = run_matrix(job, plan, weights_of(job), progress=step)
-    if folder is None:
-        store_cells(job.artifact, outcome)
     place = job.artifact / "reports" if folder is None else folder
     _write(place, matrix_files(outcome))
+    if folder is None:
+        store_cells(job.artifact, outcome)
     if as_json:
         print_json(outcome.matrix)
     else:
