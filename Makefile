@@ -20,7 +20,7 @@ test-cluster: $(READY)
 test-gate: $(READY)
 	$(BIN)/pytest -m gate
 	$(BIN)/python -m tests.faults --check
-	$(BIN)/python -m tests.faults --clean 50
+	$(BIN)/python -m tests.faults --clean 24
 
 # Real consumers, each in an environment of its own, and the table of what they proved.
 interop: $(READY)

@@ -150,7 +150,7 @@ def test_what_ends_the_gate_before_a_verdict_is_in_the_summary_and_inputs_are_no
     assert found.run.code == errors.ArtifactError.exit_code, found.run.out
     assert found.outputs == {"verdict": "", "exit-code": "7", "report": HOSTILE}
     assert "ended with exit code 7, without a report" in found.summary
-    assert "is neither an artifact nor a folder" in " ".join(found.summary.split())
+    assert "There is no folder" in " ".join(found.summary.split())
     assert not (tmp_path / "pwned").exists()
 
 

@@ -50,8 +50,6 @@ def accuracy(ladder: Ladder) -> Iterator[Check]:
 
 def retrieval(ladder: Ladder) -> Iterator[Check]:
     """Recall of captions by pictures and of pictures by captions, on these very samples."""
-    if not ladder.samples.bundled:
-        yield sense(ladder, Rung.RETRIEVAL, "the reference finds its captions by luck")
     yield from _on_these(ladder, Rung.RETRIEVAL, _recalls)
 
 
@@ -68,9 +66,13 @@ def _on_these(ladder: Ladder, rung: Rung, count: Callable[[Ladder], list[Task]])
 
 
 def non_inferiority(ladder: Ladder) -> Iterator[Check]:
-    """What may be lost on all pictures like these: PASS where more than the margin is excluded, FAIL where less is."""
-    tasks = [*(_once(ladder, _classification) if ladder.samples.classes else ())]
-    tasks += _once(ladder, _recalls) if ladder.samples.pairs else ()
+    """What may be lost on all pictures like these: PASS where more than the margin is excluded, FAIL where less is.
+
+    A reference that finds nothing has nothing to lose.
+    """
+    yield sense(ladder, Rung.NON_INFERIORITY, "the reference finds captions or classes by luck")
+    tasks = _once(ladder, _classification) if ladder.samples.classes else []
+    tasks = tasks + _once(ladder, _recalls) if ladder.samples.pairs else tasks
     for task in tasks:
         yield _not_inferior(task, ladder.gate)
 

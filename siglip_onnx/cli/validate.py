@@ -182,8 +182,9 @@ def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
 
     if "all" not in asked:
         return tuple(map(Precision, asked))
+    there = precisions_of(job)
     before = [precision for precision, _ in accepted(job.baseline)] if job.baseline else []
-    return tuple(dict.fromkeys((*precisions_of(job), *before)))
+    return tuple(dict.fromkeys((*there, *before)))
 
 
 def _one(
