@@ -217,6 +217,7 @@ def start(artifact: Path, folder: Path, out: Path, *more: str) -> subprocess.Pop
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.gate
 def test_killed_at_random_moments_no_row_is_lost_or_doubled(artifact: Path, model: Siglip, tmp_path: Path) -> None:
     folder, out = collection(tmp_path / "in", 1200), tmp_path / "out.parquet"
     chance, kills = random.Random(0), 0
@@ -349,6 +350,7 @@ def test_the_command_line_from_folder_to_answer(artifact: Path, tmp_path: Path, 
     shutil.rmtree(tmp_path / "e.parquet.parts", ignore_errors=True)
 
 
+@pytest.mark.gate
 def test_memory_is_bounded_by_batches_not_by_inputs(artifact: Path, tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from siglip_onnx.runtime.bulk import EmbedJob, Inputs, embed;"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..validate.report import Check, Report
 
 _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
+_SUFFIXES = (".json", ".xml", ".md", ".html")
 _PATH = click.Path(path_type=Path)
 
 
@@ -170,9 +171,12 @@ def _forget(job: Job, folder: Path | None, *names: str) -> None:
         return
     if job.baseline is not None and job.baseline.resolve().parent == folder.resolve():
         raise InputError(f"The baseline {job.baseline} lies in the folder of the report.", "Keep it somewhere else.")
-    for name in ("parity", *names):
-        for suffix in (".json", ".xml", ".md", ".html"):
-            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    old = (folder / f"{name}{suffix}" for name in ("parity", *names) for suffix in _SUFFIXES)
+    try:
+        for path in filter(Path.exists, old):
+            path.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
@@ -256,9 +260,11 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             write_file(folder / name, data)
     except OSError as error:
-        raise InputError(
-            f"The report cannot be written into {folder} ({error.strerror}).", "Name another folder."
-        ) from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"The report cannot be written into {folder} ({error.strerror}).", "Name another folder.")
 
 
 def _print(report: Report, path: Path, notes: tuple[str, ...]) -> None:
