@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { chromium } from 'playwright-core';
+import { launch } from './chromium.mjs';
 import { answer, job } from './shared.mjs';
 
 /** Runs in the page. */
@@ -62,11 +63,7 @@ async function look(context, path, { width, scheme }) {
 }
 
 const profile = mkdtempSync(join(tmpdir(), 'siglip-onnx-chromium-'));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: job.chromium,
-  headless: true,
-  args: ['--no-first-run', '--disable-background-networking', '--no-sandbox', '--disable-gpu'],
-});
+const context = await launch(chromium, job.chromium, profile);
 try {
   const looks = [];
   for (const path of job.pages) for (const as of job.as) looks.push({ path, as, ...(await look(context, path, as)) });

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import msgspec
-
 from ..runtime.contract import Precision, Role
+from ..runtime.files import as_json
 from .search import Step
 
 RECORD_VERSION: Final = 1
@@ -63,4 +62,4 @@ class Record:
 
     def to_json(self) -> bytes:
         """The record as indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        return as_json(self)

@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from .files import as_json
+
 SCHEMA_VERSION: Final = 1
 CONTRACT_FILE: Final = "siglip.json"
 
@@ -345,7 +347,7 @@ class Contract:
 
 def encode(contract: Contract) -> bytes:
     """The contract as indented JSON (RFC 8259, UTF-8)."""
-    return msgspec.json.format(msgspec.json.encode(contract), indent=2) + b"\n"
+    return as_json(contract)
 
 
 def decode(data: bytes) -> Contract:

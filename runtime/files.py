@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 _PARTIAL = ".partial-"
 _OLD = "-old"
 
@@ -19,6 +21,11 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file in lower-case hex, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_json(value: object) -> bytes:
+    """A value as indented JSON (RFC 8259, UTF-8), with a line's end behind it."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def write_file(path: Path, data: bytes) -> None:

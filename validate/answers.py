@@ -77,7 +77,6 @@ class _Meta(msgspec.Struct):
     data: str
     scale: float
     bias: float
-    complete: bool
 
 
 class Answers:
@@ -99,11 +98,6 @@ class Answers:
         self._path = None if folder is None else folder / f"{oracle.identity[:20]}-{data[:20]}.npz"
         if self._path is not None and self._path.exists():
             self._read(self._path)
-
-    @property
-    def logit_scale(self) -> float:
-        """Factor on the cosine."""
-        return self._scale_and_bias[0]
 
     @property
     def _scale_and_bias(self) -> tuple[float, float]:
@@ -137,7 +131,7 @@ class Answers:
         Raises:
             InputError: The folder cannot be written.
         """
-        meta = _Meta(self.oracle.identity, self._data, *self._scale_and_bias, complete=True)
+        meta = _Meta(self.oracle.identity, self._data, *self._scale_and_bias)
         if self._path is not None and not self.complete:
             arrays = {"meta": np.frombuffer(msgspec.json.encode(meta), np.uint8)}
             for name, rows in self._known.items():
@@ -166,7 +160,7 @@ class Answers:
             raise InputError(f"The answers in {path} are damaged ({error}).", "Delete the file.") from error
         if (meta.identity, meta.data) != (self.oracle.identity, self._data):
             raise InputError(f"The answers in {path} are those of another reference or other data.", "Delete the file.")
-        self._numbers, self.complete = (meta.scale, meta.bias), meta.complete
+        self._numbers, self.complete = (meta.scale, meta.bias), True  # only what is complete is kept
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:

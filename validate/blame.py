@@ -17,7 +17,6 @@ from ..runtime.contract import Precision, Provider, Role, Verdict
 from . import metrics
 from .cell import Job
 from .explain import Explanation, explain
-from .gate_file import Gates
 from .ladder import Ladder, Progress
 from .report import Report
 from .run import Terms, prepared
@@ -35,8 +34,7 @@ def blame(job: Job, report: Report, folder: Path, *, progress: Progress) -> Expl
         SiglipOnnxError: As `validate`, and as `explain`.
     """
     subject = open_subject(job, report.precision, report.provider)
-    gates = Gates.read(job.gates) if job.gates else Gates()
-    terms = Terms(gates, dialect=job.dialect, without=subject.without, answers=job.answers)
+    terms = Terms(job.limits, dialect=job.dialect, without=subject.without, answers=job.answers)
     samples = Samples.read(job.data, job.data_options)
     ladder = prepared(subject.model, job.checkpoint, samples, terms, progress=progress)
     worst = {role: _worst(ladder, role) for role in ladder.towers}

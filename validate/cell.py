@@ -62,10 +62,14 @@ class Job:
     mapping: Path | None = None
     options: SessionOptions = field(default_factory=SessionOptions)
 
+    @property
+    def limits(self) -> Gates:
+        """The defaults, or what the file of gates makes of them; raises InputError for one that cannot be read."""
+        return Gates.read(self.gates) if self.gates else Gates()
+
     def check(self) -> None:
         """Read what all cells share; raises InputError for gates or a baseline that cannot be read."""
-        if self.gates:
-            Gates.read(self.gates)
+        _ = self.limits
         if self.baseline:
             accepted(self.baseline)
 
@@ -76,7 +80,7 @@ class Job:
             InputError: The gates or the baseline cannot be read.
             InconclusiveError: The baseline has no such cell.
         """
-        gates = Gates.read(self.gates) if self.gates else Gates()
+        gates = self.limits
         before = accepted(self.baseline) if self.baseline else {}
         if self.baseline and (precision, provider) not in before:
             raise InconclusiveError(

@@ -24,13 +24,8 @@ def collect(ladder: Ladder) -> Evidence:
     rows = max(1, _PLACES // ours.shape[1])
     some = np.sort(np.random.default_rng(0).permutation(len(ours))[:rows])
     names = {Role.VISION: tuple(ladder.names), Role.TEXT: ladder.samples.texts}
-    cosines = {role: _cosines(ladder, role) for role in ladder.towers}
+    cosines = {role: ladder.tower(role).centred for role in ladder.towers}
     return Evidence(ours[some], theirs[some], cosines, {role: names[role] for role in cosines}, _worst(ladder))
-
-
-def _cosines(ladder: Ladder, role: Role) -> Array:
-    tower = ladder.tower(role)
-    return metrics.centred_cosines(tower.found, tower.wanted)
 
 
 def _worst(ladder: Ladder) -> tuple[Worst, ...]:

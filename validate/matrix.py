@@ -28,7 +28,7 @@ from .evidence import Evidence
 from .matrix_report import Cell, Matrix, together
 from .report import DataRecord, Report
 from .run import environment
-from .subject import precisions_of
+from .subject import precisions_of, weights_of
 
 # Of a cell's process besides its graphs: PyTorch's code, pictures, buffers.
 _BESIDE_WEIGHTS: Final = 1_500_000_000
@@ -72,13 +72,12 @@ class Outcome(NamedTuple):
     evidence: dict[str, Evidence]
 
 
-def run_matrix(job: Job, plan: Plan, sizes: dict[Precision, int], *, progress: Progress = print) -> Outcome:
+def run_matrix(job: Job, plan: Plan, *, progress: Progress = print) -> Outcome:
     """Judge every cell.
 
     Args:
         job: What is judged, and by what.
         plan: Which cells there are.
-        sizes: Bytes of the weights of each precision, which decide how many cells fit into memory.
         progress: Told what is being done, in a few words.
 
     Raises:
@@ -91,7 +90,7 @@ def run_matrix(job: Job, plan: Plan, sizes: dict[Precision, int], *, progress: P
         processes = Processes()
         try:
             data = _ask_reference(job, plan, folder / "reference", processes, progress)
-            found = _Runner(job, plan, sizes, folder, processes, progress).run()
+            found = _Runner(job, plan, folder, processes, progress).run()
         finally:  # an interrupted gate leaves nothing running behind
             processes.stop()
     matrix = Matrix(
@@ -126,13 +125,12 @@ class _Runner:
         self,
         job: Job,
         plan: Plan,
-        sizes: dict[Precision, int],
         folder: Path,
         processes: Processes,
         progress: Progress,
     ) -> None:
-        self.plan, self.sizes, self.folder, self.progress = plan, sizes, folder, progress
-        self.processes = processes
+        self.plan, self.folder, self.progress = plan, folder, progress
+        self.processes, self.sizes = processes, weights_of(job)
         self.jobs = min(plan.jobs or max(1, machine.cores() // 4), len(plan.cells))
         threads = job.options.threads or max(1, machine.cores() // self.jobs)
         self.job = replace(job, options=replace(job.options, threads=threads))

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from ..runtime.contract import Precision, Provider, Verdict
+from ..runtime.files import as_json
 from .report import DataRecord, Report
 
 MATRIX_VERSION: Final = 1
@@ -56,7 +57,7 @@ class Matrix:
 
     def to_json(self) -> bytes:
         """The report as indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        return as_json(self)
 
     @staticmethod
     def from_json(data: bytes) -> Matrix:

@@ -181,22 +181,14 @@ def recall(scores: Array, truth: NDArray[np.bool_], k: int) -> float:
     return float(hits(scores, truth, k, 0.0).mean())
 
 
-def lost_and_gained(
-    ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0
-) -> tuple[int, int]:
-    """How many rows were found and are not, and how many are found and were not.
+def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
+    """Share of rows that were found and are not, less those that are found and were not.
 
     A row counts where the one finds it by more than `tie` and the other misses it.
     """
     lost = hits(reference, truth, k, tie) & ~hits(ours, truth, k, 0.0)
     gained = hits(ours, truth, k, tie) & ~hits(reference, truth, k, 0.0)
-    return int(lost.sum()), int(gained.sum())
-
-
-def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
-    """Share of rows that were found and are not, less those that are found and were not."""
-    lost, gained = lost_and_gained(ours, reference, truth, k, tie)
-    return (lost - gained) / len(ours)
+    return float(lost.mean() - gained.mean())
 
 
 def at_least_by_chance(hits: int, chances: Floats) -> float:

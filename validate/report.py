@@ -12,6 +12,7 @@ import msgspec
 
 from ..runtime.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InconclusiveError, ParityError
+from ..runtime.files import as_json
 
 REPORT_VERSION: Final = 2
 
@@ -199,17 +200,18 @@ class Report:
     cost: Cost | None = None
     schema_version: Literal[2] = REPORT_VERSION
 
+    def problems(self) -> tuple[Check, ...]:
+        """The checks that did not pass, those that failed first, otherwise as they were climbed."""
+        bad = (check for check in self.checks if check.verdict is not Verdict.PASS)
+        return tuple(sorted(bad, key=lambda check: check.verdict is not Verdict.FAIL))
+
     def first_problem(self) -> Check | None:
         """The lowest check that failed, else the lowest inconclusive one."""
-        for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
-            for check in self.checks:
-                if check.verdict is verdict:
-                    return check
-        return None
+        return next(iter(self.problems()), None)
 
     def to_json(self) -> bytes:
         """The report as indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        return as_json(self)
 
     @staticmethod
     def from_json(data: bytes) -> Report:

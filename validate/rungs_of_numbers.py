@@ -14,7 +14,7 @@ from . import metrics
 from .gates import Gate
 from .ladder import Ladder
 from .report import Check, Rung, at_least, at_most, failed, inconclusive
-from .tower import HIDDEN
+from .tower import HIDDEN, Tower
 
 Array = NDArray[Any]
 
@@ -55,16 +55,15 @@ def _tower(ladder: Ladder, role: Role, names: tuple[str, ...]) -> Iterator[Check
     broken = np.flatnonzero(~np.isfinite(ours).all(axis=1))
     detail = f"first: {names[broken[0]]!r:.60}" if len(broken) else f"{len(ours)} rows"
     yield at_most(rung, f"{role} rows with NaN or Inf", float(len(broken)), 0.0, detail)
-    yield from _cosines(ladder, role, names, ours, theirs)
+    yield from _cosines(ladder, role, names)
     yield at_most(rung, f"{role} relative error", metrics.relative_error(ours, theirs), gate.relative_error)
     if tower.hidden is not None:
         yield _close(rung, f"{role} {HIDDEN} relative error", *tower.hidden, gate)
 
 
-def _cosines(ladder: Ladder, role: Role, names: tuple[str, ...], ours: Array, theirs: Array) -> Iterator[Check]:
-    gate, mean = ladder.gate, metrics.unit(theirs).mean(0)
-    raw, centred = metrics.row_cosines(ours, theirs), metrics.centred_cosines(ours, theirs, mean)
-    floors = _floors(ladder, role, mean)
+def _cosines(ladder: Ladder, role: Role, names: tuple[str, ...]) -> Iterator[Check]:
+    gate, tower = ladder.gate, ladder.tower(role)
+    raw, centred, floors = metrics.row_cosines(tower.found, tower.wanted), tower.centred, _floors(tower)
     limits = (gate.cosine, gate.centred_cosine)
     for name, values, limit, floor in zip(("cosine", "centred cosine"), (raw, centred), limits, floors, strict=True):
         worst = f"worst: {names[int(np.argmin(values))]!r:.60}"  # a NaN counts as the smallest
@@ -73,13 +72,12 @@ def _cosines(ladder: Ladder, role: Role, names: tuple[str, ...], ours: Array, th
             yield at_least(Rung.EMBEDDINGS, f"{role} {name} {which}", found, limit, worst, floor)
 
 
-def _floors(ladder: Ladder, role: Role, mean: Array) -> tuple[float | None, float | None]:
+def _floors(tower: Tower) -> tuple[float | None, float | None]:
     """1 - cosine and 1 - centred cosine of rows in a batch with the same rows alone, of the worst row."""
-    tower = ladder.tower(role)
     if tower.batched is None:
         return None, None
     alone = tower.found[tower.batch_rows]
-    pair = metrics.row_cosines(tower.batched, alone), metrics.centred_cosines(tower.batched, alone, mean)
+    pair = metrics.row_cosines(tower.batched, alone), metrics.centred_cosines(tower.batched, alone, tower.mean)
     raw, centred = (_finite(1 - metrics.lowest(values, 0.0)) for values in pair)
     return raw, centred
 

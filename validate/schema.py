@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from ..runtime.errors import InputError
-from ..runtime.files import write_file
+from ..runtime.files import as_json, write_file
 from .matrix_report import MATRIX_VERSION, Matrix
 from .report import REPORT_VERSION, Report
 
@@ -51,7 +51,7 @@ def _schema(kind: _Kind) -> bytes:
     identity = f"urn:siglip-onnx:{kind.name}:{kind.version}"
     head = {"$schema": _DIALECT, "$id": identity, "title": kind.title, "version": kind.version}
     parts = {name: _described(_complete(parts[name])) for name in sorted(parts)}
-    return msgspec.json.format(msgspec.json.encode(head | root | {"$defs": parts}), indent=2) + b"\n"
+    return as_json(head | root | {"$defs": parts})
 
 
 def _complete(part: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from ..runtime.artifact import Artifact
 from ..runtime.contract import CONTRACT_FILE, Precision, Provider
 from ..runtime.errors import InputError
 from ..runtime.model import Siglip
+from ..runtime.options import SessionOptions
 from .report import Rung
 from .run import open_checkpoint
 
 if TYPE_CHECKING:
+    from .adopt import Mapping
     from .cell import Job
 
 
@@ -48,21 +50,20 @@ def open_subject(job: Job, precision: Precision, provider: Provider) -> Subject:
     options = replace(job.options, provider=provider).for_its_provider()
     if is_artifact(job.artifact):
         return Subject(Siglip(Artifact.open(job.artifact), precision, options))
-    return _adopted(job, precision, provider)
+    return _adopted(job, precision, options)
 
 
-def _adopted(job: Job, precision: Precision, provider: Provider) -> Subject:
+def _adopted(job: Job, precision: Precision, options: SessionOptions) -> Subject:
     """Files without a contract, which the checkpoint has to explain."""
-    from .adopt import adopt, read_mapping
+    from .adopt import adopt
 
     if job.checkpoint is None:
         raise InputError(
             f"{job.artifact} has no {CONTRACT_FILE}, so it says neither what it computes nor how it is fed.",
             "Name the checkpoint that it was made from with --reference.",
         )
-    options = replace(job.options, provider=provider).for_its_provider()
     source = open_checkpoint(job.checkpoint, job.dialect)
-    adopted = adopt(job.artifact, source, precision, read_mapping(job.mapping) if job.mapping else None)
+    adopted = adopt(job.artifact, source, precision, _mapping(job))
     model = Siglip(adopted.artifact, precision, options)
     judged = {
         Rung.TOKENS: adopted.has_tokenizer,
@@ -80,9 +81,15 @@ def precisions_of(job: Job) -> tuple[Precision, ...]:
         found = tuple(dict.fromkeys(variant.precision for variant in variants))
         # Without a checkpoint fp32 is what the others are compared with.
         return found if job.checkpoint is not None else tuple(p for p in found if p is not Precision.FP32)
-    from .adopt import precisions, read_mapping
+    from .adopt import precisions
 
-    return precisions(job.artifact, read_mapping(job.mapping) if job.mapping else None)
+    return precisions(job.artifact, _mapping(job))
+
+
+def _mapping(job: Job) -> Mapping | None:
+    from .adopt import read_mapping
+
+    return read_mapping(job.mapping) if job.mapping else None
 
 
 def weights_of(job: Job) -> dict[Precision, int]:

@@ -65,7 +65,7 @@ def _cell(cell: Cell) -> Iterator[str]:
         yield ""
         yield _plain(wording.first_problem(cell))
         yield ""
-        found = wording.problems(cell.report) if cell.report else ()
+        found = cell.report.problems() if cell.report else ()
         if found:
             yield from _checks(found[:_PROBLEMS])
         if len(found) > _PROBLEMS:

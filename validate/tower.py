@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -59,6 +60,16 @@ class Tower:
     wanted_other: Mapping[str, Array]
     seconds: float
     placement: Mapping[str, int]
+
+    @cached_property
+    def mean(self) -> metrics.Floats:
+        """The mean of the reference's embeddings, each of length 1."""
+        return np.asarray(metrics.unit(self.wanted).mean(0))
+
+    @cached_property
+    def centred(self) -> metrics.Floats:
+        """Centred cosine of each row with the reference's."""
+        return metrics.centred_cosines(self.found, self.wanted, self.mean)
 
 
 class _Rows:

@@ -68,18 +68,12 @@ def unmeasured(report: Report) -> tuple[Rung, ...]:
     return tuple(rung for rung in report.due if rung not in climbed)
 
 
-def problems(report: Report) -> tuple[Check, ...]:
-    """The checks that did not pass, those that failed first, otherwise as they were climbed."""
-    bad = (check for check in report.checks if check.verdict is not Verdict.PASS)
-    return tuple(sorted(bad, key=lambda check: check.verdict is not Verdict.FAIL))
-
-
 def first_problem(cell: Cell) -> str:
     """Why a cell is no PASS, in a sentence or two; empty where it is."""
     if cell.report is None:
         return cell.problem or "It came to no report."
-    if found := problems(cell.report):
-        return f"{found[0].rung}: {found[0].name}. {describe(found[0])}".strip()
+    if found := cell.report.first_problem():
+        return f"{found.rung}: {found.name}. {describe(found)}".strip()
     missing = ", ".join(unmeasured(cell.report))
     return f"Not measured: {missing}." if missing else cell.problem
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import rich.box
 import rich.console
 import rich.table
@@ -18,6 +17,7 @@ import rich.text
 from ..runtime import ImageOptions
 from ..runtime.choice import AUTO
 from ..runtime.contract import Precision, Provider, Verdict
+from ..runtime.files import as_json
 from ..runtime.image import Transparency
 from ..runtime.model import Siglip
 from ..runtime.options import Hint, Mode, SessionOptions
@@ -161,7 +161,7 @@ def tell_choice(model: Siglip, precision: str, provider: str) -> None:
 
 def print_json(value: object) -> None:
     """A value as indented JSON on standard output."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(as_json(value), nl=False)
 
 
 @contextmanager

@@ -222,10 +222,9 @@ def _several(job: Job, plan: Plan, folder: Path | None, *, explain: bool, as_jso
     """A gate of many cells."""
     from ..validate.matrix import run_matrix
     from ..validate.matrix_files import matrix_files, store_cells
-    from ..validate.subject import weights_of
 
     with progress() as step:
-        outcome = run_matrix(job, plan, weights_of(job), progress=step)
+        outcome = run_matrix(job, plan, progress=step)
     place = job.artifact / "reports" if folder is None else folder
     _write(place, matrix_files(outcome))
     if folder is None:
@@ -283,26 +282,26 @@ def _print(report: Report, path: Path, notes: tuple[str, ...]) -> None:
 
 
 def _checks(checks: tuple[Check, ...]) -> Any:
+    from ..validate import wording
+
     rows = table("rung", "check", "required", "allowed", "noise", "verdict", "on")
     for check in checks:
-        found = "–" if check.value is None else f"{check.value:.7g}"
-        allowed = "–" if check.limit is None else f"{check.sense} {check.limit:.7g}"
-        noise = "–" if check.floor is None else f"{check.floor:.2g}"
-        detail = rich.text.Text(check.detail)
-        rows.add_row(check.rung, check.name, found, allowed, noise, coloured(check.verdict), detail)
+        numbers = wording.required(check), wording.allowed(check), wording.noise(check)
+        rows.add_row(check.rung, check.name, *numbers, coloured(check.verdict), rich.text.Text(check.detail))
     return rows
 
 
 def _print_matrix(outcome: Outcome, folder: Path) -> None:
+    from ..validate import wording
+
     matrix, console = outcome.matrix, stdout()
     rows = table("precision", "provider", "verdict", "first problem", "required", "allowed", "seconds")
     for cell in matrix.cells:
         problem = cell.report.first_problem() if cell.report else None
-        name = f"{problem.rung}: {problem.name}" if problem else cell.problem or "–"
-        found = "–" if problem is None or problem.value is None else f"{problem.value:.5g}"
-        allowed = "–" if problem is None or problem.limit is None else f"{problem.sense} {problem.limit:.5g}"
+        name = f"{problem.rung}: {problem.name}" if problem else cell.problem or wording.NOTHING
+        numbers = (wording.required(problem), wording.allowed(problem)) if problem else (wording.NOTHING,) * 2
         optional = "" if cell.required else " (optional)"
-        row = (cell.precision, cell.provider + optional, coloured(cell.verdict), rich.text.Text(name), found, allowed)
+        row = (cell.precision, cell.provider + optional, coloured(cell.verdict), rich.text.Text(name), *numbers)
         rows.add_row(*row, f"{cell.seconds:.0f}")
     console.print(rows)
     data = f"{matrix.data.images} pictures and {matrix.data.texts} texts of {matrix.data.name}"

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from ...runtime.contract import Precision, Provider, Role
+from ...runtime.files import as_json
 
 EXPLANATION_VERSION: Final = 1
 _WIDTH: Final = 100
@@ -126,7 +127,7 @@ class Explanation:
 
     def to_json(self) -> bytes:
         """The explanation as indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        return as_json(self)
 
     @staticmethod
     def from_json(data: bytes) -> Explanation:

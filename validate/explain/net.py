@@ -81,14 +81,6 @@ class Net:
             todo += [read for read in self.reads[place] if read not in stops]
         return frozenset(nodes), frozenset(enters)
 
-    def downstream(self, names: Collection[str]) -> frozenset[str]:
-        """Every value that depends on one of these, without themselves."""
-        found = set(names)
-        for node, reads in zip(self.nodes, self.reads, strict=True):
-            if not found.isdisjoint(reads):
-                found.update(name for name in node.output if name)
-        return frozenset(found - set(names))
-
     def names(self, nodes: Iterable[int]) -> tuple[str, ...]:
         """What nodes are called, in the order of the graph; one without a name goes by its first output."""
         return tuple(self.nodes[i].name or self.nodes[i].output[0] for i in sorted(nodes))
