@@ -33,15 +33,21 @@ FEATURES: Final = {
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor: its name, every flag of it, and those of `FEATURES` that it has; outside Linux none are known."""
+    """A processor: its name, its flags, and its vendor's CPUID string; flags and vendor are known on Linux only."""
 
     name: str
     flags: tuple[str, ...] = ()
+    vendor: str = ""  # GenuineIntel, AuthenticAMD; on x86 alone
 
     @property
     def features(self) -> frozenset[str]:
         """Instruction sets that matter here, by the names on the right of `FEATURES`."""
         return frozenset(FEATURES[flag] for flag in self.flags if flag in FEATURES)
+
+    @property
+    def saturates(self) -> bool:
+        """Whether it adds pairs of eight-bit products in 16 bits, where they may overflow: AVX2 without VNNI."""
+        return "avx2" in self.features and not self.features & {"vnni", "amx-int8"}
 
 
 def cores() -> int:
@@ -79,7 +85,8 @@ def processor() -> Processor:
     lines = (line.partition(":") for line in _read(_CPUINFO).splitlines())
     facts = {key.strip(): value.strip() for key, _, value in lines}  # of the last core; all are of one kind
     name = facts.get("model name") or platform.processor() or platform.machine()
-    return Processor(name, tuple((facts.get("flags") or facts.get("Features") or "").split()))
+    flags = tuple((facts.get("flags") or facts.get("Features") or "").split())
+    return Processor(name, flags, facts.get("vendor_id", ""))
 
 
 def fingerprint(*parts: str) -> str:

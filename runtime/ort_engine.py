@@ -31,6 +31,9 @@ _ERRORS_ONLY: Final = 3  # of ONNX Runtime's log; a warning would go straight to
 _AS_REQUESTED: Final = 1  # arena_extend_strategy of OrtArenaCfg; 0 is powers of two
 NO_GRAPH: Final = -1  # run as if there were no CUDA graphs
 _plugins = threading.Lock()
+# What came of registering each plugin's library in this process, None being success; ONNX Runtime refuses a second
+# registration, and its reason for that would hide the first one's.
+_outcomes: Final[dict[str, Exception | None]] = {}
 
 
 def onnxruntime() -> Any:
@@ -181,20 +184,35 @@ def placement(session: Any) -> dict[str, int]:
 
 
 def _plugin_devices(spec: ProviderSpec) -> list[Any]:
-    """The processors or cards that a plugin offers; its library is registered once in a process."""
-    ort = onnxruntime()
+    """The first processor or card that a plugin offers.
+
+    Raises:
+        ProviderError: Its library cannot be loaded, or it offers none.
+    """
     with _plugins:
-        if not _devices(spec):
-            try:
-                ort.register_execution_provider_library(spec.name, import_module(str(spec.plugin)).get_library_path())
-            except Exception as error:  # a missing module, a missing file, or whatever ONNX Runtime raises
-                raise ProviderError(
-                    f"The library of {spec.name} cannot be loaded: {first_line(error)}", f"Run: {spec.install}."
-                ) from error
-    devices = _devices(spec)
-    if not devices:
-        raise ProviderError(f"{spec.name} finds no device here.", "Run `siglip-onnx doctor`.")
-    return devices[:1]
+        if spec.name not in _outcomes:
+            _outcomes[spec.name] = _register(spec)
+    if error := _outcomes[spec.name]:
+        raise ProviderError(
+            f"The library of {spec.name} cannot be loaded: {first_line(error)}",
+            f"Reinstall it: pip install --upgrade --force-reinstall {spec.packages[0]}.",
+        ) from error
+    if devices := _devices(spec):
+        return devices[:1]
+    told = f"{spec.name} is registered, but offers no device on this processor ({machine.processor().name})."
+    raise ProviderError(f"{told} {spec.devices}".rstrip(), spec.without_device)
+
+
+def _register(spec: ProviderSpec) -> Exception | None:
+    """Register a plugin's library, which ONNX Runtime accepts once in a process; return the error, if any."""
+    if _devices(spec):
+        return None  # the program around us has registered it
+    try:
+        library = import_module(str(spec.plugin)).get_library_path()
+        onnxruntime().register_execution_provider_library(spec.name, library)
+    except Exception as error:  # a missing module, a missing file, or whatever ONNX Runtime raises
+        return error
+    return None
 
 
 def _devices(spec: ProviderSpec) -> list[Any]:

@@ -34,6 +34,8 @@ class ProviderSpec:
         install: How to get them.
         batch: How many pictures and texts at once are fastest; docs/runtime.md has the measurements.
         plugin: The module that knows where its library is, if ONNX Runtime loads it at run time.
+        devices: Where such a plugin offers devices, a sentence; an error ends with it where the plugin offers none.
+        without_device: What to do there, a sentence.
         systems: The only values of `sys.platform` it is for; none means all.
         libraries: Shared libraries that it needs and its packages do not bring, `{major}` being that of the CUDA
             version that ONNX Runtime was built for.
@@ -49,6 +51,8 @@ class ProviderSpec:
     install: str
     batch: Mapping[Role, int]
     plugin: str | None = None
+    devices: str = ""
+    without_device: str = "Use another provider."
     systems: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     options: Callable[[SessionOptions, Precision], Options] = field(default=_none)
@@ -143,6 +147,8 @@ PROVIDERS: Final = {
         "pip install 'siglip-onnx[cpu]' onnxruntime-ep-openvino",
         _SMALL_BATCH,
         plugin="onnxruntime_ep_openvino",
+        devices="OpenVINO's plugin for ONNX Runtime offers devices on Intel processors only.",
+        without_device="Use --provider openvino: OpenVINO itself, without ONNX Runtime, runs on this machine too.",
         options=_openvino_ort,
     ),
     Provider.COREML: ProviderSpec(
@@ -168,6 +174,7 @@ PROVIDERS: Final = {
         "pip install 'siglip-onnx[cpu]' onnxruntime-ep-webgpu",
         _SMALL_BATCH,
         plugin="onnxruntime_ep_webgpu",
+        without_device="Install or update the driver of the GPU; without a GPU, use another provider.",
     ),
     Provider.NODE: _in_javascript("cpu", {"onnxruntime-node": "1.30.0"}),
     Provider.WEB: _in_javascript("wasm", {"onnxruntime-web": "1.30.0", "playwright-core": "1.65.1"}),

@@ -65,3 +65,16 @@ def test_a_fingerprint_tells_processors_cores_and_options_apart(monkeypatch: pyt
 def test_features_have_the_names_of_what_they_are_for() -> None:
     found = machine.Processor("x", ("fpu", "avx512_vnni", "avx_vnni", "amx_bf16", "asimddp")).features
     assert found == {"vnni", "amx-bf16", "dot-product"}
+
+
+def test_the_processor_that_a_system_tells_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("vendor_id\t: GenuineIntel\nmodel name\t: Xeon\nflags\t\t: fpu avx2\n")
+    monkeypatch.setattr(machine, "_CPUINFO", cpuinfo)
+    found = machine.processor.__wrapped__()
+    assert found == machine.Processor("Xeon", ("fpu", "avx2"), "GenuineIntel")
+
+
+def test_which_processors_overflow_in_16_bits() -> None:
+    found = {flags: machine.Processor("x", flags).saturates for flags in (("avx2",), ("avx2", "avx_vnni"), ("asimd",))}
+    assert found == {("avx2",): True, ("avx2", "avx_vnni"): False, ("asimd",): False}

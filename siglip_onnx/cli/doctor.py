@@ -139,7 +139,6 @@ def _print(packages: list[_Package], providers: list[_Provider]) -> None:
 
 
 def _warnings() -> list[str]:
-    features = machine.processor().features
-    if "avx2" in features and not features & {"vnni", "amx-int8"}:
+    if machine.processor().saturates:
         return ["without VNNI, eight-bit products may overflow: quantize with --set weight_bits=7, and int8 is slower"]
     return []
