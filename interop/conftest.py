@@ -18,6 +18,7 @@ from siglip_onnx.quantize import RECIPES, Job, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.contract import Precision, Role
 from siglip_onnx.validate import store, validate
+from tests import not_run
 from tests.conftest import FEW, quick_pairs
 
 from . import table
@@ -37,6 +38,10 @@ def usual_texts() -> list[str]:
     """Every label of the evaluation set, and what users type: texts whose ids must be the same everywhere."""
     typed = ["", " ", "A Photo of a BEAR!", "it's  a\ttab,   or two\n", "x", "</s>", "the end</s> of", "ab-cd_ef (gh)"]
     return [*(EVAL / "labels.txt").read_text().splitlines(), *typed]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    not_run.register(config)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from siglip_onnx.runtime.artifact import record_files, write_contract
 from siglip_onnx.runtime.contract import Contract, Precision
 from siglip_onnx.validate import Gates, Report, Terms, store, validate
 
+from . import not_run
 from .outliers import rescale_norms
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,10 @@ DATA = ROOT / "tests" / "data"
 CHECKPOINT = ROOT / "examples" / "emoji" / "checkpoint"
 EVAL = ROOT / "examples" / "emoji" / "eval"
 LARGE = DATA / "siglip-large-patch16-384"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    not_run.register(config)
 
 
 @pytest.fixture(scope="session")
@@ -183,6 +188,7 @@ def emoji(passed: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def every(passed: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Result]:
     """One artifact with every variant."""
+    not_run.need_wide_sums()
     folder = Path(shutil.copytree(passed, tmp_path_factory.mktemp("every") / "emoji"))
     results = {}
     for precision, kind in RECIPES.items():

@@ -28,7 +28,9 @@ from siglip_onnx.runtime.providers import PROVIDERS, RANKING, ranked
 from .conftest import CHECKPOINT, EVAL, ROOT, Command, is_one_paragraph
 
 BEAR = EVAL / "distorted-noto-1f43b.webp"
-OPENVINO = [Provider.OPENVINO, Provider.OPENVINO_ORT]
+NEEDS_ORT = pytest.mark.needs_provider(Provider.OPENVINO_ORT)
+NEEDS_BF16 = pytest.mark.needs_provider(Provider.OPENVINO, hint=Hint.BF16)
+OPENVINO = [Provider.OPENVINO, pytest.param(Provider.OPENVINO_ORT, marks=NEEDS_ORT)]
 
 
 def test_the_probe_is_a_graph_that_onnx_accepts() -> None:
@@ -57,9 +59,14 @@ def test_openvino_computes_in_float32_unless_told_otherwise(model: Siglip) -> No
     exact = model.encode(Role.VISION, pixels)
     plain = Siglip.load(model.artifact.folder, provider="openvino").encode(Role.VISION, pixels)
     assert np.abs(plain - exact).max() < 1e-5 * np.abs(exact).max()
-    if "bf16" in machine.processor().features:
-        hinted = Siglip.load(model.artifact.folder, provider="openvino", options=SessionOptions(hint=Hint.BF16))
-        assert np.abs(hinted.encode(Role.VISION, pixels) - exact).max() > 1e-4 * np.abs(exact).max()
+
+
+@NEEDS_BF16
+def test_openvino_computes_in_bfloat16_if_told_so(model: Siglip) -> None:
+    pixels = model.images([BEAR])
+    exact = model.encode(Role.VISION, pixels)
+    hinted = Siglip.load(model.artifact.folder, provider="openvino", options=SessionOptions(hint=Hint.BF16))
+    assert np.abs(hinted.encode(Role.VISION, pixels) - exact).max() > 1e-4 * np.abs(exact).max()
 
 
 def test_several_requests_at_once(model: Siglip) -> None:
@@ -101,6 +108,7 @@ def half_supported() -> bytes:
     return onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
 
 
+@NEEDS_ORT
 def test_nodes_left_to_the_cpu_are_an_error_that_counts_them() -> None:
     options = SessionOptions(Provider.OPENVINO_ORT)
     with pytest.raises(ProviderError, match=r"does not run all of .*: of its nodes .*1 on CPUExecutionProvider"):
@@ -109,8 +117,55 @@ def test_nodes_left_to_the_cpu_are_an_error_that_counts_them() -> None:
     assert allowed.placement["CPUExecutionProvider"] >= 1
     x = np.stack([np.eye(4, dtype=np.float32) * k for k in (1, 2, 3)])
     np.testing.assert_allclose(allowed.run(["y"], {"x": x})[0], [1, 2.0**8, 3.0**8], rtol=1e-5)
+
+
+def test_openvino_itself_leaves_no_node_to_another() -> None:
     with pytest.raises(ProviderError, match="OpenVINO cannot compile"):
         load(Source(half_supported()), SessionOptions(Provider.OPENVINO))
+
+
+def fake_plugin(monkeypatch: pytest.MonkeyPatch, register: Callable[[str, str], None]) -> None:
+    """Pretend that OpenVINO's plugin was never registered, offers no device, and registers in this way."""
+    monkeypatch.setattr(ort_engine, "_outcomes", {})
+    monkeypatch.setattr(ort_engine, "_devices", lambda spec: [])
+    monkeypatch.setattr(ort_engine.onnxruntime(), "register_execution_provider_library", register)
+
+
+def test_a_plugin_without_a_device_names_the_same_cause_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fake_plugin(monkeypatch, lambda name, library: calls.append(name))
+    first, second = (diagnosis.problem(Provider.OPENVINO_ORT) for _ in range(2))
+    assert first is not None
+    assert first == second
+    assert machine.processor().name in first.cause
+    assert PROVIDERS[Provider.OPENVINO_ORT].devices in first.cause
+    assert "--provider openvino" in first.fix
+    assert "pip install" not in first.fix
+    assert calls == ["OpenVINOExecutionProvider"]
+
+
+def test_a_plugin_that_does_not_load_names_the_same_cause_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def register(name: str, library: str) -> None:
+        calls.append(name)
+        raise RuntimeError(f"no good library, seen {len(calls)} times")
+
+    fake_plugin(monkeypatch, register)
+    first, second = (diagnosis.problem(Provider.OPENVINO_ORT) for _ in range(2))
+    assert first is not None
+    assert first == second
+    assert "seen 1 times" in first.cause
+    assert "--force-reinstall onnxruntime-ep-openvino" in first.fix
+
+
+def test_doctor_does_not_advise_installing_what_is_installed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_plugin(monkeypatch, lambda name, library: None)
+    pages = [json.loads(command("doctor", "--json").out)["providers"] for _ in range(2)]
+    (first,), (second,) = ([row["problem"] for row in page if row["name"] == "openvino-ort"] for page in pages)
+    assert first == second
+    assert "offers no device" in first["cause"]
+    assert "pip install" not in first["fix"]
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
@@ -204,7 +259,7 @@ def test_the_wrong_package_and_two_packages_at_once(monkeypatch: pytest.MonkeyPa
 
 def test_a_missing_provider_ends_the_command_in_one_paragraph(artifact: Path, command: Command) -> None:
     if diagnosis.problem(Provider.TENSORRT) is None:
-        pytest.skip("this machine has TensorRT")
+        pytest.skip("tensorrt: it works here, and this test needs a provider that does not.")
     run = command("classify", artifact, BEAR, "--label", "bear", "--provider", "tensorrt")
     assert run.code == 3
     assert is_one_paragraph(run.err)
@@ -370,7 +425,7 @@ def test_nothing_damaged_gets_into_the_cache(
 
 def test_a_missing_provider_is_an_error_whatever_may_fall_back(artifact: Path) -> None:
     if diagnosis.problem(Provider.WEBGPU) is None:
-        pytest.skip("this machine has WebGPU")
+        pytest.skip("webgpu: it works here, and this test needs a provider that does not.")
     options = SessionOptions(allow_fallback=True)
     with pytest.raises(ProviderError, match="webgpu cannot be used here"):
         Siglip.load(artifact, provider="webgpu", options=options)
@@ -378,14 +433,25 @@ def test_a_missing_provider_is_an_error_whatever_may_fall_back(artifact: Path) -
         load(Source(diagnosis.PROBE), replace(options, provider=Provider.WEBGPU))
 
 
-def test_arithmetic_is_part_of_what_a_vector_is(model: Siglip) -> None:
-    def identity(provider: str, **options: Any) -> str:
-        chosen = SessionOptions(**options)
-        return Siglip.load(model.artifact.folder, provider=provider, options=chosen).identity(Role.TEXT)
+def identity(model: Siglip, provider: str, **options: Any) -> str:
+    chosen = SessionOptions(**options)
+    return Siglip.load(model.artifact.folder, provider=provider, options=chosen).identity(Role.TEXT)
 
-    found = {identity("cpu"), identity("openvino"), identity("openvino", hint=Hint.BF16), identity("openvino-ort")}
-    assert len(found) == 4
-    assert identity("cpu", threads=1) == identity("cpu")
+
+def test_arithmetic_is_part_of_what_a_vector_is(model: Siglip) -> None:
+    assert identity(model, "cpu", threads=1) == identity(model, "cpu") != identity(model, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("provider", "options"),
+    [
+        pytest.param("openvino", {"hint": Hint.BF16}, marks=NEEDS_BF16, id="bf16"),
+        pytest.param("openvino-ort", {}, marks=NEEDS_ORT, id="openvino-ort"),
+    ],
+)
+def test_each_way_to_compute_in_openvino_is_another(model: Siglip, provider: str, options: dict[str, Any]) -> None:
+    known = {identity(model, "cpu"), identity(model, "openvino")}
+    assert identity(model, provider, **options) not in known
 
 
 def test_processes_that_write_the_same_cache(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

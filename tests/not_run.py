@@ -1,0 +1,77 @@
+"""Tests that this machine cannot run: skipped for the cause that `doctor` gives, and counted when pytest ends."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import pytest
+
+from siglip_onnx.runtime import SessionOptions, diagnosis, machine
+from siglip_onnx.runtime.contract import Provider
+from siglip_onnx.runtime.machine import Processor
+from siglip_onnx.runtime.options import Hint
+
+
+def _is_intel(processor: Processor) -> bool:
+    return processor.vendor == "GenuineIntel"
+
+
+def _has_bf16(processor: Processor) -> bool:
+    return "bf16" in processor.features
+
+
+# The processors on which a provider, with OpenVINO's hint where one is given, has to work: a test fails there instead
+# of being skipped, so that no CI loses it unnoticed. Vendor and features are known on Linux only.
+MUST_RUN: Final[Mapping[tuple[Provider, Hint | None], Callable[[Processor], bool]]] = {
+    (Provider.OPENVINO_ORT, None): _is_intel,
+    (Provider.OPENVINO, Hint.BF16): _has_bf16,
+}
+
+
+def register(config: pytest.Config) -> None:
+    """Add the hooks of this module to a run of pytest, once however many conftest.py ask for it."""
+    if not config.pluginmanager.has_plugin(__name__):
+        config.pluginmanager.register(sys.modules[__name__], __name__)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs_provider"):
+        need(Provider(*mark.args), SessionOptions(**mark.kwargs))
+
+
+def need(provider: Provider, options: SessionOptions) -> None:
+    """Skip the test if the provider does not work here, or fail it if the provider has to work here."""
+    found = diagnosis.problem(provider, options)
+    if found is None:
+        return
+    reason = f"{provider}: {found.cause}"
+    if must_run(provider, options.hint, machine.processor()):
+        pytest.fail(f"{reason} {found.fix} It has to work on this processor.", pytrace=False)
+    pytest.skip(reason)
+
+
+def must_run(provider: Provider, hint: Hint | None, processor: Processor) -> bool:
+    """Whether a provider has to work on a processor."""
+    expected = MUST_RUN.get((provider, hint))
+    return expected is not None and expected(processor)
+
+
+def need_wide_sums() -> None:
+    """Skip the test where int8 and int8-static, as they are made by default, cannot be expected to pass."""
+    if machine.processor().saturates:
+        pytest.skip("int8: eight-bit products may overflow on a processor without VNNI.")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count every test that was skipped, whoever skipped it, by its reason."""
+    for line in summary(report.longrepr for report in terminalreporter.stats.get("skipped", ())):
+        terminalreporter.write_line(line, yellow=True)
+
+
+def summary(skipped: Iterable[object]) -> list[str]:
+    """A line for each reason, from what pytest keeps of a skipped test: (path, line, "Skipped: reason")."""
+    reasons = Counter(str(where[-1]).removeprefix("Skipped: ") for where in skipped if isinstance(where, tuple))
+    return [f"{count} test{'s' * (count > 1)} not run: {reason}" for reason, count in reasons.items()]
