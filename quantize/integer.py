@@ -90,9 +90,9 @@ def scores(graph: ir.Graph, node: ir.Node, name: str, largest: float, bits: int)
     patch.replace(patch.op("Mul", real, patch.op("Mul", x_scale, steps[0])))
 
 
-def static(graph: ir.Graph, site: Site, span: Range) -> None:
+def static(graph: ir.Graph, site: Site, span: Range, bits: int) -> None:
     """Quantize the activation by a range that is known: QuantizeLinear and DequantizeLinear around a MatMul."""
-    integers, scale = columns(weights(site.weight))
+    integers, scale = columns(weights(site.weight), bits)
     patch = Patch(graph, site.node, site.name)
     steps = (patch.constant("input.scale", np.array(span.scale)), patch.constant("input.zero", np.array(span.zero)))
     x = patch.op("DequantizeLinear", patch.op("QuantizeLinear", site.activation, *steps), *steps)

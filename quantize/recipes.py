@@ -102,7 +102,8 @@ class Int8(Recipe):
     Attributes:
         smoothing: Move outliers of activations into the weights first.
         table_bits: Size of a token embedding's elements.
-        weight_bits: 7 for processors that add pairs of products in 16 bits (AVX2 without VNNI), where 8 may overflow.
+        weight_bits: 7 is right on every processor; with 8, AVX2 without VNNI adds pairs of products in 16 bits, which
+            overflow (docs/quantization.md).
         scores: Multiply queries and keys in eight bits, too.
         margin: By how much the range of keys is widened, for what calibration has not seen.
     """
@@ -111,7 +112,7 @@ class Int8(Recipe):
 
     smoothing: bool = True
     table_bits: Literal[8, 16] = 8
-    weight_bits: Literal[7, 8] = 8
+    weight_bits: Literal[7, 8] = 7
     scores: bool = True
     margin: float = 1.25
 
@@ -158,6 +159,7 @@ class Int8Static(Recipe):
     Attributes:
         smoothing: Move outliers of activations into the weights first.
         table_bits: Size of a token embedding's elements.
+        weight_bits: As of `Int8`.
         ranges: How a range is found: all that was seen, all but the outermost, or where least information is lost.
         margin: By how much it is widened, for what calibration has not seen.
     """
@@ -166,6 +168,7 @@ class Int8Static(Recipe):
 
     smoothing: bool = True
     table_bits: Literal[8, 16] = 8
+    weight_bits: Literal[7, 8] = 7
     ranges: Literal["min-max", "percentile", "entropy"] = "min-max"
     margin: float = 1.25
 
@@ -193,7 +196,7 @@ class Int8Static(Recipe):
 
         def derive(keep: Keep) -> ir.Model:
             def write(graph: ir.Graph, site: Site) -> None:
-                integer.static(graph, site, spans[str(site.activation.name)])
+                integer.static(graph, site, spans[str(site.activation.name)], self.weight_bits)
 
             return _quantized(tower, found, keep, write, self.table_bits)
 

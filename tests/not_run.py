@@ -59,12 +59,6 @@ def must_run(provider: Provider, hint: Hint | None, processor: Processor) -> boo
     return expected is not None and expected(processor)
 
 
-def need_wide_sums() -> None:
-    """Skip the test where int8 and int8-static, as they are made by default, cannot be expected to pass."""
-    if machine.processor().saturates:
-        pytest.skip("int8: eight-bit products may overflow on a processor without VNNI.")
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Count every test that was skipped, whoever skipped it, by its reason."""
     for line in summary(report.longrepr for report in terminalreporter.stats.get("skipped", ())):

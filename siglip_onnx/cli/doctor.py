@@ -140,5 +140,7 @@ def _print(packages: list[_Package], providers: list[_Provider]) -> None:
 
 def _warnings() -> list[str]:
     if machine.processor().saturates:
-        return ["without VNNI, eight-bit products may overflow: quantize with --set weight_bits=7, and int8 is slower"]
+        return [
+            "without VNNI, int8 is slower, and products overflow in variants that were made with --set weight_bits=8"
+        ]
     return []
