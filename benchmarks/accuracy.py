@@ -46,7 +46,7 @@ from siglip_onnx.quantize import (  # noqa: E402
 )
 from siglip_onnx.quantize.data import read  # noqa: E402
 from siglip_onnx.quantize.measure import embed, runner  # noqa: E402
-from siglip_onnx.runtime import Siglip  # noqa: E402
+from siglip_onnx.runtime import Siglip, privacy  # noqa: E402
 from siglip_onnx.runtime.contract import Role  # noqa: E402
 from siglip_onnx.runtime.vectors import normalized  # noqa: E402
 from siglip_onnx.validate import metrics, store, validate  # noqa: E402
@@ -193,6 +193,7 @@ def ours(folder: Path, here: World, only: list[str]) -> None:
 
 
 def others(here: World, scratch: Path, nncf: str | None, folder: Path) -> None:
+    privacy.opt_out()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     script = {"EnableSubgraph": True, "MatMulConstBOnly": True}  # transformers.js, scripts/quantize.py

@@ -8,6 +8,7 @@ picture and a text; `peak` with the largest resident set so far, in MB.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -92,6 +93,7 @@ class Plain:
     """Two towers in ONNX Runtime as it is out of the box."""
 
     def __init__(self, folder: str, suffix: str = "") -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         providers = ["CPUExecutionProvider"]

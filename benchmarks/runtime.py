@@ -16,6 +16,7 @@ graphs, by ONNX Runtime's quantize_dynamic with unsigned weights, as its convers
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -87,6 +88,7 @@ def programs(args: argparse.Namespace) -> list[Program]:
 
 def quantized(artifact: str, folder: Path) -> None:
     """What transformers.js' script makes of the towers at its default dtype for WebAssembly, q8."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from siglip_onnx.quantize.measure import runner
-from siglip_onnx.runtime import Artifact
+from siglip_onnx.runtime import Artifact, privacy
 from siglip_onnx.runtime.contract import Precision, Role
 
 PAUSE = 0.05
@@ -40,6 +40,7 @@ def size(path: Path) -> int:
 
 
 def others(source: Path, folder: Path) -> dict[str, Path]:
+    privacy.opt_out()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     made = {}

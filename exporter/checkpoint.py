@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ..runtime import privacy
 from ..runtime.contract import ImageSpec, TokenizerSpec
 from ..runtime.errors import CheckpointError
 from .config import SiglipConfig, read_config
@@ -143,6 +144,7 @@ def locate(name: str) -> Path:
             f"There is no folder {name}, and it does not look like the id of a model on a hub (owner/name) either.",
             "Name a folder with config.json and weights, or an id such as google/siglip-base-patch16-224.",
         )
+    privacy.opt_out()
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

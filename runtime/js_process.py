@@ -25,6 +25,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
+from . import privacy
 from .engine import Array
 from .errors import ProviderError
 
@@ -151,6 +152,7 @@ class NodeProcess:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
+                    env=os.environ | privacy.choices(),  # onnxruntime-node is ONNX Runtime's native code
                 )
         except OSError as error:
             raise ProviderError(f"{node} cannot be started ({error.strerror}).", "Install Node.js anew.") from error

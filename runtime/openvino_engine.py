@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import cache, machine
+from . import cache, machine, privacy
 from .contract import Provider, TensorSpec
 from .engine import UNKNOWN, Array, Source, first_line
 from .errors import ProviderError
@@ -114,15 +114,26 @@ def _refuse_after_fork() -> None:
         )
 
 
-def _compiled(source: Source, config: dict[str, str], *, keep: bool) -> Any:
+def openvino() -> Any:
+    """The module.
+
+    Raises:
+        ProviderError: It cannot be imported.
+    """
     try:
-        import openvino
+        with privacy.openvino_unreported():
+            import openvino
     except ImportError as error:
         raise ProviderError(f"OpenVINO cannot be imported ({error}).", f"Run: {_SPEC.install}.") from error
-    core, graph = openvino.Core(), source.graph
+    return openvino
+
+
+def _compiled(source: Source, config: dict[str, str], *, keep: bool) -> Any:
+    module = openvino()
+    core, graph = module.Core(), source.graph
     if not (keep and source.identity):
         return core.compile_model(core.read_model(graph), _SPEC.name, config)
-    key = machine.fingerprint(openvino.__version__, source.identity, str(graph), *config.values())
+    key = machine.fingerprint(module.__version__, source.identity, str(graph), *config.values())
     target = cache.folder("openvino", key)
     if not target.exists():
         _fill(target, core, graph, config)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from . import machine
+from . import machine, privacy
 from .contract import Provider, TensorSpec
 from .engine import Array, Source, first_line
 from .errors import ArtifactError, ProviderError
@@ -42,6 +42,7 @@ def onnxruntime() -> Any:
     Raises:
         ProviderError: It cannot be imported.
     """
+    privacy.opt_out()
     try:
         import onnxruntime
     except ImportError as error:

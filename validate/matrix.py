@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ..runtime import errors, machine
+from ..runtime import errors, machine, privacy
 from ..runtime.contract import Precision, Provider, Verdict
 from ..runtime.errors import InconclusiveError, ParityError, ProviderError
 from . import cell as cells
@@ -246,7 +246,7 @@ class Processes:
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,
-                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+                env={**os.environ, **privacy.choices(), "PYTHONIOENCODING": "utf-8"},
             )
             self._running.add(process)
         return process

@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from ..runtime import privacy
 from ..runtime.contract import Role
 from ..runtime.errors import CheckpointError, InputError, ProviderError
 from ..runtime.files import sha256
@@ -236,6 +237,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _classes(source: Checkpoint) -> _Classes:
+    privacy.opt_out()
     try:
         import torch
         from transformers import Siglip2Model, SiglipModel

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .. import machine
+from .. import machine, privacy
 from ..artifact import Artifact
 from ..contract import Precision
 from ..errors import ProviderError, SiglipOnnxError
@@ -184,7 +184,7 @@ def _row(**cells: Any) -> Any:
 
 
 def _ray(cluster: Cluster) -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray reports to its makers
+    privacy.opt_out()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -205,6 +205,7 @@ def _ray(cluster: Cluster) -> Any:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 include_dashboard=False,
+                runtime_env=_workers_environment(),
             )
         except Exception as error:  # Ray raises all kinds
             raise ProviderError(
@@ -212,6 +213,11 @@ def _ray(cluster: Cluster) -> Any:
                 "Check the address, and that the cluster has this version of Ray.",
             ) from error
     return ray
+
+
+def _workers_environment() -> dict[str, dict[str, str]]:
+    """What the user has chosen here, for workers on other machines; Ray refuses to set what a submitted job sets."""
+    return {} if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"env_vars": privacy.choices()}
 
 
 def _require_listener(address: str) -> None:

@@ -27,10 +27,14 @@ _SCRIPT: Final = '''"""Run nodes by themselves and say how far off they are; exi
 {nodes}
 """
 
+import os
 import pathlib
 import sys
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # OpenVINO would send an event when it is imported
 import {module}
 
 folder = pathlib.Path(__file__).parent
