@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Role
 
 PHOTO = Path(__file__).parent.parent / "tests" / "data" / "images" / "photos" / "skimage_chelsea.png"
 ONE = (

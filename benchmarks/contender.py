@@ -33,7 +33,7 @@ class Ours:
 
     def __init__(self, folder: str, precision: str = "fp32", provider: str = "cpu", hint: str = "") -> None:
         from siglip_onnx.runtime import SessionOptions, Siglip
-        from siglip_onnx.runtime.contract import Provider, Role
+        from siglip_onnx.runtime.artifact.contract import Provider, Role
         from siglip_onnx.runtime.options import Hint
         from siglip_onnx.runtime.providers import PROVIDERS
 

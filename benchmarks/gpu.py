@@ -22,7 +22,7 @@ import torch
 from transformers import SiglipVisionModel
 
 from siglip_onnx.runtime import SessionOptions, Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 

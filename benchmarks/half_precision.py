@@ -19,7 +19,7 @@ from siglip_onnx.quantize import Fp16
 from siglip_onnx.quantize.graph import read
 from siglip_onnx.quantize.recipe import Tower
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.validate import metrics
 from siglip_onnx.validate.samples import Samples
 

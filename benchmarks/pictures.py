@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from siglip_onnx.runtime import ImageOptions, Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.image import ImageProcessor
 
 PHOTOS = Path(__file__).parent.parent / "tests" / "data" / "images" / "photos"

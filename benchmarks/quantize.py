@@ -23,7 +23,7 @@ from siglip_onnx.quantize import RECIPES
 from siglip_onnx.quantize.data import Data
 from siglip_onnx.quantize.derive import Derivation
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate.samples import BUNDLED, Samples
 from siglip_onnx.validate.source_pictures import Pictures
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from siglip_onnx.quantize.measure import runner
 from siglip_onnx.runtime import Artifact, privacy
-from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Role
 
 PAUSE = 0.05
 

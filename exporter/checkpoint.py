@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..runtime import privacy
-from ..runtime.contract import ImageSpec, TokenizerSpec
+from ..runtime.artifact.contract import ImageSpec, TokenizerSpec
 from ..runtime.errors import CheckpointError
 from .config import SiglipConfig, read_config
 from .dialects import Dialect, detect

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.contract import TokenizerSpec
+from ..runtime.artifact.contract import TokenizerSpec
 from ..runtime.errors import CheckpointError
 from .config import read_json
 

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..runtime.artifact import Artifact, record_files, write_contract
-from ..runtime.contract import Contract, EmbeddingSpec, Graph, LabelSpec, Precision, Role, Variant
+from ..runtime.artifact.artifact import Artifact, record_files, write_contract
+from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LabelSpec, Precision, Role, Variant
 from ..runtime.errors import InputError
 from ..runtime.model import PROBABILITIES, Siglip
 from ..runtime.text import fill

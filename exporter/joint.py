@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..runtime.contract import LogitSpec
+from ..runtime.artifact.contract import LogitSpec
 from .interface import BATCH, POOLED
 from .values import constant
 

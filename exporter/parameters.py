@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..runtime.contract import ImageSpec
+from ..runtime.artifact.contract import ImageSpec
 from .config import TextConfig, TowerConfig, VisionConfig
 from .dialects import Source, Sources
 from .options import ExportOptions, ImageInput

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..runtime.contract import ImageSpec
+from ..runtime.artifact.contract import ImageSpec
 from ..runtime.errors import ExportError
 from ..runtime.image import ImageProcessor
 from .interface import BATCH, OPSET

@@ -13,17 +13,8 @@ from typing import Any, Final
 import onnx_ir as ir
 import torch
 
-from ..runtime.artifact import Artifact, record_files, write_contract
-from ..runtime.contract import (
-    Contract,
-    EmbeddingSpec,
-    Graph,
-    LogitSpec,
-    Precision,
-    Role,
-    TensorSpec,
-    Variant,
-)
+from ..runtime.artifact.artifact import Artifact, record_files, write_contract
+from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LogitSpec, Precision, Role, TensorSpec, Variant
 from ..runtime.errors import ExportError
 from .checkpoint import Checkpoint
 from .config import config_json

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ..runtime.artifact import Artifact
+from ..runtime.artifact.artifact import Artifact
 from ..runtime.errors import ExportError
 from ..runtime.files import new_folder
 

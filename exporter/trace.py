@@ -19,7 +19,7 @@ from onnxscript import optimizer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..runtime.contract import TensorSpec
+from ..runtime.artifact.contract import TensorSpec
 from ..runtime.errors import ExportError
 from .interface import BATCH, OPSET
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 
 from . import limits
 from .answers import Answers, FloatArray, array, difference, embeddings_apart

@@ -16,7 +16,7 @@ from PIL import Image
 from siglip_onnx.exporter import export
 from siglip_onnx.quantize import RECIPES, Job, quantize
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate import store, validate
 from tests import not_run
 from tests.conftest import FEW, quick_pairs

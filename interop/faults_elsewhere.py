@@ -17,7 +17,7 @@ from typing import Final
 
 import onnx
 
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from tests.faults import EVERY
 from tests.faults.bench import make_bench
 from tests.faults.edits import graph_path

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 
 EMBEDDINGS: Final = {
     Precision.FP32: 1e-5,

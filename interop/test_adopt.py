@@ -18,7 +18,7 @@ import pytest
 
 from siglip_onnx.exporter.checkpoint import Checkpoint
 from siglip_onnx.exporter.run import write_files
-from siglip_onnx.runtime.contract import Precision, Provider, Role, Verdict
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.validate import Report, validate
 from siglip_onnx.validate.adopt import adopt, precisions
 from siglip_onnx.validate.cell import Job

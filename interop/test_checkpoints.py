@@ -14,7 +14,7 @@ import pytest
 
 from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, freeze_labels
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate import store, validate
 from tests.dialects import to_big_vision, to_open_clip, to_paddle
 from tests.family import MEMBERS, small

@@ -24,7 +24,7 @@ import onnx
 import pytest
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, js_engine
-from siglip_onnx.runtime.contract import Precision, Provider, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
 from siglip_onnx.runtime.diagnosis import problem
 from siglip_onnx.runtime.engine import Source, load
 from siglip_onnx.runtime.errors import ProviderError

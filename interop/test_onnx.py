@@ -12,7 +12,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 from siglip_onnx.runtime.openvino_engine import openvino
 
 from .answers import Answers, array, sigmoid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 
 from . import consumers, environments
 from .answers import Answers

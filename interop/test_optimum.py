@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 
 from . import consumers, environments
 from .compare import Comparison

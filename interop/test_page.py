@@ -17,7 +17,7 @@ from transformers import SiglipModel
 
 from siglip_onnx.exporter import export
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Precision, Provider, Role, Verdict
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.validate import metrics
 from siglip_onnx.validate.evidence import WORST, Evidence, Worst
 from siglip_onnx.validate.html import matrix_page, page

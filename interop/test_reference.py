@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 
 from . import consumers, environments
 from .answers import Answers, array, difference

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 
 from . import consumers, environments
 from .answers import array, difference

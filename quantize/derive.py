@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from ..exporter.interface import data_path, describe, graph_path
 from ..exporter.joint import write_joint
-from ..runtime.artifact import REPORTS, Artifact
-from ..runtime.contract import Graph, Precision, Provider, Role, Variant
+from ..runtime.artifact.artifact import REPORTS, Artifact
+from ..runtime.artifact.contract import Graph, Precision, Provider, Role, Variant
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version

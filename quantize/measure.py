@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..exporter.interface import OUTPUTS, base_name, data_path
-from ..runtime.contract import LogitSpec, Role
+from ..runtime.artifact.contract import LogitSpec, Role
 from ..runtime.session import bare_session
 from ..validate import metrics
 from .graph import Array, Floats

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.contract import Precision
+from ..runtime.artifact.contract import Precision
 from ..runtime.errors import InputError
 from .blocks import stream
 from .graph import Array, Floats, sites

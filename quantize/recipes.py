@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.contract import Precision
+from ..runtime.artifact.contract import Precision
 from ..runtime.errors import InputError
 from . import integer, smoothing, weight_only
 from .fuse import fuse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..runtime.contract import Precision, Role
+from ..runtime.artifact.contract import Precision, Role
 from ..runtime.files import as_json
 from .search import Step
 

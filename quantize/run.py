@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ..runtime.artifact import REPORTS, Artifact
-from ..runtime.contract import Precision, Provider, Role, Verdict
+from ..runtime.artifact.artifact import REPORTS, Artifact
+from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from ..runtime.diagnosis import problem
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.files import scratch_folder, write_file

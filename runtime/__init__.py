@@ -1,6 +1,6 @@
 """Run an artifact without PyTorch: embeddings, zero-shot classification, retrieval."""
 
-from .artifact import Artifact
+from .artifact.artifact import Artifact
 from .errors import SiglipOnnxError
 from .image import ImageOptions
 from .labels import Label

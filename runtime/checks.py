@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Role
+from .artifact.contract import Role
 from .errors import InputError
 
 

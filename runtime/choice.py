@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from .artifact import Artifact
-from .contract import Precision, Provider
+from .artifact.artifact import Artifact
+from .artifact.contract import Precision, Provider
 from .diagnosis import problem, require
 from .errors import InputError, ProviderError
 from .options import SessionOptions

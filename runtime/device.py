@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import EmbeddingSpec, Provider
+from .artifact.contract import EmbeddingSpec, Provider
 from .engine import Array, first_line
 from .errors import InputError, ProviderError
 from .options import SessionOptions

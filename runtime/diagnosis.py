@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from .contract import Provider
+from .artifact.contract import Provider
 from .engine import Source, load
 from .errors import ProviderError
 from .options import SessionOptions

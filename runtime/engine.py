@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from .contract import Precision, Provider, TensorSpec
+from .artifact.contract import Precision, Provider, TensorSpec
 from .options import SessionOptions
 
 Array = NDArray[Any]

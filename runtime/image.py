@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .contract import ImageSpec
+from .artifact.contract import ImageSpec
 from .errors import InputError
 
 Row = NDArray[Any]

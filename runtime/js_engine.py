@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import machine
-from .contract import Provider, TensorSpec
+from .artifact.contract import Provider, TensorSpec
+from .artifact.external_data import external_locations
 from .engine import Array, Source
 from .errors import ArtifactError, ProviderError
-from .graph_file import external_locations
 from .js_process import Frame, NodeProcess
 from .options import SessionOptions
 from .providers import PROVIDERS, ProviderSpec

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import machine
-from .artifact import Artifact
+from .artifact.artifact import Artifact
+from .artifact.contract import EmbeddingSpec, Precision, Provider, Role
 from .checks import check_rows, require_several
 from .choice import AUTO, choose
-from .contract import EmbeddingSpec, Precision, Provider, Role
 from .device import DeviceTower
 from .errors import ArtifactError, InputError, ProviderError
 from .image import ImageInput, ImageOptions, ImageProcessor

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from . import cache, machine, privacy
-from .contract import Provider, TensorSpec
+from .artifact.contract import Provider, TensorSpec
 from .engine import UNKNOWN, Array, Source, first_line
 from .errors import ProviderError
 from .files import new_folder

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from .contract import Precision, Provider
+from .artifact.contract import Precision, Provider
 from .errors import InputError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import machine, privacy
-from .contract import Provider, TensorSpec
+from .artifact.contract import Provider, TensorSpec
 from .engine import Array, Source, first_line
 from .errors import ArtifactError, ProviderError
 from .options import SessionOptions

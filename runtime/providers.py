@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Final
 
 from . import cache, machine
-from .artifact import verdict_of
-from .contract import Contract, Precision, Provider, Role, Verdict
+from .artifact.artifact import verdict_of
+from .artifact.contract import Contract, Precision, Provider, Role, Verdict
 from .options import HINTS, SessionOptions
 
 Options = Mapping[str, str]

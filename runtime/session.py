@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from .artifact import Artifact
-from .contract import EmbeddingSpec, Graph, Precision, Provider, Role, TensorSpec, Usage
+from .artifact.artifact import Artifact
+from .artifact.contract import EmbeddingSpec, Graph, Precision, Provider, Role, TensorSpec, Usage
 from .diagnosis import require
 from .engine import UNKNOWN, Array, Engine, Source, load
 from .errors import ArtifactError, InputError, ProviderError

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import TokenizerSpec
+from .artifact.contract import TokenizerSpec
 from .errors import ArtifactError, InputError, ProviderError
 
 _SPACE: Final = "▁"  # how sentencepiece writes the beginning of a word

@@ -17,8 +17,8 @@ from siglip_onnx.cli import main
 from siglip_onnx.exporter import export
 from siglip_onnx.quantize import RECIPES, Job, Result, quantize
 from siglip_onnx.runtime import Artifact, Siglip, privacy
-from siglip_onnx.runtime.artifact import record_files, write_contract
-from siglip_onnx.runtime.contract import Contract, Precision
+from siglip_onnx.runtime.artifact.artifact import record_files, write_contract
+from siglip_onnx.runtime.artifact.contract import Contract, Precision
 from siglip_onnx.validate import Gates, Report, Terms, store, validate
 
 from . import not_run

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from siglip_onnx.exporter.checkpoint import Checkpoint
 from siglip_onnx.exporter.layouts import Layout, write_layout
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.contract import Graph, Precision, Role, Usage, decode, encode
+from siglip_onnx.runtime.artifact.contract import Graph, Precision, Role, Usage, decode, encode
 from siglip_onnx.runtime.errors import ArtifactError, InputError, SiglipOnnxError
 from siglip_onnx.runtime.vectors import normalized
 from siglip_onnx.validate.adopt import Adopted, adopt, precisions, read_mapping

@@ -10,7 +10,7 @@ import pytest
 
 from siglip_onnx.exporter import Checkpoint
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Terms, validate
 from siglip_onnx.validate.answers import Answers

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
-from siglip_onnx.runtime import contract as contracts
-from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.runtime.artifact import contract as contracts
+from siglip_onnx.runtime.artifact.contract import Precision, Role
+from siglip_onnx.runtime.artifact.external_data import external_locations
 from siglip_onnx.runtime.errors import ArtifactError
-from siglip_onnx.runtime.graph_file import external_locations
 
 from .conftest import rewrite
 

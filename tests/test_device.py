@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from siglip_onnx.runtime import SessionOptions, Siglip
-from siglip_onnx.runtime.contract import Precision, Provider, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
 from siglip_onnx.runtime.device import DeviceArray
 from siglip_onnx.runtime.errors import InputError, ProviderError
 from siglip_onnx.runtime.providers import PROVIDERS

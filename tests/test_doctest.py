@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from siglip_onnx.runtime import Siglip, image, model, options, text
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.bulk import embed as embed_function
 from siglip_onnx.runtime.bulk import items, parquet
-from siglip_onnx.runtime.contract import Role
 
 from .conftest import EVAL
 

@@ -19,8 +19,8 @@ from onnx import helper
 
 from siglip_onnx.quantize import Result
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
-from siglip_onnx.runtime.artifact import write_contract
-from siglip_onnx.runtime.contract import Precision, Role, Verdict
+from siglip_onnx.runtime.artifact.artifact import write_contract
+from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict
 from siglip_onnx.validate import GATES, Check, Report, Rung, metrics
 from siglip_onnx.validate.explain import Explanation, explain
 from siglip_onnx.validate.explain.explanation import Origin

@@ -22,7 +22,7 @@ from transformers import SiglipConfig, SiglipModel
 
 from siglip_onnx.exporter import Checkpoint, export
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import ArtifactError, CheckpointError, ExportError
 
 from .conftest import CHECKPOINT, LARGE, cli, is_one_paragraph

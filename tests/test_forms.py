@@ -21,7 +21,7 @@ from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, 
 from siglip_onnx.exporter.config import read_config
 from siglip_onnx.exporter.towers import NaflexTower
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import (
     ArtifactError,
     CheckpointError,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siglip_onnx.runtime.contract import Precision, Provider
+from siglip_onnx.runtime.artifact.contract import Precision, Provider
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import GATES, Gates
 

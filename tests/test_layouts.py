@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from siglip_onnx.exporter.layouts import Layout, write_layout
 from siglip_onnx.quantize import RECIPES, Job, quantize
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.contract import Contract, Precision, Role
+from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role
 from siglip_onnx.runtime.errors import ArtifactError, ExportError
 from siglip_onnx.runtime.image import ImageOptions, load_image
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from siglip_onnx.runtime import SessionOptions, Siglip, openvino_engine
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
 
 from .conftest import EVAL

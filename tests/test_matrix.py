@@ -16,8 +16,8 @@ import pytest
 
 from siglip_onnx.quantize import Int8, quantize
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.artifact import verdict_of, write_contract
-from siglip_onnx.runtime.contract import Precision, Provider, Verdict
+from siglip_onnx.runtime.artifact.artifact import verdict_of, write_contract
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError
 from siglip_onnx.validate import Terms, matrix, store, validate
 from siglip_onnx.validate.cell import Job, Task

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from siglip_onnx.runtime.contract import Verdict
+from siglip_onnx.runtime.artifact.contract import Verdict
 from siglip_onnx.validate import metrics
 from siglip_onnx.validate.report import Rung, at_least, at_most, failed, overall
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from siglip_onnx.runtime import SessionOptions, diagnosis, machine
-from siglip_onnx.runtime.contract import Provider
+from siglip_onnx.runtime.artifact.contract import Provider
 from siglip_onnx.runtime.diagnosis import Problem
 from siglip_onnx.runtime.machine import Processor
 from siglip_onnx.runtime.options import Hint

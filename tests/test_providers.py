@@ -18,8 +18,8 @@ import pytest
 
 from siglip_onnx.quantize import Result
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, diagnosis, js_engine, machine, ort_engine
-from siglip_onnx.runtime.artifact import write_contract
-from siglip_onnx.runtime.contract import Parity, Precision, Provider, Role, Verdict, Yardstick
+from siglip_onnx.runtime.artifact.artifact import write_contract
+from siglip_onnx.runtime.artifact.contract import Parity, Precision, Provider, Role, Verdict, Yardstick
 from siglip_onnx.runtime.engine import Source, load
 from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
 from siglip_onnx.runtime.options import HINTS, Hint, Mode

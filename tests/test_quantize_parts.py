@@ -23,7 +23,7 @@ from siglip_onnx.quantize import (
 )
 from siglip_onnx.quantize.blocks import cut, stream
 from siglip_onnx.quantize.fuse import fuse
-from siglip_onnx.runtime.contract import Precision, Provider, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
 from siglip_onnx.runtime.errors import (
     QuantizationError,
 )

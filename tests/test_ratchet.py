@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Precision, Provider, Verdict, Yardstick
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Gates, Report, Rung, Terms, validate
 from siglip_onnx.validate.matrix_report import Cell, Matrix, together

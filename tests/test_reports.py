@@ -21,7 +21,7 @@ from PIL import Image
 
 from siglip_onnx.quantize.record import Record, TowerRecord
 from siglip_onnx.quantize.search import Measured, Step
-from siglip_onnx.runtime.contract import Precision, Provider, Role, Verdict
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import plots, schema, wording
 from siglip_onnx.validate.evidence import Evidence, Worst

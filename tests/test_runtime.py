@@ -14,7 +14,7 @@ import pytest
 
 import siglip_onnx.runtime
 from siglip_onnx.runtime import Label, Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import ArtifactError, InputError
 
 from .conftest import EVAL

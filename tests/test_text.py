@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Role
+from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.text import TextCache, TextCutWarning, fill
 

@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.artifact import verdict_of
-from siglip_onnx.runtime.contract import Precision, Provider, Verdict
+from siglip_onnx.runtime.artifact.artifact import verdict_of
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError, ParityError
 from siglip_onnx.validate import GATES, Report, Rung, report_path, store, validate
 from siglip_onnx.validate.evidence import WORST

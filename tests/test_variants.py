@@ -19,8 +19,8 @@ from siglip_onnx.quantize import (
     quantize,
 )
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.artifact import verdict_of
-from siglip_onnx.runtime.contract import Precision, Provider, Role, Verdict, Yardstick
+from siglip_onnx.runtime.artifact.artifact import verdict_of
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict, Yardstick
 from siglip_onnx.runtime.errors import (
     ArtifactError,
     InconclusiveError,
@@ -88,7 +88,7 @@ def test_an_artifact_that_was_exported_anew_meanwhile_is_left_alone(
         contract = Artifact.open(emoji).contract
         name = "onnx/text_model.onnx_data"
         changed = {**contract.files, name: replace(contract.files[name], sha256="0" * 64)}
-        from siglip_onnx.runtime.artifact import write_contract
+        from siglip_onnx.runtime.artifact.artifact import write_contract
 
         write_contract(emoji, replace(contract, files=changed))
         return real(self)

@@ -14,8 +14,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..runtime.artifact import Artifact
-from ..runtime.contract import Contract, EmbeddingSpec, FileRecord, Graph, LogitSpec, Precision, Role, Usage, Variant
+from ..runtime.artifact.artifact import Artifact
+from ..runtime.artifact.contract import (
+    Contract,
+    EmbeddingSpec,
+    FileRecord,
+    Graph,
+    LogitSpec,
+    Precision,
+    Role,
+    Usage,
+    Variant,
+)
 from ..runtime.errors import ArtifactError
 from ..runtime.files import sha256
 from .adopt_folder import Chosen, Place, choose, found_precisions, look, mapped, named

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ..runtime.contract import Precision, Role
+from ..runtime.artifact.contract import Precision, Role
 from ..runtime.errors import ArtifactError, InputError
 from .adopt_graphs import Found, read_graph
 from .adopt_mapping import Mapping, TowerMap, which

@@ -10,10 +10,10 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..runtime.contract import Graph, Precision, Role, TensorSpec
+from ..runtime.artifact.contract import Graph, Precision, Role, TensorSpec
+from ..runtime.artifact.external_data import external_locations
 from ..runtime.engine import UNKNOWN
 from ..runtime.errors import ArtifactError
-from ..runtime.graph_file import external_locations
 
 JOINT_OUTPUTS: Final = ("logits_per_image", "logits_per_text", "image_embeds", "text_embeds")
 _BROKEN: Final = "Export or copy it again."

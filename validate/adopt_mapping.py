@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..runtime.contract import Precision, Role
+from ..runtime.artifact.contract import Precision, Role
 from ..runtime.errors import ArtifactError, InputError
 
 

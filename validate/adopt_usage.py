@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..runtime.contract import Blank, Role, TensorSpec, Usage
+from ..runtime.artifact.contract import Blank, Role, TensorSpec, Usage
 from ..runtime.errors import ArtifactError
 from .adopt_graphs import Found, is_mask
 from .adopt_mapping import TowerMap, which

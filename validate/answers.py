@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import Role
+from ..runtime.artifact.contract import Role
 from ..runtime.errors import InputError
 from ..runtime.files import write_file
 from . import metrics

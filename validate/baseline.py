@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import Precision, Provider, Role, Verdict
+from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from ..runtime.errors import InconclusiveError
 from ..runtime.image import ImageProcessor
 from ..runtime.model import Siglip

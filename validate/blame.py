@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact import Artifact, verdict_of
-from ..runtime.contract import Precision, Provider, Role, Verdict
+from ..runtime.artifact.artifact import Artifact, verdict_of
+from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from . import metrics
 from .cell import Job
 from .explain import Explanation, explain

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from ..runtime.contract import Precision, Provider
+from ..runtime.artifact.contract import Precision, Provider
 from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ..runtime.files import write_file
 from ..runtime.options import SessionOptions

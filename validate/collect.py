@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from ..runtime.contract import Role
+from ..runtime.artifact.contract import Role
 from ..runtime.image import ImageOptions, load_image
 from . import metrics
 from .evidence import WORST, Array, Evidence, Worst

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ..runtime.contract import Precision, Provider
+from ..runtime.artifact.contract import Precision, Provider
 from ..runtime.errors import InputError
 from .gates import GATES, Gate
 

@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from ..runtime.contract import Role, Verdict
+from ..runtime.artifact.contract import Role, Verdict
 from . import plots, wording
 from .evidence import Array, Evidence, Worst
 from .matrix_report import Cell, Matrix

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..runtime.contract import Verdict
+from ..runtime.artifact.contract import Verdict
 from . import wording
 from .matrix_report import Cell, Matrix
 from .report import Check, Report, describe

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import Precision, Role, Yardstick
+from ..runtime.artifact.contract import Precision, Role, Yardstick
 from ..runtime.errors import ArtifactError, InputError
 from ..runtime.model import Siglip
 from ..runtime.text import fill

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ..runtime import errors, machine, privacy
-from ..runtime.contract import Precision, Provider, Verdict
+from ..runtime.artifact.contract import Precision, Provider, Verdict
 from ..runtime.errors import InconclusiveError, ParityError, ProviderError
 from . import cell as cells
 from .cell import Job, Problem, Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..runtime.artifact import Artifact
+from ..runtime.artifact.artifact import Artifact
 from ..runtime.errors import ArtifactError
 from .html import matrix_page, page
 from .junit import to_junit

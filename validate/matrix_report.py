@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ..runtime.contract import Precision, Provider, Verdict
+from ..runtime.artifact.contract import Precision, Provider, Verdict
 from ..runtime.files import as_json
 from .report import DataRecord, Report
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from ..runtime.contract import Precision, Provider, Verdict, Yardstick
+from ..runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InputError
 from .matrix_report import Matrix
 from .report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive, overall

@@ -20,7 +20,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ..runtime import privacy
-from ..runtime.contract import Role
+from ..runtime.artifact.contract import Role
 from ..runtime.errors import CheckpointError, InputError, ProviderError
 from ..runtime.files import sha256
 from ..runtime.image import patches_dtype

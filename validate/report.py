@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ..runtime.contract import Precision, Provider, Verdict, Yardstick
+from ..runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InconclusiveError, ParityError
 from ..runtime.files import as_json
 

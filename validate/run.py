@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..runtime import machine
-from ..runtime.artifact import REPORTS, Artifact
-from ..runtime.contract import Contract, Parity, Precision, encode
+from ..runtime.artifact.artifact import REPORTS, Artifact
+from ..runtime.artifact.contract import Contract, Parity, Precision, encode
 from ..runtime.diagnosis import require
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import Role, TensorSpec
+from ..runtime.artifact.contract import Role, TensorSpec
 from . import metrics
 from .gates import Gate
 from .ladder import Ladder

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import Verdict
+from ..runtime.artifact.contract import Verdict
 from . import metrics
 from .gates import Gate
 from .ladder import Ladder

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..runtime.artifact import Artifact
-from ..runtime.contract import CONTRACT_FILE, Precision, Provider
+from ..runtime.artifact.artifact import Artifact
+from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider
 from ..runtime.errors import InputError
 from ..runtime.model import Siglip
 from ..runtime.options import SessionOptions

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from ..runtime.contract import Verdict
+from ..runtime.artifact.contract import Verdict
 from . import wording
 from .matrix_report import Cell, Matrix
 from .report import Check

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.contract import Role
+from ..runtime.artifact.contract import Role
 from ..runtime.errors import SiglipOnnxError
 from ..runtime.model import PROBABILITIES
 from . import metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..runtime.contract import Verdict, Yardstick
+from ..runtime.artifact.contract import Verdict, Yardstick
 from .matrix_report import Cell, Matrix
 from .report import Check, DataRecord, Report, Rung, describe
 

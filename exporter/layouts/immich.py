@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.contract import Contract, ImageSpec, Role
+from ...runtime.artifact.contract import Contract, ImageSpec, Role
 from ...runtime.errors import ExportError
 from .parts import Source, embedding_only, narrow_input, rename_input
 

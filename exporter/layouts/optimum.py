@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from ...runtime.contract import Role
+from ...runtime.artifact.contract import Role
 from .parts import MODEL, Source
 
 # `model.onnx` is what Optimum opens when it is told no name (`ONNX_WEIGHTS_NAME` in optimum/onnxruntime/utils).

@@ -12,8 +12,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ...runtime.artifact import Artifact
-from ...runtime.contract import Contract, EmbeddingSpec, Graph, Precision, Role
+from ...runtime.artifact.artifact import Artifact
+from ...runtime.artifact.contract import Contract, EmbeddingSpec, Graph, Precision, Role
 from ...runtime.errors import ArtifactError, ExportError
 from ..interface import base_name
 from ..values import append_unit, free_names

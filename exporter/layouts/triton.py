@@ -12,7 +12,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ...runtime.contract import Role, TensorSpec
+from ...runtime.artifact.contract import Role, TensorSpec
 from ...runtime.errors import ExportError
 from ..interface import describe
 from ..preprocess import preprocess_model

@@ -12,8 +12,8 @@ from typing import Final, Literal
 import msgspec
 
 from ... import __version__
-from ...runtime.artifact import Artifact
-from ...runtime.contract import Precision, Role
+from ...runtime.artifact.artifact import Artifact
+from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ExportError
 from ...runtime.files import new_folder
 from . import immich, optimum, triton

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import machine
-from ..contract import Precision, Role
+from ..artifact.contract import Precision, Role
 from ..errors import InputError, SiglipOnnxError
 from ..model import Siglip
 from ..pipeline import ahead, batched

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 
 from .. import machine, privacy
-from ..artifact import Artifact
-from ..contract import Precision
+from ..artifact.artifact import Artifact
+from ..artifact.contract import Precision
 from ..errors import ProviderError, SiglipOnnxError
 from ..image import ImageOptions
 from ..model import Siglip

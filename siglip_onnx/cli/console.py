@@ -15,8 +15,8 @@ import rich.table
 import rich.text
 
 from ..runtime import ImageOptions
+from ..runtime.artifact.contract import Precision, Provider, Verdict
 from ..runtime.choice import AUTO
-from ..runtime.contract import Precision, Provider, Verdict
 from ..runtime.files import as_json
 from ..runtime.image import Transparency
 from ..runtime.model import Siglip

@@ -11,7 +11,7 @@ import rich.text
 
 from .. import __version__
 from ..runtime import Artifact, machine
-from ..runtime.contract import Provider
+from ..runtime.artifact.contract import Provider
 from ..runtime.diagnosis import Problem, problem
 from ..runtime.errors import ProviderError
 from ..runtime.providers import PROVIDERS, ranked

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime.contract import Precision
+from ..runtime.artifact.contract import Precision
 from ..runtime.errors import ProviderError
 from ..runtime.labels import read_labels
 from .console import artifact_argument, json_option, print_json, progress, template_option

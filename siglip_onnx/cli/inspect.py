@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from ..runtime import Artifact
-from ..runtime.artifact import verdict_of
-from ..runtime.contract import Contract, Graph, ImageSpec
+from ..runtime.artifact.artifact import verdict_of
+from ..runtime.artifact.contract import Contract, Graph, ImageSpec
 from .console import artifact_argument, coloured, json_option, print_json, progress, stdout, table
 
 

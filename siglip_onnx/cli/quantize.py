@@ -10,7 +10,7 @@ import click
 import msgspec
 import rich.text
 
-from ..runtime.contract import Precision, Provider, Role
+from ..runtime.artifact.contract import Precision, Provider, Role
 from ..runtime.errors import InputError, ProviderError
 from .console import artifact_argument, coloured, json_option, print_json, progress, stdout, table
 

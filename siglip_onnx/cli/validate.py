@@ -10,7 +10,7 @@ import click
 import rich.text
 
 from ..runtime import SessionOptions
-from ..runtime.contract import CONTRACT_FILE, Precision, Provider, Verdict
+from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider, Verdict
 from ..runtime.errors import InputError, ProviderError, SiglipOnnxError
 from ..runtime.files import write_file
 from .console import (

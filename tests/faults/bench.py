@@ -13,7 +13,7 @@ from PIL import Image
 
 from siglip_onnx.exporter import export
 from siglip_onnx.quantize import RECIPES, Job, quantize
-from siglip_onnx.runtime.contract import Precision
+from siglip_onnx.runtime.artifact.contract import Precision
 
 from ..conftest import quick_pairs, quiet
 from .fault import Bench, write_lines

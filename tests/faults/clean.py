@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from siglip_onnx.runtime import SessionOptions
-from siglip_onnx.runtime.contract import Precision, Verdict
+from siglip_onnx.runtime.artifact.contract import Precision, Verdict
 from siglip_onnx.validate.samples import DataOptions, Samples
 
 from .fault import ONE_THREAD, Bench, Found

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from siglip_onnx.exporter.joint import write_joint
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Contract, Precision, Role
+from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role
 
 from ..conftest import rewrite
 

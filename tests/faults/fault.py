@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from siglip_onnx.runtime import SessionOptions, Siglip
-from siglip_onnx.runtime.contract import Precision, Role, Verdict
+from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict
 from siglip_onnx.runtime.errors import SiglipOnnxError
 from siglip_onnx.validate import Report, Rung
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from siglip_onnx.runtime.contract import Verdict
+from siglip_onnx.runtime.artifact.contract import Verdict
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Rung
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from siglip_onnx.exporter import export
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Contract, Precision, Role, TensorSpec
+from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role, TensorSpec
 from siglip_onnx.validate import Report, Rung
 
 from ..conftest import quiet, rewrite

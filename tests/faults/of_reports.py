@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from siglip_onnx.runtime import Artifact
-from siglip_onnx.runtime.contract import Contract, Precision, Role, Verdict
+from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role, Verdict
 from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError
 from siglip_onnx.validate import Report, Rung
 

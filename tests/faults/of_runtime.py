@@ -12,7 +12,7 @@ import numpy as np
 
 from siglip_onnx.exporter.freeze import freeze_labels
 from siglip_onnx.runtime import SessionOptions, Siglip
-from siglip_onnx.runtime.contract import Contract, Provider, Verdict
+from siglip_onnx.runtime.artifact.contract import Contract, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError
 from siglip_onnx.runtime.vectors import FloatArray
 from siglip_onnx.validate import Report, Rung

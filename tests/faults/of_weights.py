@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.contract import Precision, Role
+from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate import Rung
 
 from ..conftest import rewrite

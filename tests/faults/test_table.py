@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from siglip_onnx.runtime.contract import Verdict
+from siglip_onnx.runtime.artifact.contract import Verdict
 
 from . import EVERY, table
 from .fault import Found

@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...runtime.artifact import Artifact
-from ...runtime.contract import Role
+from ...runtime.artifact.artifact import Artifact
+from ...runtime.artifact.contract import Role
 from ...runtime.errors import ProviderError
 from ...runtime.model import Siglip
 from ..report import Report

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ...runtime.artifact import Artifact
-from ...runtime.contract import Precision, Role
+from ...runtime.artifact.artifact import Artifact
+from ...runtime.artifact.contract import Precision, Role
 from ...runtime.engine import Engine, Source, load
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.model import Siglip

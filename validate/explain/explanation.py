@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ...runtime.contract import Precision, Provider, Role
+from ...runtime.artifact.contract import Precision, Provider, Role
 from ...runtime.files import as_json
 
 EXPLANATION_VERSION: Final = 1

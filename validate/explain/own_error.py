@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.contract import Precision
+from ...runtime.artifact.contract import Precision
 from ...runtime.engine import Engine
 from ...runtime.errors import SiglipOnnxError
 from .assemble import cut

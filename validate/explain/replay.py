@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ...runtime.contract import Provider
+from ...runtime.artifact.contract import Provider
 from ...runtime.options import HINTS
 from ...runtime.providers import PROVIDERS
 from .cause import Scene

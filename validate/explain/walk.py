@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.artifact import Artifact
-from ...runtime.contract import Role, Verdict
+from ...runtime.artifact.artifact import Artifact
+from ...runtime.artifact.contract import Role, Verdict
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.files import new_folder
 from ...runtime.model import Siglip

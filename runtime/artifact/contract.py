@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from .files import as_json
+from ..files import as_json
 
 SCHEMA_VERSION: Final = 1
 CONTRACT_FILE: Final = "siglip.json"

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from ..errors import ArtifactError
+from ..files import sha256, sync, write_file
 from . import contract as contracts
 from .contract import (
     CONTRACT_FILE,
@@ -22,9 +24,7 @@ from .contract import (
     Verdict,
     Yardstick,
 )
-from .errors import ArtifactError
-from .files import sha256, sync, write_file
-from .graph_file import external_locations
+from .external_data import external_locations
 
 REPORTS = "reports"
 _EXPORT_AGAIN = "Export the checkpoint again with `siglip-onnx export`, or copy the artifact again from where it came."
