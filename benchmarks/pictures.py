@@ -20,7 +20,7 @@ from PIL import Image
 
 from siglip_onnx.runtime import ImageOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Role
-from siglip_onnx.runtime.image import ImageProcessor
+from siglip_onnx.runtime.preprocessing.image import ImageProcessor
 
 PHOTOS = Path(__file__).parent.parent / "tests" / "data" / "images" / "photos"
 SIZE = (1732, 1155)

@@ -18,7 +18,7 @@ from ..runtime.artifact.artifact import Artifact, record_files, write_contract
 from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LabelSpec, Precision, Role, Variant
 from ..runtime.errors import InputError
 from ..runtime.model import PROBABILITIES, Siglip
-from ..runtime.text import fill
+from ..runtime.preprocessing.prompts import fill
 from .interface import base_name, data_path, describe, graph_path
 from .target import Progress, new_artifact
 from .values import append_unit, constant

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..runtime.artifact.contract import ImageSpec
 from ..runtime.errors import ExportError
-from ..runtime.image import ImageProcessor
+from ..runtime.preprocessing.image import ImageProcessor
 from .interface import BATCH, OPSET
 from .values import constant, free_names
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ..runtime.errors import InputError
-from ..runtime.image import ImageOptions, load_image
+from ..runtime.preprocessing.image import ImageOptions, load_image
 from ..validate.samples import Samples
 
 JUDGED: Final = 8  # as many as a verdict needs; see validate/gates.py

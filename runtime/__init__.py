@@ -2,9 +2,9 @@
 
 from .artifact.artifact import Artifact
 from .errors import SiglipOnnxError
-from .image import ImageOptions
 from .labels import Label
 from .model import Siglip
 from .options import SessionOptions
+from .preprocessing.image import ImageOptions
 
 __all__ = ["Artifact", "ImageOptions", "Label", "SessionOptions", "Siglip", "SiglipOnnxError"]

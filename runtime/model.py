@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from . import machine
 from .artifact.artifact import Artifact
 from .artifact.contract import EmbeddingSpec, Precision, Provider, Role
-from .checks import check_rows, require_several
 from .choice import AUTO, choose
 from .device import DeviceTower
 from .errors import ArtifactError, InputError, ProviderError
-from .image import ImageInput, ImageOptions, ImageProcessor
 from .labels import Label
 from .options import SessionOptions
-from .pipeline import ahead, batched
+from .preprocessing.image import ImageInput, ImageOptions, ImageProcessor
+from .preprocessing.input_checks import check_rows, require_several
+from .preprocessing.prefetch import ahead, batched
+from .preprocessing.prompts import TextCache, fill, warn_of_cut
+from .preprocessing.tokenizer import Tokenizer
 from .providers import PROVIDERS
 from .session import GraphSession, identity
-from .text import TextCache, fill, warn_of_cut
-from .tokenizer import Tokenizer
 from .vectors import FloatArray, normalized, sigmoid, usable
 
 PROBABILITIES: Final = "probabilities"

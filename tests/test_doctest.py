@@ -9,14 +9,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from siglip_onnx.runtime import Siglip, image, model, options, text
+from siglip_onnx.runtime import Siglip, model, options
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.bulk import embed as embed_function
 from siglip_onnx.runtime.bulk import items, parquet
+from siglip_onnx.runtime.preprocessing import image, prompts
 
 from .conftest import EVAL
 
-MODULES = [model, options, text, image, parquet, items]
+MODULES = [model, options, prompts, image, parquet, items]
 
 
 def run(module: ModuleType, names: dict[str, object]) -> int:

@@ -30,8 +30,8 @@ from siglip_onnx.runtime.errors import (
     ProviderError,
     QuantizationError,
 )
-from siglip_onnx.runtime.image import patch_grid
-from siglip_onnx.runtime.tokenizer import Tokenizer
+from siglip_onnx.runtime.preprocessing.image import patch_grid
+from siglip_onnx.runtime.preprocessing.tokenizer import Tokenizer
 from siglip_onnx.validate.reference import Reference
 from siglip_onnx.validate.samples import TEXT_PROBES, picture_probes
 

@@ -18,7 +18,7 @@ from siglip_onnx.exporter.config import read_config
 from siglip_onnx.exporter.image_spec import read_image_spec
 from siglip_onnx.runtime import ImageOptions
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.runtime.image import ImageProcessor, Transparency
+from siglip_onnx.runtime.preprocessing.image import ImageProcessor, Transparency
 
 from .conftest import DATA, LARGE
 

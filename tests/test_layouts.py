@@ -25,7 +25,7 @@ from siglip_onnx.quantize import RECIPES, Job, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role
 from siglip_onnx.runtime.errors import ArtifactError, ExportError
-from siglip_onnx.runtime.image import ImageOptions, load_image
+from siglip_onnx.runtime.preprocessing.image import ImageOptions, load_image
 
 from .conftest import DATA, Command, cli, is_one_paragraph, quiet, rewrite
 
@@ -227,7 +227,7 @@ def test_immich_gets_our_embedding_of_a_picture(immich: Path, model: Siglip, pat
     np.testing.assert_allclose(found, model.encode_image([picture]), atol=2e-6)
 
 
-@pytest.mark.filterwarnings("ignore::siglip_onnx.runtime.text.TextCutWarning")
+@pytest.mark.filterwarnings("ignore::siglip_onnx.runtime.preprocessing.prompts.TextCutWarning")
 @pytest.mark.parametrize("text", TEXTS)
 def test_immich_gets_our_embedding_of_a_text(immich: Path, model: Siglip, text: str) -> None:
     ids = immich_ids(immich, text)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from siglip_onnx.runtime import ImageOptions, Siglip
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.runtime.image import ImageProcessor
-from siglip_onnx.runtime.pipeline import ahead, batched
+from siglip_onnx.runtime.preprocessing.image import ImageProcessor
+from siglip_onnx.runtime.preprocessing.prefetch import ahead, batched
 
 from .conftest import DATA, EVAL
 from .test_image import SPEC

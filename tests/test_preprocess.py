@@ -19,7 +19,7 @@ from siglip_onnx.exporter.preprocess import join_preprocess, preprocess_model
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import ImageSpec
 from siglip_onnx.runtime.errors import ExportError
-from siglip_onnx.runtime.image import ImageOptions, ImageProcessor, load_image
+from siglip_onnx.runtime.preprocessing.image import ImageOptions, ImageProcessor, load_image
 
 from .conftest import DATA
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from siglip_onnx.quantize.data import read as split
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.runtime.image import ImageOptions, load_image
+from siglip_onnx.runtime.preprocessing.image import ImageOptions, load_image
 from siglip_onnx.validate.samples import TEXT_PROBES, DataOptions, Samples, drawn
 from siglip_onnx.validate.source_pictures import Pictures
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.runtime.text import TextCache, TextCutWarning, fill
+from siglip_onnx.runtime.preprocessing.prompts import TextCache, TextCutWarning, fill
 
 from .conftest import EVAL
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from ..runtime.errors import InconclusiveError
-from ..runtime.image import ImageProcessor
 from ..runtime.model import Siglip
+from ..runtime.preprocessing.image import ImageProcessor
 from ..runtime.versions import installed_version
 from .reference import Floats, Picture
 

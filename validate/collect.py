@@ -7,7 +7,7 @@ import io
 import numpy as np
 
 from ..runtime.artifact.contract import Role
-from ..runtime.image import ImageOptions, load_image
+from ..runtime.preprocessing.image import ImageOptions, load_image
 from . import metrics
 from .evidence import WORST, Array, Evidence, Worst
 from .ladder import Ladder

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..runtime.artifact.contract import Precision, Role, Yardstick
 from ..runtime.errors import ArtifactError, InputError
 from ..runtime.model import Siglip
-from ..runtime.text import fill
+from ..runtime.preprocessing.prompts import fill
 from ..runtime.vectors import normalized
 from . import metrics
 from .answers import Answers

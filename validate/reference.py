@@ -23,7 +23,7 @@ from ..runtime import privacy
 from ..runtime.artifact.contract import Role
 from ..runtime.errors import CheckpointError, InputError, ProviderError
 from ..runtime.files import sha256
-from ..runtime.image import patches_dtype
+from ..runtime.preprocessing.image import patches_dtype
 from ..runtime.versions import installed_version
 from . import metrics
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..runtime.errors import InputError
-from ..runtime.text import fill
+from ..runtime.preprocessing.prompts import fill
 from . import sources
 from .reference import Picture
 from .source_pictures import Pictures

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..runtime.errors import InputError
 from ..runtime.files import sha256
-from ..runtime.image import FORMATS
+from ..runtime.preprocessing.image import FORMATS
 from .reference import Picture
 
 

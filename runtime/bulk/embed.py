@@ -18,9 +18,9 @@ from .. import machine
 from ..artifact.contract import Precision, Role
 from ..errors import InputError, SiglipOnnxError
 from ..model import Siglip
-from ..pipeline import ahead, batched
+from ..preprocessing.prefetch import ahead, batched
+from ..preprocessing.tokenizer import Cut
 from ..session import identity
-from ..tokenizer import Cut
 from ..vectors import normalized, usable
 from .items import Inputs, Item, Kind, Member
 from .parquet import About, VectorType, table

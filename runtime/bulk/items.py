@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ..errors import InputError
 
-# Endings of picture files, of the formats in runtime/image.py.
+# Endings of picture files, of the formats in runtime/preprocessing/image.py.
 PICTURES: Final = frozenset(
     f".{ending}"
     for ending in (

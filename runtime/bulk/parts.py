@@ -22,7 +22,7 @@ import msgspec
 
 from ..errors import InputError
 from ..files import write_file
-from ..pipeline import batched
+from ..preprocessing.prefetch import batched
 from .items import Inputs, Item
 from .parquet import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
 

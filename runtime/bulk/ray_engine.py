@@ -23,9 +23,9 @@ from .. import machine, privacy
 from ..artifact.artifact import Artifact
 from ..artifact.contract import Precision
 from ..errors import ProviderError, SiglipOnnxError
-from ..image import ImageOptions
 from ..model import Siglip
 from ..options import SessionOptions
+from ..preprocessing.image import ImageOptions
 from .embed import Cluster, EmbedJob, Prepared, Stages
 from .items import Item, Member
 from .parquet import pyarrow

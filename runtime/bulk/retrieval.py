@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..image import ImageInput
 from ..model import Siglip
 from ..options import SessionOptions
+from ..preprocessing.image import ImageInput
 from ..vectors import sigmoid
 from .embed import checkpoint_of
 from .items import Kind

@@ -14,7 +14,7 @@ from PIL import Image
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from siglip_onnx.runtime import ImageOptions, Siglip
-from siglip_onnx.runtime.image import ImageInput, ImageProcessor, Transparency, load_image
+from siglip_onnx.runtime.preprocessing.image import ImageInput, ImageProcessor, Transparency, load_image
 from siglip_onnx.validate import Rung
 
 from ..conftest import rewrite

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact.contract import Role
-from .errors import InputError
+from ..artifact.contract import Role
+from ..errors import InputError
 
 
 def check_rows(role: Role, inputs: NDArray[Any], span: tuple[float, float]) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .artifact.contract import ImageSpec
-from .errors import InputError
+from ..artifact.contract import ImageSpec
+from ..errors import InputError
 
 Row = NDArray[Any]
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.generic]

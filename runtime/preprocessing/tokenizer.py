@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact.contract import TokenizerSpec
-from .errors import ArtifactError, InputError, ProviderError
+from ..artifact.contract import TokenizerSpec
+from ..errors import ArtifactError, InputError, ProviderError
 
 _SPACE: Final = "▁"  # how sentencepiece writes the beginning of a word
 _WITHOUT_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
