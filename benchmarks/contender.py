@@ -34,8 +34,8 @@ class Ours:
     def __init__(self, folder: str, precision: str = "fp32", provider: str = "cpu", hint: str = "") -> None:
         from siglip_onnx.runtime import SessionOptions, Siglip
         from siglip_onnx.runtime.artifact.contract import Provider, Role
-        from siglip_onnx.runtime.options import Hint
-        from siglip_onnx.runtime.providers import PROVIDERS
+        from siglip_onnx.runtime.engines.options import Hint
+        from siglip_onnx.runtime.engines.providers import PROVIDERS
 
         options = SessionOptions(hint=Hint(hint) if hint else None)
         self.model, self.roles = Siglip.load(folder, precision, provider, options=options), Role

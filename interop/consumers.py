@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from siglip_onnx.runtime.js_process import SCRIPTS
+from siglip_onnx.runtime.engines.javascript.process import SCRIPTS
 
 from . import environments
 

@@ -23,12 +23,13 @@ import numpy as np
 import onnx
 import pytest
 
-from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, js_engine
+from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
-from siglip_onnx.runtime.diagnosis import problem
-from siglip_onnx.runtime.engine import Source, load
+from siglip_onnx.runtime.engines.base import Source, load
+from siglip_onnx.runtime.engines.javascript import engine as js_engine
+from siglip_onnx.runtime.engines.javascript.engine import CHROMIUM, PACKAGES, JsEngine
+from siglip_onnx.runtime.engines.preflight import problem
 from siglip_onnx.runtime.errors import ProviderError
-from siglip_onnx.runtime.js_engine import CHROMIUM, PACKAGES, JsEngine
 
 from . import environments, limits
 from .answers import apart, difference

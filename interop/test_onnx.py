@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.contract import Precision
-from siglip_onnx.runtime.openvino_engine import openvino
+from siglip_onnx.runtime.engines.openvino_direct import openvino
 
 from .answers import Answers, array, sigmoid
 from .compare import Comparison

@@ -10,11 +10,11 @@ from typing import Final
 
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
-from ..runtime.diagnosis import problem
+from ..runtime.engines.options import SessionOptions
+from ..runtime.engines.preflight import problem
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
-from ..runtime.options import SessionOptions
 from ..validate import Gates, Report, Rung, Terms, store, validate
 from ..validate.baseline import Baseline
 from .data import Data, read

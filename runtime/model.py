@@ -15,20 +15,20 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import machine
 from .artifact.artifact import Artifact
 from .artifact.contract import EmbeddingSpec, Precision, Provider, Role
-from .choice import AUTO, choose
-from .device import DeviceTower
+from .auto_select import AUTO, choose
+from .device_arrays import DeviceTower
+from .engines import host
+from .engines.options import SessionOptions
+from .engines.providers import PROVIDERS
 from .errors import ArtifactError, InputError, ProviderError
 from .labels import Label
-from .options import SessionOptions
 from .preprocessing.image import ImageInput, ImageOptions, ImageProcessor
 from .preprocessing.input_checks import check_rows, require_several
 from .preprocessing.prefetch import ahead, batched
 from .preprocessing.prompts import TextCache, fill, warn_of_cut
 from .preprocessing.tokenizer import Tokenizer
-from .providers import PROVIDERS
 from .session import GraphSession, identity
 from .vectors import FloatArray, normalized, sigmoid, usable
 
@@ -134,7 +134,7 @@ class Siglip:
         self._device_towers: dict[Role, DeviceTower] = {}
         self._locks = {role: threading.Lock() for role in Role}
         self._text_lock = threading.Lock()
-        self._executor = ThreadPoolExecutor(machine.cores(), "siglip-onnx")
+        self._executor = ThreadPoolExecutor(host.cores(), "siglip-onnx")
         self._process = os.getpid()
 
     def _own(self) -> None:

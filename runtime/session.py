@@ -15,12 +15,12 @@ import numpy as np
 
 from .artifact.artifact import Artifact
 from .artifact.contract import EmbeddingSpec, Graph, Precision, Provider, Role, TensorSpec, Usage
-from .diagnosis import require
-from .engine import UNKNOWN, Array, Engine, Source, load
+from .engines.base import UNKNOWN, Array, Engine, Source, load
+from .engines.options import SessionOptions
+from .engines.ort import onnxruntime, session_config
+from .engines.preflight import require
+from .engines.providers import PROVIDERS
 from .errors import ArtifactError, InputError, ProviderError
-from .options import SessionOptions
-from .ort_engine import onnxruntime, session_config
-from .providers import PROVIDERS
 
 _Stamp = tuple[int, int, int]  # inode, size, time of the last change
 _ROWS: Final = {"f": "float32", "i": "int64"}  # what towers are given, by the kind of what a graph takes

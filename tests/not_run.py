@@ -9,10 +9,11 @@ from typing import Final
 
 import pytest
 
-from siglip_onnx.runtime import SessionOptions, diagnosis, machine
+from siglip_onnx.runtime import SessionOptions
 from siglip_onnx.runtime.artifact.contract import Provider
-from siglip_onnx.runtime.machine import Processor
-from siglip_onnx.runtime.options import Hint
+from siglip_onnx.runtime.engines import host, preflight
+from siglip_onnx.runtime.engines.host import Processor
+from siglip_onnx.runtime.engines.options import Hint
 
 
 def _is_intel(processor: Processor) -> bool:
@@ -44,11 +45,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def need(provider: Provider, options: SessionOptions) -> None:
     """Skip the test if the provider does not work here, or fail it if the provider has to work here."""
-    found = diagnosis.problem(provider, options)
+    found = preflight.problem(provider, options)
     if found is None:
         return
     reason = f"{provider}: {found.cause}"
-    if must_run(provider, options.hint, machine.processor()):
+    if must_run(provider, options.hint, host.processor()):
         pytest.fail(f"{reason} {found.fix} It has to work on this processor.", pytrace=False)
     pytest.skip(reason)
 

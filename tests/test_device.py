@@ -10,9 +10,9 @@ import torch
 
 from siglip_onnx.runtime import SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
-from siglip_onnx.runtime.device import DeviceArray
+from siglip_onnx.runtime.device_arrays import DeviceArray
+from siglip_onnx.runtime.engines.providers import PROVIDERS
 from siglip_onnx.runtime.errors import InputError, ProviderError
-from siglip_onnx.runtime.providers import PROVIDERS
 
 RNG = np.random.default_rng(0)
 

@@ -9,10 +9,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from siglip_onnx.runtime import Siglip, model, options
+from siglip_onnx.runtime import Siglip, model
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.bulk import embed as embed_function
 from siglip_onnx.runtime.bulk import items, parquet
+from siglip_onnx.runtime.engines import options
 from siglip_onnx.runtime.preprocessing import image, prompts
 
 from .conftest import EVAL

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siglip_onnx.runtime import SessionOptions, Siglip, openvino_engine
+from siglip_onnx.runtime import SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Role
+from siglip_onnx.runtime.engines import openvino_direct
 from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
 
 from .conftest import EVAL
@@ -73,7 +74,7 @@ def test_openvino_in_forked_processes(artifact: Path) -> None:
     model = Siglip.load(artifact, provider="openvino")
     due = encode(model)
     assert in_fork(lambda: all(np.array_equal(a, b) for a, b in zip(encode(model), due, strict=True)))
-    with openvino_engine._computing():  # as another thread does, whose work a fork cuts off in the middle
+    with openvino_direct._computing():  # as another thread does, whose work a fork cuts off in the middle
         assert in_fork(lambda: "cannot be used in it" in refusal(model))
     assert np.array_equal(encode(model)[0], due[0])
 

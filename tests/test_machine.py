@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from siglip_onnx.runtime import machine
+from siglip_onnx.runtime.engines import host
 
 
 def groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -36,45 +36,45 @@ def groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]
     ],
 )
 def test_quotas_of_control_groups(tmp_path: Path, lines: str, files: dict[str, str], quotas: list[float]) -> None:
-    assert list(machine.quotas(*groups(tmp_path, lines, files))) == quotas
+    assert list(host.quotas(*groups(tmp_path, lines, files))) == quotas
 
 
 def test_half_a_core_is_one_thread_and_a_quota_counts_more_than_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(96))
     for found, due in (([], 96), ([4.0], 4), ([2.9, 64.0], 2), ([0.5], 1)):
-        monkeypatch.setattr(machine, "quotas", lambda found=found: iter(found))
-        assert machine.cores() == due
+        monkeypatch.setattr(host, "quotas", lambda found=found: iter(found))
+        assert host.cores() == due
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
 def test_a_process_pinned_to_one_core_starts_one_thread() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-    code += "from siglip_onnx.runtime.machine import cores; from siglip_onnx.runtime import SessionOptions;"
-    code += "from siglip_onnx.runtime.ort_engine import session_config;"
+    code += "from siglip_onnx.runtime.engines.host import cores; from siglip_onnx.runtime import SessionOptions;"
+    code += "from siglip_onnx.runtime.engines.ort import session_config;"
     code += "print(cores(), session_config(SessionOptions()).intra_op_num_threads)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["1", "1"]
 
 
 def test_a_fingerprint_tells_processors_cores_and_options_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machine.fingerprint("f32")
-    assert here == machine.fingerprint("f32") != machine.fingerprint("bf16")
-    monkeypatch.setattr(machine, "processor", lambda: machine.Processor("another"))
-    assert machine.fingerprint("f32") != here
+    here = host.fingerprint("f32")
+    assert here == host.fingerprint("f32") != host.fingerprint("bf16")
+    monkeypatch.setattr(host, "processor", lambda: host.Processor("another"))
+    assert host.fingerprint("f32") != here
 
 
 def test_features_have_the_names_of_what_they_are_for() -> None:
-    found = machine.Processor("x", ("fpu", "avx512_vnni", "avx_vnni", "amx_bf16", "asimddp")).features
+    found = host.Processor("x", ("fpu", "avx512_vnni", "avx_vnni", "amx_bf16", "asimddp")).features
     assert found == {"vnni", "amx-bf16", "dot-product"}
 
 
 def test_the_processor_that_a_system_tells_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("vendor_id\t: GenuineIntel\nmodel name\t: Xeon\nflags\t\t: fpu avx2\n")
-    monkeypatch.setattr(machine, "_CPUINFO", cpuinfo)
-    found = machine.processor.__wrapped__()
-    assert found == machine.Processor("Xeon", ("fpu", "avx2"), "GenuineIntel")
+    monkeypatch.setattr(host, "_CPUINFO", cpuinfo)
+    found = host.processor.__wrapped__()
+    assert found == host.Processor("Xeon", ("fpu", "avx2"), "GenuineIntel")
 
 
 def test_which_processors_overflow_in_16_bits() -> None:
-    found = {flags: machine.Processor("x", flags).saturates for flags in (("avx2",), ("avx2", "avx_vnni"), ("asimd",))}
+    found = {flags: host.Processor("x", flags).saturates for flags in (("avx2",), ("avx2", "avx_vnni"), ("asimd",))}
     assert found == {("avx2",): True, ("avx2", "avx_vnni"): False, ("asimd",): False}

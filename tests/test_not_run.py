@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from siglip_onnx.runtime import SessionOptions, diagnosis, machine
+from siglip_onnx.runtime import SessionOptions
 from siglip_onnx.runtime.artifact.contract import Provider
-from siglip_onnx.runtime.diagnosis import Problem
-from siglip_onnx.runtime.machine import Processor
-from siglip_onnx.runtime.options import Hint
+from siglip_onnx.runtime.engines import host, preflight
+from siglip_onnx.runtime.engines.host import Processor
+from siglip_onnx.runtime.engines.options import Hint
+from siglip_onnx.runtime.engines.preflight import Problem
 
 from . import not_run
 
@@ -23,8 +24,8 @@ ORT = Provider.OPENVINO_ORT
 
 def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: Problem | None) -> None:
     """Pretend to be on a machine with this processor, where `doctor` finds this."""
-    monkeypatch.setattr(machine, "processor", lambda: processor)
-    monkeypatch.setattr(diagnosis, "problem", lambda provider, options=None: found)
+    monkeypatch.setattr(host, "processor", lambda: processor)
+    monkeypatch.setattr(preflight, "problem", lambda provider, options=None: found)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from siglip_onnx.runtime import js_process, privacy
+from siglip_onnx.runtime import privacy
 from siglip_onnx.runtime.bulk import Cluster, ray_engine
+from siglip_onnx.runtime.engines.javascript import process
 from siglip_onnx.validate import matrix
 
 from .conftest import CHECKPOINT, ROOT
@@ -143,7 +144,7 @@ def test_node_gets_the_variables(chosen: dict[str, str], monkeypatch: pytest.Mon
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(Started) as started:
-        js_process.NodeProcess("node.mjs", {})
+        process.NodeProcess("node.mjs", {})
     assert started.value.args == (chosen,)
 
 

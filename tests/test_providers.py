@@ -17,13 +17,15 @@ import onnx
 import pytest
 
 from siglip_onnx.quantize import Result
-from siglip_onnx.runtime import Artifact, SessionOptions, Siglip, diagnosis, js_engine, machine, ort_engine
+from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.artifact import write_contract
 from siglip_onnx.runtime.artifact.contract import Parity, Precision, Provider, Role, Verdict, Yardstick
-from siglip_onnx.runtime.engine import Source, load
+from siglip_onnx.runtime.engines import host, ort, preflight
+from siglip_onnx.runtime.engines.base import Source, load
+from siglip_onnx.runtime.engines.javascript import engine
+from siglip_onnx.runtime.engines.options import HINTS, Hint, Mode
+from siglip_onnx.runtime.engines.providers import PROVIDERS, RANKING, ranked
 from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
-from siglip_onnx.runtime.options import HINTS, Hint, Mode
-from siglip_onnx.runtime.providers import PROVIDERS, RANKING, ranked
 
 from .conftest import CHECKPOINT, EVAL, ROOT, Command, is_one_paragraph
 
@@ -34,7 +36,7 @@ OPENVINO = [Provider.OPENVINO, pytest.param(Provider.OPENVINO_ORT, marks=NEEDS_O
 
 
 def test_the_probe_is_a_graph_that_onnx_accepts() -> None:
-    model = onnx.load_from_string(diagnosis.PROBE)
+    model = onnx.load_from_string(preflight.PROBE)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
 
@@ -76,14 +78,14 @@ def test_several_requests_at_once(model: Siglip) -> None:
 
 
 def test_arithmetic_that_the_processor_lacks_is_an_error(model: Siglip, monkeypatch: pytest.MonkeyPatch) -> None:
-    from siglip_onnx.runtime import openvino_engine
+    from siglip_onnx.runtime.engines import openvino_direct
 
-    compiled = openvino_engine._compiled
+    compiled = openvino_direct._compiled
 
     def as_on_an_old_processor(source: Any, config: dict[str, str], *, keep: bool) -> Any:
         return compiled(source, config | {"INFERENCE_PRECISION_HINT": "f32"}, keep=keep)
 
-    monkeypatch.setattr(openvino_engine, "_compiled", as_on_an_old_processor)
+    monkeypatch.setattr(openvino_direct, "_compiled", as_on_an_old_processor)
     other = Siglip.load(model.artifact.folder, provider="openvino")
     assert other.session(Role.TEXT)
     with pytest.raises(ProviderError, match="does not compute in bf16"):
@@ -126,18 +128,18 @@ def test_openvino_itself_leaves_no_node_to_another() -> None:
 
 def fake_plugin(monkeypatch: pytest.MonkeyPatch, register: Callable[[str, str], None]) -> None:
     """Pretend that OpenVINO's plugin was never registered, offers no device, and registers in this way."""
-    monkeypatch.setattr(ort_engine, "_outcomes", {})
-    monkeypatch.setattr(ort_engine, "_devices", lambda spec: [])
-    monkeypatch.setattr(ort_engine.onnxruntime(), "register_execution_provider_library", register)
+    monkeypatch.setattr(ort, "_outcomes", {})
+    monkeypatch.setattr(ort, "_devices", lambda spec: [])
+    monkeypatch.setattr(ort.onnxruntime(), "register_execution_provider_library", register)
 
 
 def test_a_plugin_without_a_device_names_the_same_cause_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fake_plugin(monkeypatch, lambda name, library: calls.append(name))
-    first, second = (diagnosis.problem(Provider.OPENVINO_ORT) for _ in range(2))
+    first, second = (preflight.problem(Provider.OPENVINO_ORT) for _ in range(2))
     assert first is not None
     assert first == second
-    assert machine.processor().name in first.cause
+    assert host.processor().name in first.cause
     assert PROVIDERS[Provider.OPENVINO_ORT].devices in first.cause
     assert "--provider openvino" in first.fix
     assert "pip install" not in first.fix
@@ -152,7 +154,7 @@ def test_a_plugin_that_does_not_load_names_the_same_cause_every_time(monkeypatch
         raise RuntimeError(f"no good library, seen {len(calls)} times")
 
     fake_plugin(monkeypatch, register)
-    first, second = (diagnosis.problem(Provider.OPENVINO_ORT) for _ in range(2))
+    first, second = (preflight.problem(Provider.OPENVINO_ORT) for _ in range(2))
     assert first is not None
     assert first == second
     assert "seen 1 times" in first.cause
@@ -170,7 +172,7 @@ def test_doctor_does_not_advise_installing_what_is_installed(command: Command, m
 
 def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     """Pretend that these distributions are installed, and no others."""
-    monkeypatch.setattr(diagnosis, "installed_version", lambda name: versions.get(name.replace("-", "_")))
+    monkeypatch.setattr(preflight, "installed_version", lambda name: versions.get(name.replace("-", "_")))
 
 
 def gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +185,8 @@ def gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
         __version__="1.31.1",
         preload_dlls=lambda: print("!"),
     )
-    monkeypatch.setattr(diagnosis, "onnxruntime", lambda: build)
-    monkeypatch.setattr(diagnosis.sys, "platform", "linux")
+    monkeypatch.setattr(preflight, "onnxruntime", lambda: build)
+    monkeypatch.setattr(preflight.sys, "platform", "linux")
 
 
 def driver(version: int, devices: int) -> SimpleNamespace:
@@ -230,7 +232,7 @@ def test_why_there_is_no_cuda(
     gpu_build(monkeypatch)
     monkeypatch.setattr(ctypes, "CDLL", load)
     with pytest.raises(ProviderError, match=f"cuda cannot be used here: .*{message}") as error:
-        diagnosis.require(Provider.CUDA)
+        preflight.require(Provider.CUDA)
     assert fix in error.value.next_step
     assert capsys.readouterr().out == ""
 
@@ -238,27 +240,27 @@ def test_why_there_is_no_cuda(
 def test_tensorrt_misses_its_own_library(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_build(monkeypatch)
     known = {"libcuda.so.1": driver(13000, 1)}
-    monkeypatch.setattr(diagnosis, "_library", lambda name: known.get(name, None if "nvinfer" in name else object()))
-    found = diagnosis.problem(Provider.TENSORRT)
+    monkeypatch.setattr(preflight, "_library", lambda name: known.get(name, None if "nvinfer" in name else object()))
+    found = preflight.problem(Provider.TENSORRT)
     assert found is not None
     assert found.cause.startswith("libnvinfer.so.10 cannot be loaded")
 
 
 def test_the_wrong_package_and_two_packages_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis.sys, "platform", "linux")
+    monkeypatch.setattr(preflight.sys, "platform", "linux")
     installed(monkeypatch, onnxruntime="1.32.0")
-    found = diagnosis.problem(Provider.CUDA)
+    found = preflight.problem(Provider.CUDA)
     assert found is not None
     assert "comes with the package onnxruntime-gpu, which is not installed" in found.cause
     assert found.fix == "Run: pip uninstall -y onnxruntime && pip install 'siglip-onnx[gpu]'."
     installed(monkeypatch, onnxruntime="1.32.0", onnxruntime_gpu="1.31.1")
-    found = diagnosis.problem(Provider.CUDA)
+    found = preflight.problem(Provider.CUDA)
     assert found is not None
     assert "overwrite each other's files" in found.cause
 
 
 def test_a_missing_provider_ends_the_command_in_one_paragraph(artifact: Path, command: Command) -> None:
-    if diagnosis.problem(Provider.TENSORRT) is None:
+    if preflight.problem(Provider.TENSORRT) is None:
         pytest.skip("tensorrt: it works here, and this test needs a provider that does not.")
     run = command("classify", artifact, BEAR, "--label", "bear", "--provider", "tensorrt")
     assert run.code == 3
@@ -269,7 +271,7 @@ def test_a_missing_provider_ends_the_command_in_one_paragraph(artifact: Path, co
 def test_onnx_runtime_that_is_not_there(monkeypatch: pytest.MonkeyPatch, artifact: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ProviderError, match="cannot be imported"):
-        ort_engine.onnxruntime()
+        ort.onnxruntime()
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_auto_takes_only_what_has_passed(
         ((int8, bf16), amx, None),  # they were compared with an fp32 variant that proves nothing
         ((), amx, None),
     ):
-        monkeypatch.setattr(machine, "processor", lambda f=features: SimpleNamespace(features=f))
+        monkeypatch.setattr(host, "processor", lambda f=features: SimpleNamespace(features=f))
         found = ranked(with_verdicts(folder, *given).contract, None, None)
         assert (found[0].provider, found[0].precision) == first if first else not found
 
@@ -351,26 +353,26 @@ def test_javascript_says_what_to_install_and_where(
 ) -> None:
     pinned = json.loads((ROOT / "interop" / "package.json").read_text())["dependencies"]
     wanted = " ".join(f"{name}@{pinned[name]}" for name in PROVIDERS[provider].npm)
-    monkeypatch.delenv(js_engine.PACKAGES, raising=False)
+    monkeypatch.delenv(engine.PACKAGES, raising=False)
     with pytest.raises(ProviderError, match=r"\$SIGLIP_ONNX_NODE_MODULES is not set") as error:
         Siglip.load(artifact, provider=provider)
     command = f"npm install --prefix js --ignore-scripts {wanted} && export SIGLIP_ONNX_NODE_MODULES=$PWD/js"
     assert error.value.next_step == f"Run: {command}."
-    monkeypatch.setenv(js_engine.PACKAGES, str(tmp_path))
-    found = diagnosis.problem(provider)
+    monkeypatch.setenv(engine.PACKAGES, str(tmp_path))
+    found = preflight.problem(provider)
     assert found is not None
     assert f"has no node_modules/{next(iter(PROVIDERS[provider].npm))}" in found.cause
     assert found.fix == f"Run: npm install --prefix {tmp_path} --ignore-scripts {wanted}."
 
 
 def test_javascript_without_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(js_engine.PACKAGES, str(tmp_path))
+    monkeypatch.setenv(engine.PACKAGES, str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     package = tmp_path / "node_modules" / "onnxruntime-node" / "package.json"
     package.parent.mkdir(parents=True)
     package.write_text("{}")
     with pytest.raises(ProviderError, match="there is no `node` on the PATH"):
-        load(Source(diagnosis.PROBE), SessionOptions(Provider.NODE))
+        load(Source(preflight.PROBE), SessionOptions(Provider.NODE))
 
 
 def test_a_verdict_on_openvino_makes_auto_choose_it(emoji: Path, pairs: Path, lenient: Path, command: Command) -> None:
@@ -424,13 +426,13 @@ def test_nothing_damaged_gets_into_the_cache(
 
 
 def test_a_missing_provider_is_an_error_whatever_may_fall_back(artifact: Path) -> None:
-    if diagnosis.problem(Provider.WEBGPU) is None:
+    if preflight.problem(Provider.WEBGPU) is None:
         pytest.skip("webgpu: it works here, and this test needs a provider that does not.")
     options = SessionOptions(allow_fallback=True)
     with pytest.raises(ProviderError, match="webgpu cannot be used here"):
         Siglip.load(artifact, provider="webgpu", options=options)
     with pytest.raises(ProviderError):
-        load(Source(diagnosis.PROBE), replace(options, provider=Provider.WEBGPU))
+        load(Source(preflight.PROBE), replace(options, provider=Provider.WEBGPU))
 
 
 def identity(model: Siglip, provider: str, **options: Any) -> str:

@@ -18,9 +18,9 @@ from typing import Final
 import msgspec
 
 from ..runtime.artifact.contract import Precision, Provider
+from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ..runtime.files import write_file
-from ..runtime.options import SessionOptions
 from .gate_file import Gates
 from .ratchet import accepted
 from .report import Rung

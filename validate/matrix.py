@@ -19,8 +19,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ..runtime import errors, machine, privacy
+from ..runtime import errors, privacy
 from ..runtime.artifact.contract import Precision, Provider, Verdict
+from ..runtime.engines import host
 from ..runtime.errors import InconclusiveError, ParityError, ProviderError
 from . import cell as cells
 from .cell import Job, Problem, Task
@@ -131,8 +132,8 @@ class _Runner:
     ) -> None:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.processes, self.sizes = processes, weights_of(job)
-        self.jobs = min(plan.jobs or max(1, machine.cores() // 4), len(plan.cells))
-        threads = job.options.threads or max(1, machine.cores() // self.jobs)
+        self.jobs = min(plan.jobs or max(1, host.cores() // 4), len(plan.cells))
+        threads = job.options.threads or max(1, host.cores() // self.jobs)
         self.job = replace(job, options=replace(job.options, threads=threads))
         self._free = threading.Condition()
         self._taken, self._limit = 0, _available()

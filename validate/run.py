@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..runtime import machine
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Contract, Parity, Precision, encode
-from ..runtime.diagnosis import require
+from ..runtime.engines import host
+from ..runtime.engines.preflight import require
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
@@ -188,7 +188,7 @@ def _cost(ladder: Ladder) -> Cost:
     for role in ladder.towers:
         with contextlib.suppress(Exception):  # a rung of the ladder has said so already
             seconds[str(role)] = ladder.tower(role).seconds
-    return Cost(size, seconds, _peak(), ladder.model.options.threads or machine.cores())
+    return Cost(size, seconds, _peak(), ladder.model.options.threads or host.cores())
 
 
 def _peak() -> int | None:
@@ -256,5 +256,5 @@ def contract_hash(contract: Contract) -> str:
 def environment() -> dict[str, str]:
     """Versions of the tools, and the machine."""
     versions = {tool: version for tool in _TOOLS if (version := installed_version(tool))}
-    computer = f"{machine.processor().name}, {machine.cores()} cores"
+    computer = f"{host.processor().name}, {host.cores()} cores"
     return {**versions, "python": platform.python_version(), "system": platform.system(), "machine": computer}

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ..exporter.image_spec import read_image_spec
 from ..exporter.tokenizer_spec import read_tokenizer_spec
 from ..runtime.artifact.contract import Role, Yardstick
+from ..runtime.engines.providers import PROVIDERS
 from ..runtime.errors import ArtifactError, SiglipOnnxError
-from ..runtime.providers import PROVIDERS
 from . import rungs_of_numbers as numbers
 from . import rungs_of_tasks as tasks
 from .adopt import BorrowingArtifact

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..runtime.artifact.artifact import Artifact
 from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider
+from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InputError
 from ..runtime.model import Siglip
-from ..runtime.options import SessionOptions
 from .report import Rung
 from .run import open_checkpoint
 

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import machine
 from ..artifact.contract import Precision, Role
+from ..engines import host
 from ..errors import InputError, SiglipOnnxError
 from ..model import Siglip
 from ..preprocessing.prefetch import ahead, batched
@@ -209,7 +209,7 @@ def _engine(job: EmbedJob) -> Callable[[Stages, Missing], Iterator[DoneChunk]]:
 
 def run_local(stages: Stages, todo: Missing) -> Iterator[DoneChunk]:
     """Every chunk with its rows: items are decoded by threads while others are in the tower."""
-    with ThreadPoolExecutor(machine.cores(), "siglip-onnx-decode") as pool:
+    with ThreadPoolExecutor(host.cores(), "siglip-onnx-decode") as pool:
         flow = _Flow(stages)
         batches = flow.batches(pool, todo)
         while not flow.ended:
@@ -246,7 +246,7 @@ class _Flow:
                 listed.append(chunk)
                 yield from chunk.items
 
-        depth = max(_DECODE_AHEAD * self._stages.batch, 2 * machine.cores())
+        depth = max(_DECODE_AHEAD * self._stages.batch, 2 * host.cores())
         prepared: list[Prepared] = []
         good: list[NDArray[np.uint8] | str] = []
         for future in ahead(pool, self._stages.prepare, items(), depth):

@@ -19,12 +19,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .. import machine, privacy
+from .. import privacy
 from ..artifact.artifact import Artifact
 from ..artifact.contract import Precision
+from ..engines import host as machine
+from ..engines.options import SessionOptions
 from ..errors import ProviderError, SiglipOnnxError
 from ..model import Siglip
-from ..options import SessionOptions
 from ..preprocessing.image import ImageOptions
 from .embed import Cluster, EmbedJob, Prepared, Stages
 from .items import Item, Member

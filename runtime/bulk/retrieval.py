@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engines.options import SessionOptions
 from ..errors import InputError
 from ..model import Siglip
-from ..options import SessionOptions
 from ..preprocessing.image import ImageInput
 from ..vectors import sigmoid
 from .embed import checkpoint_of

@@ -16,10 +16,10 @@ import rich.text
 
 from ..runtime import ImageOptions
 from ..runtime.artifact.contract import Precision, Provider, Verdict
-from ..runtime.choice import AUTO
+from ..runtime.auto_select import AUTO
+from ..runtime.engines.options import Hint, Mode, SessionOptions
 from ..runtime.files import as_json
 from ..runtime.model import Siglip
-from ..runtime.options import Hint, Mode, SessionOptions
 from ..runtime.preprocessing.image import Transparency
 
 COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}

@@ -10,11 +10,12 @@ import click
 import rich.text
 
 from .. import __version__
-from ..runtime import Artifact, machine
+from ..runtime import Artifact
 from ..runtime.artifact.contract import Provider
-from ..runtime.diagnosis import Problem, problem
+from ..runtime.engines import host
+from ..runtime.engines.preflight import Problem, problem
+from ..runtime.engines.providers import PROVIDERS, ranked
 from ..runtime.errors import ProviderError
-from ..runtime.providers import PROVIDERS, ranked
 from ..runtime.versions import installed_version
 from .console import json_option, print_json, progress, stdout, table
 
@@ -103,13 +104,13 @@ def _choices(artifact: Path | None, working: set[Provider]) -> list[str]:
 
 
 def _machine() -> dict[str, str]:
-    processor = machine.processor()
+    processor = host.processor()
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor.name,
         "features": ", ".join(sorted(processor.features)) or "unknown",
-        "cores": str(machine.cores()),
+        "cores": str(host.cores()),
     }
 
 
@@ -139,7 +140,7 @@ def _print(packages: list[_Package], providers: list[_Provider]) -> None:
 
 
 def _warnings() -> list[str]:
-    if machine.processor().saturates:
+    if host.processor().saturates:
         return [
             "without VNNI, int8 is slower, and products overflow in variants that were made with --set weight_bits=8"
         ]

@@ -156,13 +156,13 @@ def _job(
     options: SessionOptions,
     **asked: Any,
 ) -> Job:
-    from ..runtime import cache
+    from ..runtime import user_cache
     from ..validate.cell import Job
     from ..validate.samples import DataOptions
 
     columns = {"image_column": image_column, "caption_column": caption_column, "class_column": class_column}
     chosen = DataOptions(sample=sample, seed=seed, labels=labels, templates=templates or ("{}",), **columns)
-    return Job(artifact, checkpoint, cache.folder("answers"), data_options=chosen, options=options, **asked)
+    return Job(artifact, checkpoint, user_cache.folder("answers"), data_options=chosen, options=options, **asked)
 
 
 def _forget(job: Job, folder: Path | None, *names: str) -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Precision, Role
-from ...runtime.engine import Engine, Source, load
+from ...runtime.engines.base import Engine, Source, load
+from ...runtime.engines.options import SessionOptions
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.model import Siglip
-from ...runtime.options import SessionOptions
 from .assemble import locations, tapped
 from .net import Net
 

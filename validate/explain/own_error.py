@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.artifact.contract import Precision
-from ...runtime.engine import Engine
+from ...runtime.engines.base import Engine
 from ...runtime.errors import SiglipOnnxError
 from .assemble import cut
 from .bench import Bench, ChangedError

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from ...runtime.artifact.contract import Provider
-from ...runtime.options import HINTS
-from ...runtime.providers import PROVIDERS
+from ...runtime.engines.options import HINTS
+from ...runtime.engines.providers import PROVIDERS
 from .cause import Scene
 
 FOLDER: Final = "replay"

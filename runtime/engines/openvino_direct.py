@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import cache, machine, privacy
-from .artifact.contract import Provider, TensorSpec
-from .engine import UNKNOWN, Array, Source, first_line
-from .errors import ProviderError
-from .files import new_folder
+from .. import privacy, user_cache
+from ..artifact.contract import Provider, TensorSpec
+from ..errors import ProviderError
+from ..files import new_folder
+from . import host
+from .base import UNKNOWN, Array, Source, first_line
 from .options import SessionOptions
 from .providers import PROVIDERS, openvino_config
 
@@ -81,7 +82,7 @@ class OpenVinoEngine:
         found = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if found != wanted:
             raise ProviderError(
-                f"This processor ({machine.processor().name}) does not compute in {wanted}; OpenVINO took {found}.",
+                f"This processor ({host.processor().name}) does not compute in {wanted}; OpenVINO took {found}.",
                 "Ask for the fp32 variant, or give the hint f32.",
             )
 
@@ -133,8 +134,8 @@ def _compiled(source: Source, config: dict[str, str], *, keep: bool) -> Any:
     core, graph = module.Core(), source.graph
     if not (keep and source.identity):
         return core.compile_model(core.read_model(graph), _SPEC.name, config)
-    key = machine.fingerprint(module.__version__, source.identity, str(graph), *config.values())
-    target = cache.folder("openvino", key)
+    key = host.fingerprint(module.__version__, source.identity, str(graph), *config.values())
+    target = user_cache.folder("openvino", key)
     if not target.exists():
         _fill(target, core, graph, config)
     return core.compile_model(str(graph), _SPEC.name, config | {"CACHE_DIR": str(target)})
@@ -155,7 +156,7 @@ def _fill(target: Path, core: Any, graph: Path | bytes, config: dict[str, str]) 
             return
         raise ProviderError(
             f"The compiled model cannot be kept in {target} ({error.strerror}).",
-            f"Name another folder in ${cache.VARIABLE}, or leave the cache off.",
+            f"Name another folder in ${user_cache.VARIABLE}, or leave the cache off.",
         ) from error
 
 

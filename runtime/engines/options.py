@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from .artifact.contract import Precision, Provider
-from .errors import InputError
+from ..artifact.contract import Precision, Provider
+from ..errors import InputError
 
 
 class Hint(StrEnum):

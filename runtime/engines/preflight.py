@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from .artifact.contract import Provider
-from .engine import Source, load
-from .errors import ProviderError
+from ..artifact.contract import Provider
+from ..errors import ProviderError
+from ..versions import installed_version
+from .base import Source, load
 from .options import SessionOptions
-from .ort_engine import onnxruntime
+from .ort import onnxruntime
 from .providers import PROVIDERS, fits_system
-from .versions import installed_version
 
 # A graph of one MatMul, float32 x [2, 2] -> y [2, 2], opset 17: does the provider run anything at all?
 PROBE: Final = (

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from . import cache, machine
-from .artifact.artifact import verdict_of
-from .artifact.contract import Contract, Precision, Provider, Role, Verdict
+from .. import user_cache
+from ..artifact.artifact import verdict_of
+from ..artifact.contract import Contract, Precision, Provider, Role, Verdict
+from . import host
 from .options import HINTS, SessionOptions
 
 Options = Mapping[str, str]
@@ -76,7 +77,7 @@ def _tensorrt(options: SessionOptions, precision: Precision) -> Options:
     if options.memory_limit is not None:
         chosen["trt_max_workspace_size"] = str(options.memory_limit)
     if options.cache:  # TensorRT checks by itself that engines were made for this GPU and version
-        chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache.folder("tensorrt"))}
+        chosen |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(user_cache.folder("tensorrt"))}
     return chosen
 
 
@@ -85,7 +86,7 @@ def openvino_config(options: SessionOptions, precision: Precision) -> dict[str, 
     return {
         "INFERENCE_PRECISION_HINT": options.hint or HINTS[precision],
         "PERFORMANCE_HINT": options.mode.upper(),
-        "INFERENCE_NUM_THREADS": str(options.threads or machine.cores()),
+        "INFERENCE_NUM_THREADS": str(options.threads or host.cores()),
     }
 
 
@@ -95,7 +96,7 @@ def _openvino_ort(options: SessionOptions, precision: Precision) -> Options:
 
 def _coreml(options: SessionOptions, precision: Precision) -> Options:
     chosen = {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}
-    return chosen | {"ModelCacheDirectory": str(cache.folder("coreml"))} if options.cache else chosen
+    return chosen | {"ModelCacheDirectory": str(user_cache.folder("coreml"))} if options.cache else chosen
 
 
 def _device(options: SessionOptions, precision: Precision) -> Options:
@@ -217,7 +218,7 @@ RANKING: Final = (
 
 def ranked(contract: Contract, provider: Provider | None, precision: Precision | None) -> list[Choice]:
     """What an artifact has a PASS for, fastest here first; a provider or precision that is given is kept."""
-    features = machine.processor().features
+    features = host.processor().features
     fitting = (
         choice
         for choice in RANKING

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from .artifact.contract import Precision, Provider, TensorSpec
+from ..artifact.contract import Precision, Provider, TensorSpec
 from .options import SessionOptions
 
 Array = NDArray[Any]
@@ -54,14 +54,14 @@ def load(source: Source, options: SessionOptions) -> Engine:
         ProviderError: The provider does not run it, or not all of it and nothing else is allowed.
     """
     if options.provider is Provider.OPENVINO:
-        from .openvino_engine import OpenVinoEngine
+        from .openvino_direct import OpenVinoEngine
 
         return OpenVinoEngine(source, options)
     if options.provider in (Provider.NODE, Provider.WEB):
-        from .js_engine import JsEngine
+        from .javascript.engine import JsEngine
 
         return JsEngine(source, options)
-    from .ort_engine import OrtEngine
+    from .ort import OrtEngine
 
     return OrtEngine(source, options)
 

@@ -12,10 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from . import machine, privacy
-from .artifact.contract import Provider, TensorSpec
-from .engine import Array, Source, first_line
-from .errors import ArtifactError, ProviderError
+from .. import privacy
+from ..artifact.contract import Provider, TensorSpec
+from ..errors import ArtifactError, ProviderError
+from . import host
+from .base import Array, Source, first_line
 from .options import SessionOptions
 from .providers import PROVIDERS, ProviderSpec
 
@@ -139,7 +140,7 @@ def session_config(options: SessionOptions, *, fallback: bool = False) -> Any:
     ort = onnxruntime()
     config = ort.SessionOptions()
     config.log_severity_level = _ERRORS_ONLY
-    config.intra_op_num_threads = options.threads or machine.cores()
+    config.intra_op_num_threads = options.threads or host.cores()
     config.enable_mem_pattern = False  # a pattern plans for the largest run, and takes an eighth more memory
     # Off on x86 by default, whereby int8 graphs quantize queries and take that back before they quantize them again.
     config.add_session_config_entry("session.qdqisint8allowed", "1")
@@ -200,7 +201,7 @@ def _plugin_devices(spec: ProviderSpec) -> list[Any]:
         ) from error
     if devices := _devices(spec):
         return devices[:1]
-    told = f"{spec.name} is registered, but offers no device on this processor ({machine.processor().name})."
+    told = f"{spec.name} is registered, but offers no device on this processor ({host.processor().name})."
     raise ProviderError(f"{told} {spec.devices}".rstrip(), spec.without_device)
 
 

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact.contract import EmbeddingSpec, Provider
-from .engine import Array, first_line
+from .engines.base import Array, first_line
+from .engines.options import SessionOptions
+from .engines.ort import NO_GRAPH, OrtEngine, graph_choice, onnxruntime
 from .errors import InputError, ProviderError
-from .options import SessionOptions
-from .ort_engine import NO_GRAPH, OrtEngine, graph_choice, onnxruntime
 from .session import GraphSession, check_feed
 
 FloatArray = NDArray[np.float32]

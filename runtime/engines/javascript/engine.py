@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from . import machine
-from .artifact.contract import Provider, TensorSpec
-from .artifact.external_data import external_locations
-from .engine import Array, Source
-from .errors import ArtifactError, ProviderError
-from .js_process import Frame, NodeProcess
-from .options import SessionOptions
-from .providers import PROVIDERS, ProviderSpec
+from ...artifact.contract import Provider, TensorSpec
+from ...artifact.external_data import external_locations
+from ...errors import ArtifactError, ProviderError
+from .. import host
+from ..base import Array, Source
+from ..options import SessionOptions
+from ..providers import PROVIDERS, ProviderSpec
+from .process import Frame, NodeProcess
 
 PACKAGES: Final = "SIGLIP_ONNX_NODE_MODULES"  # the variable that names a folder with node_modules in it
 CHROMIUM: Final = "SIGLIP_ONNX_CHROMIUM"  # the variable that names the browser
@@ -57,7 +57,7 @@ class JsEngine:
         spec = PROVIDERS[options.provider]
         self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
         self._where = f"{next(iter(spec.npm))} ({options.provider})"
-        job = {"packages": str(_packages(spec)), "provider": spec.name, "threads": options.threads or machine.cores()}
+        job = {"packages": str(_packages(spec)), "provider": spec.name, "threads": options.threads or host.cores()}
         if options.provider is Provider.WEB:
             job["chromium"] = str(_browser())
         with _as_file(source.graph) as graph:

@@ -2,7 +2,7 @@
 
 A frame is the sizes in bytes of its header and its body, as two little-endian uint64; the header as JSON; and as the
 body the tensors that the header lists (name, dtype, shape), one after the other, little-endian. The other side is
-runtime/js/frames.mjs. Standard input that ends tells the program to end, so it survives no death of this process.
+scripts/frames.mjs. Standard input that ends tells the program to end, so it survives no death of this process.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from . import privacy
-from .engine import Array
-from .errors import ProviderError
+from ... import privacy
+from ...errors import ProviderError
+from ..base import Array
 
-SCRIPTS: Final = Path(__file__).parent / "js"
+SCRIPTS: Final = Path(__file__).parent / "scripts"
 _SIZES: Final = struct.Struct("<QQ")
 _GRACE: Final = 10.0  # seconds that a program has to end by itself; a browser takes less than one
 _TRIES, _PAUSE = 40, 0.25  # to remove what a killed browser still writes to

@@ -7,10 +7,10 @@ from typing import Final, TypeVar
 
 from .artifact.artifact import Artifact
 from .artifact.contract import Precision, Provider
-from .diagnosis import problem, require
+from .engines.options import SessionOptions
+from .engines.preflight import problem, require
+from .engines.providers import ranked
 from .errors import InputError, ProviderError
-from .options import SessionOptions
-from .providers import ranked
 
 AUTO: Final = "auto"
 _Choice = TypeVar("_Choice", Precision, Provider)

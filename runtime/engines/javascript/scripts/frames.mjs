@@ -1,5 +1,5 @@
 /**
- * Frames, in Node and in a page alike: what Python and these scripts send each other (runtime/js_process.py).
+ * Frames, in Node and in a page alike: what Python and these scripts send each other (runtime/engines/javascript/process.py).
  *
  * The sizes in bytes of header and body as two uint64, the header as JSON, and as the body the tensors that the header
  * lists ({ name, dtype, shape }), one after the other; all little-endian.

@@ -1,0 +1,1 @@
+"""ONNX Runtime in Node and in a browser, driven over standard input and output."""
