@@ -12,13 +12,13 @@ import pytest
 from siglip_onnx.runtime import Siglip, model
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.bulk import embed as embed_function
-from siglip_onnx.runtime.bulk import items, parquet
+from siglip_onnx.runtime.bulk import embeddings_file, items
 from siglip_onnx.runtime.engines import options
 from siglip_onnx.runtime.preprocessing import image, prompts
 
 from .conftest import EVAL
 
-MODULES = [model, options, prompts, image, parquet, items]
+MODULES = [model, options, prompts, image, embeddings_file, items]
 
 
 def run(module: ModuleType, names: dict[str, object]) -> int:

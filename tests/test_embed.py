@@ -24,8 +24,8 @@ import pytest
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Kind, VectorType, embed
 from siglip_onnx.runtime.bulk import items as items_module
-from siglip_onnx.runtime.bulk.parquet import read_about
-from siglip_onnx.runtime.bulk.parts import CHUNK, _locked
+from siglip_onnx.runtime.bulk.embeddings_file import read_about
+from siglip_onnx.runtime.bulk.part_files import CHUNK, _locked
 from siglip_onnx.runtime.errors import InputError, ProviderError
 
 from .conftest import DATA, EVAL, Command, is_one_paragraph

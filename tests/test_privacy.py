@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from siglip_onnx.runtime import privacy
-from siglip_onnx.runtime.bulk import Cluster, ray_engine
+from siglip_onnx.runtime.bulk import Cluster, ray_backend
 from siglip_onnx.runtime.engines.javascript import process
 from siglip_onnx.validate import matrix
 
@@ -165,7 +165,7 @@ def test_workers_of_ray_get_the_variables(
     ray = SimpleNamespace(is_initialized=lambda: False, init=asked.update)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", SimpleNamespace())
-    ray_engine._ray(Cluster())
+    ray_backend._ray(Cluster())
     assert asked["runtime_env"] == ({} if submitted else {"env_vars": chosen})
     assert {name: os.environ[name] for name in NAMES} == chosen  # Ray's own processes on this machine inherit these
 

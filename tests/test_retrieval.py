@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Kind, VectorType, embed, retrieval, search
-from siglip_onnx.runtime.bulk.parquet import About, pack, read_about, unpack
+from siglip_onnx.runtime.bulk.embeddings_file import About, pack, read_about, unpack
 from siglip_onnx.runtime.errors import InputError
 
 from .conftest import DATA, EVAL

@@ -246,7 +246,7 @@ def _json_lines(inputs: Inputs, path: str) -> Iterator[Item]:
 
 
 def _parquet(inputs: Inputs, path: str) -> Iterator[Item]:
-    from .parquet import pyarrow
+    from .embeddings_file import pyarrow
 
     arrow, parquet = pyarrow()
     try:

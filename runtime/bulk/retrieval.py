@@ -15,9 +15,9 @@ from ..errors import InputError
 from ..model import Siglip
 from ..preprocessing.image import ImageInput
 from ..vectors import sigmoid
-from .embed import checkpoint_of
+from .embeddings_file import About, pyarrow, read_about, unpack
 from .items import Kind
-from .parquet import About, pyarrow, read_about, unpack
+from .job import checkpoint_of
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]

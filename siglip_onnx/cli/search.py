@@ -9,7 +9,7 @@ import rich.text
 
 from ..runtime import SessionOptions, Siglip
 from ..runtime.bulk import Hit, Kind, search
-from ..runtime.bulk.parquet import read_about
+from ..runtime.bulk.embeddings_file import read_about
 from .console import json_option, print_json, progress, session_options, stdout, table
 
 

@@ -27,10 +27,10 @@ from ..engines.options import SessionOptions
 from ..errors import ProviderError, SiglipOnnxError
 from ..model import Siglip
 from ..preprocessing.image import ImageOptions
-from .embed import Cluster, EmbedJob, Prepared, Stages
+from .embeddings_file import pyarrow
 from .items import Item, Member
-from .parquet import pyarrow
-from .parts import DoneChunk, Missing
+from .job import Cluster, EmbedJob, Prepared, Stages
+from .part_files import DoneChunk, Missing
 
 # An item as it is listed: its name; a path or text, bytes, or where they are (file, offset, size); or an error.
 _Listed = tuple[str, str | None, bytes | None, tuple[str, int, int] | None, str | None]

@@ -23,8 +23,8 @@ import msgspec
 from ..errors import InputError
 from ..files import write_file
 from ..preprocessing.prefetch import batched
+from .embeddings_file import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
 from .items import Inputs, Item
-from .parquet import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
 
 CHUNK: Final = 32  # items in a chunk, unless a batch is larger
 PART_ROWS: Final = 4096  # a part is written when it has so many rows (16 MB at 1024 numbers), if not before

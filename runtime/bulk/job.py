@@ -22,9 +22,9 @@ from ..preprocessing.prefetch import ahead, batched
 from ..preprocessing.tokenizer import Cut
 from ..session import identity
 from ..vectors import normalized, usable
+from .embeddings_file import About, VectorType, table
 from .items import Inputs, Item, Kind, Member
-from .parquet import About, VectorType, table
-from .parts import CHUNK, Chunk, DoneChunk, Missing, Parts
+from .part_files import CHUNK, Chunk, DoneChunk, Missing, Parts
 
 Progress = Callable[[int, int], None]
 _DECODE_AHEAD = 2  # batches that are decoded while one is in the tower
@@ -202,7 +202,7 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
 def _engine(job: EmbedJob) -> Callable[[Stages, Missing], Iterator[DoneChunk]]:
     if job.engine is Engine.LOCAL:
         return run_local
-    from .ray_engine import run_on_ray
+    from .ray_backend import run_on_ray
 
     return run_on_ray
 
