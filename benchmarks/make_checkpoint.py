@@ -16,8 +16,8 @@ from typing import IO
 
 import numpy as np
 
-from siglip_onnx.exporter.config import read_config
-from siglip_onnx.exporter.shapes import expected_shapes
+from siglip_onnx.exporter.checkpoint.config import read_config
+from siglip_onnx.exporter.checkpoint.expected_shapes import expected_shapes
 
 SOURCE = Path(__file__).parent.parent / "tests" / "data" / "siglip-large-patch16-384"
 

@@ -9,20 +9,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
-    from .dialects import Dialect
-    from .freeze import freeze_labels
+    from .checkpoint.checkpoint import Checkpoint
+    from .checkpoint.dialects import Dialect
+    from .classifier import freeze_labels
+    from .export_artifact import export
     from .options import ExportOptions, ImageInput
-    from .run import export
 
 __all__ = ["Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export", "freeze_labels"]
 _HOMES = {
-    "Checkpoint": ".checkpoint",
-    "Dialect": ".dialects",
+    "Checkpoint": ".checkpoint.checkpoint",
+    "Dialect": ".checkpoint.dialects",
     "ExportOptions": ".options",
     "ImageInput": ".options",
-    "export": ".run",
-    "freeze_labels": ".freeze",
+    "export": ".export_artifact",
+    "freeze_labels": ".classifier",
 }
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from ..runtime.errors import ExportError
-from .dialects import Dialect
+from .checkpoint.dialects import Dialect
 
 MAX_BATCH: Final = 4096
 

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 import pytest
 
-from siglip_onnx.exporter.checkpoint import Checkpoint
-from siglip_onnx.exporter.run import write_files
+from siglip_onnx.exporter.checkpoint.checkpoint import Checkpoint
+from siglip_onnx.exporter.export_artifact import write_files
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.validate import Report, validate
 from siglip_onnx.validate.adopt import adopt, precisions

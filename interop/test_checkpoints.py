@@ -141,7 +141,7 @@ def test_a_wrong_orientation_is_never_a_pass(tmp_path: Path, pairs: Path, monkey
 
     The same shapes, the same names: no comparison with a reference that is read from the same file can see it.
     """
-    from siglip_onnx.exporter import dialects
+    from siglip_onnx.exporter.checkpoint import dialects
 
     folder = to_paddle(CHECKPOINT, tmp_path / "paddle")
     right = dialects._is_linear

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from ..exporter.interface import data_path, describe, graph_path
-from ..exporter.joint import write_joint
+from ..exporter.graph.joint import write_joint
+from ..exporter.graph.naming import data_path, describe, graph_path
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Graph, Precision, Provider, Role, Variant
 from ..runtime.errors import InputError, QuantizationError

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..exporter.values import initializer
+from ..exporter.graph.builder import initializer
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]

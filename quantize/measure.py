@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..exporter.interface import OUTPUTS, base_name, data_path
+from ..exporter.graph.naming import OUTPUTS, base_name, data_path
 from ..runtime.artifact.contract import LogitSpec, Role
 from ..runtime.session import bare_session
 from ..validate import metrics

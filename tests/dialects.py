@@ -1,6 +1,6 @@
 """Writes a checkpoint of transformers in the other dialects, as their own libraries would have stored it.
 
-This goes the other way than `exporter/dialects.py`, name by name, and shares nothing with it.
+This goes the other way than `exporter/checkpoint/dialects.py`, name by name, and shares nothing with it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from siglip_onnx.exporter.checkpoint import Checkpoint
+from siglip_onnx.exporter.checkpoint.checkpoint import Checkpoint
 from siglip_onnx.exporter.layouts import Layout, write_layout
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Graph, Precision, Role, Usage, decode, encode

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 
 from siglip_onnx.exporter import Checkpoint, Dialect
-from siglip_onnx.exporter.config import read_config
-from siglip_onnx.exporter.dialects import SUPPORTED
-from siglip_onnx.exporter.shapes import expected_shapes
-from siglip_onnx.exporter.stores import NpzStore
+from siglip_onnx.exporter.checkpoint.config import read_config
+from siglip_onnx.exporter.checkpoint.dialects import SUPPORTED
+from siglip_onnx.exporter.checkpoint.expected_shapes import expected_shapes
+from siglip_onnx.exporter.checkpoint.tensor_files import NpzStore
 from siglip_onnx.runtime.errors import CheckpointError
 
 from .conftest import CHECKPOINT, cli, is_one_paragraph

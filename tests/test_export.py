@@ -170,8 +170,8 @@ def test_configuration_files_suit_other_readers(artifact: Path) -> None:
 
 
 def test_the_published_config_of_554_bytes_is_understood() -> None:
-    from siglip_onnx.exporter.config import read_config
-    from siglip_onnx.exporter.shapes import expected_shapes
+    from siglip_onnx.exporter.checkpoint.config import read_config
+    from siglip_onnx.exporter.checkpoint.expected_shapes import expected_shapes
 
     shapes = expected_shapes(read_config(LARGE))
     towers = Counter[str]()

@@ -18,8 +18,8 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_s
 from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
 
 from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, freeze_labels
-from siglip_onnx.exporter.config import read_config
-from siglip_onnx.exporter.towers import NaflexTower
+from siglip_onnx.exporter.checkpoint.config import read_config
+from siglip_onnx.exporter.towers.modules import NaflexTower
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import (

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siglip_onnx.exporter.config import read_config
-from siglip_onnx.exporter.image_spec import read_image_spec
+from siglip_onnx.exporter.checkpoint.config import read_config
+from siglip_onnx.exporter.checkpoint.image_spec import read_image_spec
 from siglip_onnx.runtime import ImageOptions
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageProcessor, Transparency

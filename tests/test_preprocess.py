@@ -15,7 +15,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
-from siglip_onnx.exporter.preprocess import join_preprocess, preprocess_model
+from siglip_onnx.exporter.graph.preprocess import join_preprocess, preprocess_model
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import ImageSpec
 from siglip_onnx.runtime.errors import ExportError

@@ -14,9 +14,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siglip_onnx.exporter.config import TextConfig, read_config
-from siglip_onnx.exporter.fast_tokenizer import fast_tokenizer
-from siglip_onnx.exporter.tokenizer_spec import read_tokenizer_spec
+from siglip_onnx.exporter.checkpoint.config import TextConfig, read_config
+from siglip_onnx.exporter.checkpoint.tokenizer_spec import read_tokenizer_spec
+from siglip_onnx.exporter.tokenizer_json import fast_tokenizer
 from siglip_onnx.runtime.artifact.contract import TokenizerSpec
 from siglip_onnx.runtime.errors import ArtifactError, InputError
 from siglip_onnx.runtime.preprocessing.tokenizer import Tokenizer

@@ -33,7 +33,7 @@ from .adopt_mapping import Mapping, TowerMap, read_mapping
 from .adopt_usage import Form, Tower
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint import Checkpoint
+    from ..exporter.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["Adopted", "BorrowingArtifact", "Mapping", "adopt", "precisions", "read_mapping"]
 

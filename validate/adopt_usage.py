@@ -13,7 +13,7 @@ from .adopt_graphs import Found, is_mask
 from .adopt_mapping import TowerMap, which
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint import Checkpoint
+    from ..exporter.checkpoint.checkpoint import Checkpoint
 
 # What the inputs and outputs are called by Optimum, transformers.js, Immich and open_clip's exports; the names settle
 # only which of several that have the right form is meant.

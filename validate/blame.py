@@ -106,8 +106,8 @@ def _trusted(job: Job, ladder: Ladder, progress: Progress) -> Iterator[Artifact]
     if (passed and not is_base) or ladder.source is None:
         yield model.artifact
         return
+    from ..exporter.export_artifact import export
     from ..exporter.options import ExportOptions, ImageInput
-    from ..exporter.run import export
 
     contract = model.contract
     options = ExportOptions(

@@ -30,8 +30,8 @@ from .samples import Samples
 from .tower import HIDDEN, USERS, Tower, ask
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint import Checkpoint
-    from ..exporter.dialects import Dialect
+    from ..exporter.checkpoint.checkpoint import Checkpoint
+    from ..exporter.checkpoint.dialects import Dialect
 
 Progress = Callable[[str], None]
 Array = NDArray[Any]

@@ -33,7 +33,7 @@ from .rungs import climb, rungs_due
 from .samples import Samples
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint import Checkpoint
+    from ..exporter.checkpoint.checkpoint import Checkpoint
 
 _TOOLS: Final = (
     "siglip-onnx",
@@ -220,8 +220,8 @@ def _yardstick(
 def open_checkpoint(checkpoint: str | Path, dialect: str | None) -> Checkpoint:
     """A checkpoint by its folder or hub id; raises CheckpointError, or ProviderError where packages are missing."""
     try:
-        from ..exporter.checkpoint import Checkpoint
-        from ..exporter.dialects import Dialect
+        from ..exporter.checkpoint.checkpoint import Checkpoint
+        from ..exporter.checkpoint.dialects import Dialect
     except ImportError as error:
         raise ProviderError(
             f"Reading a checkpoint needs packages that are not installed ({error}).",

@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exporter.image_spec import read_image_spec
-from ..exporter.tokenizer_spec import read_tokenizer_spec
+from ..exporter.checkpoint.image_spec import read_image_spec
+from ..exporter.checkpoint.tokenizer_spec import read_tokenizer_spec
 from ..runtime.artifact.contract import Role, Yardstick
 from ..runtime.engines.providers import PROVIDERS
 from ..runtime.errors import ArtifactError, SiglipOnnxError
@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 _ROUNDING: Final = 1.001  # a level of 256 in float32
 _MOST: Final = 0.5  # share of the nodes that a provider must run itself where the rest may go to the CPU
-# A literal <unk> is the one thing that tokenizer.json cannot do as the reference; see exporter/fast_tokenizer.py.
+# A literal <unk> is the one thing that tokenizer.json cannot do as the reference; see exporter/tokenizer_json.py.
 _NOT_IN_FAST: Final = "<unk>"
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ...runtime.artifact.contract import Contract, ImageSpec, Role
 from ...runtime.errors import ExportError
-from .parts import Source, embedding_only, narrow_input, rename_input
+from .common import Source, embedding_only, narrow_input, rename_input
 
 FILES: Final = ("tokenizer.json", "tokenizer_config.json")
 _BYTE: Final = 1 / 255  # what Immich multiplies a byte by

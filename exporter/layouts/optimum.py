@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.artifact.contract import Role
-from .parts import MODEL, Source
+from .common import MODEL, Source
 
 # `model.onnx` is what Optimum opens when it is told no name (`ONNX_WEIGHTS_NAME` in optimum/onnxruntime/utils).
 _NAMES: Final = {Role.JOINT: MODEL, Role.VISION: "vision_model.onnx", Role.TEXT: "text_model.onnx"}

@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 from ...runtime.artifact.contract import Role, TensorSpec
 from ...runtime.errors import ExportError
-from ..interface import describe
-from ..preprocess import preprocess_model
-from .parts import MODEL, Source, embedding_only
+from ..graph.naming import describe
+from ..graph.preprocess import preprocess_model
+from .common import MODEL, Source, embedding_only
 
 VISION, TEXT, PREPROCESS, IMAGE = "siglip_vision", "siglip_text", "siglip_preprocess", "siglip_image"
 VERSION: Final = "1"

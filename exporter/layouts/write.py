@@ -17,7 +17,7 @@ from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ExportError
 from ...runtime.files import new_folder
 from . import immich, optimum, triton
-from .parts import Progress, Source, require_file, require_pixels
+from .common import Progress, Source, require_file, require_pixels
 
 MARKER: Final = "siglip-layout.json"
 

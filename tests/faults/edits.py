@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from siglip_onnx.exporter.joint import write_joint
+from siglip_onnx.exporter.graph.joint import write_joint
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role
 

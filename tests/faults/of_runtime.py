@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from siglip_onnx.exporter.freeze import freeze_labels
+from siglip_onnx.exporter.classifier import freeze_labels
 from siglip_onnx.runtime import SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Contract, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import TextConfig, TowerConfig, VisionConfig
-from .options import ExportOptions, ImageInput
+from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
+from ..options import ExportOptions, ImageInput
 
 _GELU: Final = {"gelu_pytorch_tanh": "tanh", "gelu": "none"}
 # Added to the scores of patches that are only padding. e**-1e4 is zero in every precision, and float16 holds -1e4.

@@ -19,9 +19,9 @@ from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LabelSpe
 from ..runtime.errors import InputError
 from ..runtime.model import PROBABILITIES, Siglip
 from ..runtime.preprocessing.prompts import fill
-from .interface import base_name, data_path, describe, graph_path
-from .target import Progress, new_artifact
-from .values import append_unit, constant
+from .graph.builder import append_unit, constant
+from .graph.naming import base_name, data_path, describe, graph_path
+from .output_folder import Progress, new_artifact
 
 EMBEDS, LOGITS = "image_embeds", "logits"
 _FILES: Final = ("config.json", "preprocessor_config.json")

@@ -7,7 +7,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..runtime.artifact.contract import Graph, Precision, Provider, Role, TensorSpec
+from ...runtime.artifact.contract import Graph, Precision, Provider, Role, TensorSpec
 
 OPSET: Final = 20  # the first in which Gelu(tanh) is one operator
 BATCH: Final = "batch"

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..runtime.artifact.contract import ImageSpec
-from .config import TextConfig, TowerConfig, VisionConfig
-from .dialects import Source, Sources
-from .options import ExportOptions, ImageInput
+from ...runtime.artifact.contract import ImageSpec
+from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
+from ..checkpoint.dialects import Source, Sources
+from ..options import ExportOptions, ImageInput
 
 
 def vision_sources(config: VisionConfig, image: ImageSpec, options: ExportOptions) -> Sources:

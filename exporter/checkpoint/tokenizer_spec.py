@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.artifact.contract import TokenizerSpec
-from ..runtime.errors import CheckpointError
+from ...runtime.artifact.contract import TokenizerSpec
+from ...runtime.errors import CheckpointError
 from .config import COMPLETE, TextConfig, read_json
 
 FILE: Final = "tokenizer_config.json"

@@ -16,22 +16,22 @@ import torch
 from ..runtime.artifact.artifact import Artifact, record_files, write_contract
 from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LogitSpec, Precision, Role, TensorSpec, Variant
 from ..runtime.errors import ExportError
-from .checkpoint import Checkpoint
-from .config import config_json
-from .dialects import Sources
-from .fast_tokenizer import fast_tokenizer, gemma_tokenizer
-from .image_spec import FILE as PROCESSOR_FILE
-from .image_spec import processor_config
-from .interface import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, graph_path
-from .joint import write_joint
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.config import config_json
+from .checkpoint.dialects import Sources
+from .checkpoint.image_spec import FILE as PROCESSOR_FILE
+from .checkpoint.image_spec import processor_config
+from .checkpoint.tokenizer_spec import FILE as TOKENIZER_FILE
+from .checkpoint.tokenizer_spec import tokenizer_config
+from .graph.joint import write_joint
+from .graph.naming import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, graph_path
+from .graph.preprocess import join_preprocess
 from .options import ExportOptions, ImageInput
-from .parameters import text_sources, vision_sources
-from .preprocess import join_preprocess
-from .target import Progress, new_artifact
-from .tokenizer_spec import FILE as TOKENIZER_FILE
-from .tokenizer_spec import tokenizer_config
-from .towers import NaflexTower, TextTower, VisionTower
-from .trace import attach, trace
+from .output_folder import Progress, new_artifact
+from .tokenizer_json import fast_tokenizer, gemma_tokenizer
+from .towers.modules import NaflexTower, TextTower, VisionTower
+from .towers.trace import attach, trace
+from .towers.weight_map import text_sources, vision_sources
 
 _TOOLS: Final = ("siglip-onnx", "torch", "onnx", "onnx-ir", "onnxscript")
 

@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError
 from .dialects import Dialect, Shapes, Source, sources
-from .stores import Store
+from .tensor_files import Store
 
 _DTYPES: Final = frozenset({"F32", "F16", "BF16"})
 # Buffers that older versions of transformers stored along; they only count up from zero.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..runtime.artifact.contract import ImageSpec
-from ..runtime.errors import CheckpointError
+from ...runtime.artifact.contract import ImageSpec
+from ...runtime.errors import CheckpointError
 from .config import Size, VisionConfig, read_json
 
 FILE: Final = "preprocessor_config.json"

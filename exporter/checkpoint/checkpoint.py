@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ..runtime import privacy
-from ..runtime.artifact.contract import ImageSpec, TokenizerSpec
-from ..runtime.errors import CheckpointError
+from ...runtime import privacy
+from ...runtime.artifact.contract import ImageSpec, TokenizerSpec
+from ...runtime.errors import CheckpointError
 from .config import SiglipConfig, read_config
 from .dialects import Dialect, detect
+from .expected_shapes import expected_shapes
 from .image_spec import FILE as PROCESSOR_FILE
 from .image_spec import image_spec, read_image_spec
-from .inference import infer_config, read_preprocess
-from .shapes import expected_shapes
-from .stores import Store, open_store
+from .infer_config import infer_config, read_preprocess
+from .tensor_files import Store, open_store
 from .tokenizer_spec import read_tokenizer_spec
 from .weights import Weights
 

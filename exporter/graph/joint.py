@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import LogitSpec
-from .interface import BATCH, POOLED
-from .values import constant
+from ...runtime.artifact.contract import LogitSpec
+from .builder import constant
+from .naming import BATCH, POOLED
 
 Dimensions = Sequence[int | str | None]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
-from ..runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]

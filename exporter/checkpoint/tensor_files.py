@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError
 
 # transformers' and PaddleNLP's names, then open_clip's (`HF_SAFETENSORS_WEIGHTS_NAME` in constants.py).
 SAFETENSORS: Final = ("model.safetensors", "open_clip_model.safetensors")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ..runtime.artifact.contract import TokenizerSpec
 from ..runtime.errors import CheckpointError
-from .config import read_json
+from .checkpoint.config import read_json
 
 Json = dict[str, Any]
 

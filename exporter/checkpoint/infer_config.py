@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..runtime.errors import CheckpointError
+from ...runtime.errors import CheckpointError
 from .config import Count, SiglipConfig, Size, TextConfig, VisionConfig, check_config, read_json
 from .dialects import Dialect
 from .image_spec import PreprocessConfig
-from .stores import Store
+from .tensor_files import Store
 
 OPEN_CLIP_FILE: Final = "open_clip_config.json"
 _FORM: Final = "Put the config.json of the same model in transformers' form into the folder."

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Contract, EmbeddingSpec, Graph, Precision, Role
 from ...runtime.errors import ArtifactError, ExportError
-from ..interface import base_name
-from ..values import append_unit, free_names
+from ..graph.builder import append_unit, free_names
+from ..graph.naming import base_name
 
 Progress = Callable[[str], None]
 

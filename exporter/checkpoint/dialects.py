@@ -15,8 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..runtime.errors import CheckpointError
-from .stores import Store
+from ...runtime.errors import CheckpointError
+from .tensor_files import Store
 
 Make = Callable[..., Tensor]
 Shapes = Mapping[str, tuple[int, ...]]

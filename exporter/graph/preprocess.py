@@ -19,11 +19,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import ImageSpec
-from ..runtime.errors import ExportError
-from ..runtime.preprocessing.image import ImageProcessor
-from .interface import BATCH, OPSET
-from .values import constant, free_names
+from ...runtime.artifact.contract import ImageSpec
+from ...runtime.errors import ExportError
+from ...runtime.preprocessing.image import ImageProcessor
+from .builder import constant, free_names
+from .naming import BATCH, OPSET
 
 IMAGE: Final = "image"
 PIXELS: Final = "pixel_values"

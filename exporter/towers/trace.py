@@ -19,9 +19,9 @@ from onnxscript import optimizer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..runtime.artifact.contract import TensorSpec
-from ..runtime.errors import ExportError
-from .interface import BATCH, OPSET
+from ...runtime.artifact.contract import TensorSpec
+from ...runtime.errors import ExportError
+from ..graph.naming import BATCH, OPSET
 
 _DTYPES: Final = {"float32": torch.float32, "int64": torch.int64, "uint8": torch.uint8}
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"  # where torch.onnx notes the modules around a node
