@@ -44,8 +44,8 @@ from siglip_onnx.quantize import (  # noqa: E402
     Recipe,
     quantize,
 )
-from siglip_onnx.quantize.data import read  # noqa: E402
-from siglip_onnx.quantize.measure import embed, runner  # noqa: E402
+from siglip_onnx.quantize.calibration.split import read  # noqa: E402
+from siglip_onnx.quantize.search.evaluate import embed, runner  # noqa: E402
 from siglip_onnx.runtime import Siglip, privacy  # noqa: E402
 from siglip_onnx.runtime.artifact.contract import Role  # noqa: E402
 from siglip_onnx.runtime.vectors import normalized  # noqa: E402

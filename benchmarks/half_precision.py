@@ -16,8 +16,8 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from siglip_onnx.quantize import Fp16
-from siglip_onnx.quantize.graph import read
-from siglip_onnx.quantize.recipe import Tower
+from siglip_onnx.quantize.recipes.base import Tower
+from siglip_onnx.quantize.sites import read
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.validate import metrics

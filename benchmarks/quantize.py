@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from siglip_onnx.quantize import RECIPES
-from siglip_onnx.quantize.data import Data
-from siglip_onnx.quantize.derive import Derivation
+from siglip_onnx.quantize.calibration.split import Data
+from siglip_onnx.quantize.variant_builder import Derivation
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate.samples import BUNDLED, Samples

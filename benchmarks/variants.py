@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from siglip_onnx.quantize.measure import runner
+from siglip_onnx.quantize.search.evaluate import runner
 from siglip_onnx.runtime import Artifact, privacy
 from siglip_onnx.runtime.artifact.contract import Precision, Role
 

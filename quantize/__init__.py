@@ -1,10 +1,10 @@
 """Derive smaller and faster variants of an artifact, and keep those that are proved to be right."""
 
-from .recipe import Recipe
-from .recipes import RECIPES, Bf16, Fp16, Int4, Int8, Int8Static, Int8Weights
+from .quantize_variant import Job, Result, quantize
+from .recipes.base import Recipe
+from .recipes.recipes import RECIPES, Bf16, Fp16, Int4, Int8, Int8Static, Int8Weights
 from .record import Record
-from .run import Job, Result, quantize
-from .search import DEFAULT_TARGETS, Goal, Metric
+from .search.search import DEFAULT_TARGETS, Goal, Metric
 
 __all__ = [
     "DEFAULT_TARGETS",

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from ..runtime.artifact.contract import Precision, Role
 from ..runtime.files import as_json
-from .search import Step
+from .search.search import Step
 
 RECORD_VERSION: Final = 1
 

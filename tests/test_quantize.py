@@ -22,7 +22,7 @@ from siglip_onnx.quantize import (
     Result,
     quantize,
 )
-from siglip_onnx.quantize.recipe import Tower
+from siglip_onnx.quantize.recipes.base import Tower
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict, Yardstick
 from siglip_onnx.runtime.errors import (

@@ -12,17 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from siglip_onnx.quantize import (
-    Fp16,
-    Job,
-    Result,
-    derive,
-    integer,
-    quantize,
-    weight_only,
-)
-from siglip_onnx.quantize.blocks import cut, stream
-from siglip_onnx.quantize.fuse import fuse
+from siglip_onnx.quantize import Fp16, Job, Result, quantize, variant_builder
+from siglip_onnx.quantize.calibration.blockwise import cut, stream
+from siglip_onnx.quantize.recipes import int8, weight_only
+from siglip_onnx.quantize.recipes.cuda_fusion import fuse
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
 from siglip_onnx.runtime.errors import (
     QuantizationError,
@@ -109,7 +102,7 @@ def test_a_fusion_that_goes_wrong_is_refused(emoji: Path, pairs: Path, monkeypat
         attention.attributes["scale"] = ir.AttrFloat32("scale", 0.5)
         return made
 
-    monkeypatch.setattr(derive, "fuse", spoiled)
+    monkeypatch.setattr(variant_builder, "fuse", spoiled)
     before = files(emoji)
     with pytest.raises(QuantizationError, match="differs from the plain one"):
         quantize(emoji, Fp16(), Job(data=pairs, cuda=True), progress=quiet)
@@ -122,7 +115,7 @@ matrices = arrays(np.float32, st.tuples(st.integers(1, 70), st.integers(1, 9)), 
 @given(matrices)
 @settings(max_examples=60, deadline=None)
 def test_eight_bit_columns_are_off_by_half_a_step_at_most(matrix: np.ndarray) -> None:  # type: ignore[type-arg]
-    integers, scale = integer.columns(matrix)
+    integers, scale = int8.columns(matrix)
     assert np.abs(integers).max() <= 127
     assert (np.abs(integers * scale - matrix) <= scale * 0.501).all()
 
@@ -147,7 +140,7 @@ def _unpacked(matrix: np.ndarray, packed: weight_only.Packed, bits: int) -> np.n
     node = ir.node("MatMul", [x, w])
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", x.type, ir.Shape(["n", columns])
     graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[w], opset_imports={"": 20})
-    from siglip_onnx.quantize.graph import drop_unused, sites
+    from siglip_onnx.quantize.sites import drop_unused, sites
 
     site = sites(graph)["a"]
     weight_only.write(graph, site, packed, bits)
@@ -172,10 +165,10 @@ def test_ranges() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=200_000).astype(np.float32)
     x[0] = 50  # one outlier
-    assert integer.min_max(x).high == 50
-    assert 3 < integer.percentile(x).high < 10
-    assert 2 < integer.entropy(x).high < 20
-    span = integer.Range(-1.0, 3.0)
+    assert int8.min_max(x).high == 50
+    assert 3 < int8.percentile(x).high < 10
+    assert 2 < int8.entropy(x).high < 20
+    span = int8.Range(-1.0, 3.0)
     assert (float(span.zero), round(float(span.scale) * 255, 3)) == (64, 4.0)
     # ONNX's own definition of QuantizeLinear over that span
-    assert integer.Range(0.5, 3.0).zero == 0  # 0 is always covered
+    assert int8.Range(0.5, 3.0).zero == 0  # 0 is always covered

@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from siglip_onnx.quantize.record import Record, TowerRecord
-from siglip_onnx.quantize.search import Measured, Step
+from siglip_onnx.quantize.search.search import Measured, Step
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import plots, schema, wording

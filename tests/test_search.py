@@ -7,12 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siglip_onnx.quantize import (
-    Goal,
-    Metric,
-    search,
-)
-from siglip_onnx.quantize.search import Diary, Measured, Step
+from siglip_onnx.quantize import Goal, Metric
+from siglip_onnx.quantize.search import search
+from siglip_onnx.quantize.search.search import Diary, Measured, Step
 from siglip_onnx.runtime.errors import (
     InputError,
     QuantizationError,

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from siglip_onnx.quantize.data import read as split
+from siglip_onnx.quantize.calibration.split import read as split
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageOptions, load_image
 from siglip_onnx.validate.samples import TEXT_PROBES, DataOptions, Samples, drawn

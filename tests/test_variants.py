@@ -9,15 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from siglip_onnx.quantize import (
-    RECIPES,
-    Fp16,
-    Int8,
-    Job,
-    Result,
-    derive,
-    quantize,
-)
+from siglip_onnx.quantize import RECIPES, Fp16, Int8, Job, Result, quantize, variant_builder
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.artifact import verdict_of
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict, Yardstick
@@ -103,7 +95,7 @@ def test_a_full_disk_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path, mon
         raise OSError(28, "No space left on device")
 
     before = files(emoji)
-    monkeypatch.setattr(derive, "save", full)
+    monkeypatch.setattr(variant_builder, "save", full)
     with pytest.raises(QuantizationError, match="No space left"):
         quantize(emoji, Int8(), Job(data=pairs), progress=quiet)
     assert files(emoji) == before

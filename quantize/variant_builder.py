@@ -22,13 +22,13 @@ from ..runtime.errors import InputError, QuantizationError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
 from ..validate.samples import Samples
-from .data import Data
-from .fuse import fuse
-from .graph import Array, Floats
-from .measure import Yard, embed, runner, save
-from .recipe import Keep, Prepared, Recipe, Tower
+from .calibration.split import Data
+from .recipes.base import Keep, Prepared, Recipe, Tower
+from .recipes.cuda_fusion import fuse
 from .record import Record, TowerRecord
-from .search import Diary, Goal, Measured, Step, fingerprint, search
+from .search.evaluate import Yard, embed, runner, save
+from .search.search import Diary, Goal, Measured, Step, fingerprint, search
+from .sites import Array, Floats
 
 TOWERS: Final = (Role.VISION, Role.TEXT)
 _TOOLS: Final = ("siglip-onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .graph import Array, Floats, Patch, Site, weights
+from ..sites import Array, Floats, Patch, Site, weights
 
 TINY: Final = np.finfo(np.float32).tiny  # below it a scale has no precision left
 _LARGEST: Final = {8: 127, 7: 63}

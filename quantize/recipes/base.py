@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.artifact.contract import Precision
-from ..runtime.errors import InputError
-from .blocks import stream
-from .graph import Array, Floats, sites
+from ...runtime.artifact.contract import Precision
+from ...runtime.errors import InputError
+from ..calibration.blockwise import stream
+from ..sites import Array, Floats, sites
 
 Keep = frozenset[str]
 Step = Callable[[float], None]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..runtime.errors import InputError
-from ..runtime.preprocessing.image import ImageOptions, load_image
-from ..validate.samples import Samples
+from ...runtime.errors import InputError
+from ...runtime.preprocessing.image import ImageOptions, load_image
+from ...validate.samples import Samples
 
 JUDGED: Final = 8  # as many as a verdict needs; see validate/gates.py
 _BUNDLED: Final = 5  # of the photos that come with siglip-onnx

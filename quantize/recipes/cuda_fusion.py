@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from .graph import CONTRIB
+from ..sites import CONTRIB
 
 
 def fuse(graph: ir.Graph, stays: Callable[[ir.Node], bool] = lambda node: False) -> dict[str, int]:

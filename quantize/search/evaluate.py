@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..exporter.graph.naming import OUTPUTS, base_name, data_path
-from ..runtime.artifact.contract import LogitSpec, Role
-from ..runtime.session import bare_session
-from ..validate import metrics
-from .graph import Array, Floats
+from ...exporter.graph.naming import OUTPUTS, base_name, data_path
+from ...runtime.artifact.contract import LogitSpec, Role
+from ...runtime.session import bare_session
+from ...validate import metrics
+from ..sites import Array, Floats
 from .search import Measured
 
 _ROUNDS = 5

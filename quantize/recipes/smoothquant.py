@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Array, Floats, Site, lazy
-from .integer import quantized_columns
+from ..sites import Array, Floats, Site, lazy
+from .int8 import quantized_columns
 
 # Strengths to choose among, the mildest first; the paper's alpha, where None is to leave the activation alone.
 STRENGTHS: Final = (None, 0.5, 0.6, 0.4, 0.7, 0.3, 0.8)

@@ -17,12 +17,12 @@ from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
 from ..validate import Gates, Report, Rung, Terms, store, validate
 from ..validate.baseline import Baseline
-from .data import Data, read
-from .derive import TOWERS, Derivation
-from .recipe import Recipe
-from .recipes import Fp16
+from .calibration.split import Data, read
+from .recipes.base import Recipe
+from .recipes.recipes import Fp16
 from .record import Record
-from .search import Goal, Metric
+from .search.search import Goal, Metric
+from .variant_builder import TOWERS, Derivation
 
 Progress = Callable[[str], None]
 

@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from ..runtime.errors import InputError, QuantizationError
-from ..runtime.files import write_file
+from ...runtime.errors import InputError, QuantizationError
+from ...runtime.files import write_file
 
 Keep = frozenset[str]
 _BISECTION: Final = 12  # evaluations set aside for what follows the ranking

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..runtime.errors import QuantizationError
-from .graph import CONTRIB, Floats, Patch, Site, weights
-from .integer import TINY
+from ...runtime.errors import QuantizationError
+from ..sites import CONTRIB, Floats, Patch, Site, weights
+from .int8 import TINY
 
 BLOCK: Final = 32
 # Of the mean diagonal; GPTQ's own code has .01, but a few dozen captions, mostly padding, do better with more.

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..runtime.session import bare_session
-from .graph import read
+from ...runtime.session import bare_session
+from ..sites import read
 
 Array = NDArray[Any]
 _T = TypeVar("_T")

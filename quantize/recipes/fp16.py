@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from ..exporter.graph.builder import initializer
-from .graph import content, deferred, drop_unused, sites
+from ...exporter.graph.builder import initializer
+from ..sites import content, deferred, drop_unused, sites
 
 FP16_LARGEST: Final = 65504.0  # IEEE 754-2008 binary16
 

@@ -9,21 +9,21 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.artifact.contract import Precision
-from ..runtime.errors import InputError
-from . import integer, smoothing, weight_only
-from .fuse import fuse
-from .graph import Array, Floats, Site, drop_unused, score_nodes, sites, weights
-from .half import bfloat16_weights, lower, out_of_range, touched
-from .recipe import Keep, Prepared, Recipe, Tower, module, seen, sensible
-from .smoothing import Smoothing
+from ...runtime.artifact.contract import Precision
+from ...runtime.errors import InputError
+from ..sites import Array, Floats, Site, drop_unused, score_nodes, sites, weights
+from . import int8, smoothquant, weight_only
+from .base import Keep, Prepared, Recipe, Tower, module, seen, sensible
+from .cuda_fusion import fuse
+from .fp16 import bfloat16_weights, lower, out_of_range, touched
+from .smoothquant import Smoothing
 from .weight_only import Packed
 
 Write = Callable[[ir.Graph, Site], None]
 Rewrite = Callable[[ir.Graph, Callable[[ir.Node], bool]], object]
 
 _TOKENS: Final = 4  # for each input of a matrix, by which GPTQ learns how its inputs go together
-_RANGES: Final = {"min-max": integer.min_max, "percentile": integer.percentile, "entropy": integer.entropy}
+_RANGES: Final = {"min-max": int8.min_max, "percentile": int8.percentile, "entropy": int8.entropy}
 
 
 @dataclass(frozen=True)
@@ -129,24 +129,24 @@ class Int8(Recipe):
 
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
         graph = tower.load().graph
-        groups = smoothing.smoothable(graph, _products(graph)) if self.smoothing else {}
+        groups = smoothquant.smoothable(graph, _products(graph)) if self.smoothing else {}
         keys = _keys(graph) if self.scores else {}
         found: dict[str, Smoothing] = {}
         largest: dict[str, float] = {}
         for name, x in seen(tower, {*groups, *keys}):
             if name in groups:
-                found[name] = smoothing.find(x, [weights(site.weight) for site in groups[name]])
+                found[name] = smoothquant.find(x, [weights(site.weight) for site in groups[name]])
             else:
                 largest[keys[name]] = self.margin * float(np.abs(x).max())
 
         def derive(keep: Keep) -> ir.Model:
             def write(graph: ir.Graph, site: Site) -> None:
-                integer.dynamic(graph, site, self.weight_bits)
+                int8.dynamic(graph, site, self.weight_bits)
 
             model = _quantized(tower, found, keep, write, self.table_bits)
             for name, node in score_nodes(model.graph).items():
                 if name in largest and name not in keep:
-                    integer.scores(model.graph, node, name, largest[name], self.weight_bits)
+                    int8.scores(model.graph, node, name, largest[name], self.weight_bits)
             return model
 
         return Prepared(derive, _told(found))
@@ -185,18 +185,18 @@ class Int8Static(Recipe):
 
     def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
         found: dict[str, Smoothing] = {}
-        spans: dict[str, integer.Range] = {}
+        spans: dict[str, int8.Range] = {}
         graph = tower.load().graph
-        groups = smoothing.smoothable(graph, _products(graph)) if self.smoothing else {}
+        groups = smoothquant.smoothable(graph, _products(graph)) if self.smoothing else {}
         for name, x, behind in _activations(tower, graph):
             if name in groups:
-                found[name] = smoothing.find(x, [weights(site.weight) for site in behind])
+                found[name] = smoothquant.find(x, [weights(site.weight) for site in behind])
                 x = x / found[name].factors
             spans[name] = _RANGES[self.ranges](x).widened(self.margin)
 
         def derive(keep: Keep) -> ir.Model:
             def write(graph: ir.Graph, site: Site) -> None:
-                integer.static(graph, site, spans[str(site.activation.name)], self.weight_bits)
+                int8.static(graph, site, spans[str(site.activation.name)], self.weight_bits)
 
             return _quantized(tower, found, keep, write, self.table_bits)
 
@@ -321,10 +321,10 @@ def _quantized(
 ) -> ir.Model:
     """A fresh copy of the tower, smoothed, with every site rewritten but those that are kept."""
     model = tower.load()
-    smoothing.fold(model.graph, _products(model.graph), smoothings)
+    smoothquant.fold(model.graph, _products(model.graph), smoothings)
     for name, site in sites(model.graph).items():
         if site.is_table:
-            integer.table(model.graph, site, 16 if name in keep else table_bits)
+            int8.table(model.graph, site, 16 if name in keep else table_bits)
         elif name not in keep:
             write(model.graph, site)
         elif finer is not None:

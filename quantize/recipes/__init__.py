@@ -1,0 +1,1 @@
+"""Recipes: how each precision is made from the fp32 graphs."""

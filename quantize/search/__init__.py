@@ -1,0 +1,1 @@
+"""Search for the sites that must keep a higher precision."""
