@@ -49,7 +49,8 @@ from siglip_onnx.quantize.search.evaluate import embed, runner  # noqa: E402
 from siglip_onnx.runtime import Siglip, privacy  # noqa: E402
 from siglip_onnx.runtime.artifact.contract import Role  # noqa: E402
 from siglip_onnx.runtime.vectors import normalized  # noqa: E402
-from siglip_onnx.validate import metrics, store, validate  # noqa: E402
+from siglip_onnx.validate import store, validate  # noqa: E402
+from siglip_onnx.validate.stats import metrics  # noqa: E402
 
 Array = NDArray[Any]
 STYLES = (*TRAINED_STYLES, HELD_OUT_STYLE)

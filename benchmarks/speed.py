@@ -19,7 +19,7 @@ import numpy as np
 from siglip_onnx.exporter import Checkpoint
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
-from siglip_onnx.validate.reference import Reference
+from siglip_onnx.validate.reference.pytorch import Reference
 
 
 def seconds(call: Callable[[], object]) -> float:

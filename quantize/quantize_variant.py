@@ -16,7 +16,7 @@ from ..runtime.errors import InputError, QuantizationError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
 from ..validate import Gates, Report, Rung, Terms, store, validate
-from ..validate.baseline import Baseline
+from ..validate.reference.fp32_variant import Baseline
 from .calibration.split import Data, read
 from .recipes.base import Recipe
 from .recipes.recipes import Fp16

@@ -13,8 +13,8 @@ from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Terms, validate
-from siglip_onnx.validate.answers import Answers
-from siglip_onnx.validate.reference import Reference
+from siglip_onnx.validate.reference.cache import Answers
+from siglip_onnx.validate.reference.pytorch import Reference
 from siglip_onnx.validate.run import prepared
 
 from .conftest import CHECKPOINT, quiet

@@ -21,11 +21,12 @@ from siglip_onnx.quantize import Result
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.artifact import write_contract
 from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict
-from siglip_onnx.validate import GATES, Check, Report, Rung, metrics
+from siglip_onnx.validate import GATES, Check, Report, Rung
 from siglip_onnx.validate.explain import Explanation, explain
 from siglip_onnx.validate.explain.explanation import Origin
 from siglip_onnx.validate.explain.remedy import OutOfBudgetError, Trial, ddmin
 from siglip_onnx.validate.report import DataRecord
+from siglip_onnx.validate.stats import metrics
 
 from .conftest import quiet, rewrite
 

@@ -29,7 +29,8 @@ from siglip_onnx.runtime.errors import (
     ParityError,
 )
 from siglip_onnx.runtime.session import bare_session
-from siglip_onnx.validate import Report, metrics, validate
+from siglip_onnx.validate import Report, validate
+from siglip_onnx.validate.stats import metrics
 
 from .conftest import CHECKPOINT, EVAL, FEW, captions, judged, measured, quiet
 from .outliers import rescale_values

@@ -21,7 +21,7 @@ from siglip_onnx.runtime.errors import (
     QuantizationError,
 )
 from siglip_onnx.runtime.session import bare_session
-from siglip_onnx.validate import metrics
+from siglip_onnx.validate.stats import metrics
 
 from .conftest import files, quiet
 

@@ -1,7 +1,7 @@
 """Judge an artifact against the PyTorch reference, and say so in a form that a CI can act on."""
 
-from .gate_file import Gates
-from .gates import GATES, Gate
+from .limits.defaults import GATES, Gate
+from .limits.toml_file import Gates
 from .report import Check, Report, Rung
 from .run import Judged, Terms, report_path, store, validate
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from ..runtime.artifact.artifact import Artifact, verdict_of
 from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
-from . import metrics
 from .cell import Job
 from .explain import Explanation, explain
 from .ladder import Ladder, Progress
 from .report import Report
 from .run import Terms, prepared
 from .samples import Samples
+from .stats import metrics
 from .subject import is_artifact, open_subject
 
 Array = NDArray[Any]

@@ -21,7 +21,7 @@ from ..runtime.artifact.contract import Precision, Provider
 from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ..runtime.files import write_file
-from .gate_file import Gates
+from .limits.toml_file import Gates
 from .ratchet import accepted
 from .report import Rung
 from .run import Terms, prepared, record, validate

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..runtime.artifact.contract import Role
 from ..runtime.preprocessing.image import ImageOptions, load_image
-from . import metrics
 from .evidence import WORST, Array, Evidence, Worst
 from .ladder import Ladder
-from .reference import Picture
+from .reference.pytorch import Picture
+from .stats import metrics
 
 _BEST = 5
 _PLACES = 200_000  # logits that are kept; a page shows fewer

@@ -20,13 +20,13 @@ from ..runtime.errors import ArtifactError, InputError
 from ..runtime.model import Siglip
 from ..runtime.preprocessing.prompts import fill
 from ..runtime.vectors import normalized
-from . import metrics
-from .answers import Answers
-from .baseline import Baseline
-from .gates import Gate
-from .reference import Picture
+from .limits.defaults import Gate
+from .reference.cache import Answers
+from .reference.fp32_variant import Baseline
+from .reference.pytorch import Picture
 from .report import Rung
 from .samples import Samples
+from .stats import metrics
 from .tower import HIDDEN, USERS, Tower, ask
 
 if TYPE_CHECKING:

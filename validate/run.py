@@ -19,15 +19,15 @@ from ..runtime.engines.preflight import require
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
-from .answers import Answers
-from .baseline import Baseline
 from .collect import collect
 from .evidence import Evidence
-from .gate_file import Gates
 from .html import Made, page
 from .ladder import Ladder, Progress
+from .limits.toml_file import Gates
 from .ratchet import latency, ratchet
-from .reference import Reference
+from .reference.cache import Answers
+from .reference.fp32_variant import Baseline
+from .reference.pytorch import Reference
 from .report import Cost, DataRecord, Report, Rung, overall
 from .rungs import climb, rungs_due
 from .samples import Samples

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.artifact.contract import Role, TensorSpec
-from . import metrics
-from .gates import Gate
 from .ladder import Ladder
+from .limits.defaults import Gate
 from .report import Check, Rung, at_least, at_most, failed, inconclusive
+from .stats import metrics
 from .tower import HIDDEN, Tower
 
 Array = NDArray[Any]

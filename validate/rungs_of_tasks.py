@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.artifact.contract import Verdict
-from . import metrics
-from .gates import Gate
 from .ladder import Ladder
-from .paired import Paired
+from .limits.defaults import Gate
 from .report import Check, Rung, at_most, inconclusive
 from .rungs_of_numbers import sense
+from .stats import metrics
+from .stats.paired_bound import Paired
 
 Array = NDArray[Any]
 Tables = Iterator[tuple[Array, Array, Array]]  # our logits, the reference's, and what is true

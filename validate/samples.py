@@ -16,7 +16,7 @@ from PIL import Image
 from ..runtime.errors import InputError
 from ..runtime.preprocessing.prompts import fill
 from . import sources
-from .reference import Picture
+from .reference.pytorch import Picture
 from .source_pictures import Pictures
 from .source_rows import DataOptions, Row, printable
 

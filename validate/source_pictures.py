@@ -14,7 +14,7 @@ from PIL import Image
 from ..runtime.errors import InputError
 from ..runtime.files import sha256
 from ..runtime.preprocessing.image import FORMATS
-from .reference import Picture
+from .reference.pytorch import Picture
 
 
 class Stored(Protocol):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..runtime.artifact.contract import Role
 from ..runtime.errors import SiglipOnnxError
 from ..runtime.model import PROBABILITIES
-from . import metrics
+from .stats import metrics
 
 if TYPE_CHECKING:
     from .ladder import Ladder

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ...exporter.graph.naming import OUTPUTS, base_name, data_path
 from ...runtime.artifact.contract import LogitSpec, Role
 from ...runtime.session import bare_session
-from ...validate import metrics
+from ...validate.stats import metrics
 from ..sites import Array, Floats
 from .search import Measured
 

@@ -19,16 +19,16 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from ..runtime import privacy
-from ..runtime.artifact.contract import Role
-from ..runtime.errors import CheckpointError, InputError, ProviderError
-from ..runtime.files import sha256
-from ..runtime.preprocessing.image import patches_dtype
-from ..runtime.versions import installed_version
-from . import metrics
+from ...runtime import privacy
+from ...runtime.artifact.contract import Role
+from ...runtime.errors import CheckpointError, InputError, ProviderError
+from ...runtime.files import sha256
+from ...runtime.preprocessing.image import patches_dtype
+from ...runtime.versions import installed_version
+from ..stats import metrics
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint.checkpoint import Checkpoint
+    from ...exporter.checkpoint.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
 Picture = Path | PIL.Image.Image
@@ -261,7 +261,7 @@ def _readable(source: Checkpoint) -> Iterator[Path]:
     if all((source.folder / name).exists() for name in _NEEDED):
         yield source.folder
         return
-    from ..exporter.export_artifact import write_files
+    from ...exporter.export_artifact import write_files
 
     vision = source.config.vision_config
     if not vision.naflex:  # transformers interpolates the positions that are stored, so it must know of these

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..runtime.artifact.contract import Precision
+from ...runtime.artifact.contract import Precision
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import Role
-from ..runtime.errors import InputError
-from ..runtime.files import write_file
-from . import metrics
-from .reference import Floats, Picture
+from ...runtime.artifact.contract import Role
+from ...runtime.errors import InputError
+from ...runtime.files import write_file
+from ..stats import metrics
+from .pytorch import Floats, Picture
 
 _ROWS: Final = 8  # that a reference is given at once
 

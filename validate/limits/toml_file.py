@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ..runtime.artifact.contract import Precision, Provider
-from ..runtime.errors import InputError
-from .gates import GATES, Gate
+from ...runtime.artifact.contract import Precision, Provider
+from ...runtime.errors import InputError
+from .defaults import GATES, Gate
 
 DEFAULT: Final = "default"
 _KNOWN: Final = {f.name: f.type for f in fields(Gate)}

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
-from ..runtime.errors import InconclusiveError
-from ..runtime.model import Siglip
-from ..runtime.preprocessing.image import ImageProcessor
-from ..runtime.versions import installed_version
-from .reference import Floats, Picture
+from ...runtime.artifact.contract import Precision, Provider, Role, Verdict
+from ...runtime.errors import InconclusiveError
+from ...runtime.model import Siglip
+from ...runtime.preprocessing.image import ImageProcessor
+from ...runtime.versions import installed_version
+from .pytorch import Floats, Picture
 
 
 class Baseline:

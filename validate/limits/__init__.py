@@ -1,0 +1,1 @@
+"""Limits: the defaults of each precision, and the TOML file that changes them."""

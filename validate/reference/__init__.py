@@ -1,0 +1,1 @@
+"""References: PyTorch, the fp32 variant, and the cache of their outputs."""

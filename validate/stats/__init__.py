@@ -1,0 +1,1 @@
+"""Statistics: error metrics and the bound on lost accuracy."""
