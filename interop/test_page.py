@@ -18,10 +18,10 @@ from transformers import SiglipModel
 from siglip_onnx.exporter import export
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
-from siglip_onnx.validate.evidence import WORST, Evidence, Worst
-from siglip_onnx.validate.html import matrix_page, page
-from siglip_onnx.validate.matrix_report import Cell, Matrix, together
-from siglip_onnx.validate.report import Check, Cost, DataRecord, Report, Rung, at_least, at_most, overall
+from siglip_onnx.validate.report.html import matrix_page, page
+from siglip_onnx.validate.report.matrix import Cell, Matrix, together
+from siglip_onnx.validate.report.plot_data import WORST, Evidence, Worst
+from siglip_onnx.validate.report.report import Check, Cost, DataRecord, Report, Rung, at_least, at_most, overall
 from siglip_onnx.validate.stats import metrics
 
 from . import environments

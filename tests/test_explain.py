@@ -25,7 +25,7 @@ from siglip_onnx.validate import GATES, Check, Report, Rung
 from siglip_onnx.validate.explain import Explanation, explain
 from siglip_onnx.validate.explain.explanation import Origin
 from siglip_onnx.validate.explain.remedy import OutOfBudgetError, Trial, ddmin
-from siglip_onnx.validate.report import DataRecord
+from siglip_onnx.validate.report.report import DataRecord
 from siglip_onnx.validate.stats import metrics
 
 from .conftest import quiet, rewrite

@@ -23,7 +23,7 @@ from siglip_onnx.validate import Terms, matrix, store, validate
 from siglip_onnx.validate.cell import Job, Task
 from siglip_onnx.validate.matrix import Plan, run_matrix
 from siglip_onnx.validate.matrix_files import store_cells
-from siglip_onnx.validate.matrix_report import Matrix
+from siglip_onnx.validate.report.matrix import Matrix
 
 from .conftest import CHECKPOINT, Run, cli, quiet
 from .faults import in_contract

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from siglip_onnx.runtime.artifact.contract import Verdict
-from siglip_onnx.validate.report import Rung, at_least, at_most, failed, overall
+from siglip_onnx.validate.report.report import Rung, at_least, at_most, failed, overall
 from siglip_onnx.validate.stats import metrics
 
 ROWS = np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])

@@ -23,12 +23,13 @@ from siglip_onnx.quantize.record import Record, TowerRecord
 from siglip_onnx.quantize.search.search import Measured, Step
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.validate import plots, schema, wording
-from siglip_onnx.validate.evidence import Evidence, Worst
-from siglip_onnx.validate.html import matrix_page, page
-from siglip_onnx.validate.junit import to_junit
-from siglip_onnx.validate.matrix_report import Cell, Matrix, together
-from siglip_onnx.validate.report import (
+from siglip_onnx.validate.report import formatting, json_schema, plots
+from siglip_onnx.validate.report.html import matrix_page, page
+from siglip_onnx.validate.report.junit import to_junit
+from siglip_onnx.validate.report.markdown import to_markdown
+from siglip_onnx.validate.report.matrix import Cell, Matrix, together
+from siglip_onnx.validate.report.plot_data import Evidence, Worst
+from siglip_onnx.validate.report.report import (
     Check,
     Cost,
     DataRecord,
@@ -39,7 +40,6 @@ from siglip_onnx.validate.report import (
     inconclusive,
     overall,
 )
-from siglip_onnx.validate.summary import to_markdown
 
 from .conftest import ROOT
 
@@ -333,13 +333,13 @@ def test_texts_stay_texts_in_every_form() -> None:
 
 def test_the_published_schemas_are_those_of_the_code() -> None:
     published = {path.name: path.read_bytes() for path in (ROOT / "docs" / "schema").iterdir()}
-    assert published == schema.schemas(), "run: python -m siglip_onnx.validate.schema docs/schema"
+    assert published == json_schema.schemas(), "run: python -m siglip_onnx.validate.report.json_schema docs/schema"
     assert set(published) == {"report-2.json", "matrix-1.json"}
 
 
 @cache
 def validator(name: str) -> jsonschema.Draft202012Validator:
-    described = json.loads(schema.schemas()[name])
+    described = json.loads(json_schema.schemas()[name])
     jsonschema.Draft202012Validator.check_schema(described)
     return jsonschema.Draft202012Validator(described)
 
@@ -376,7 +376,7 @@ def test_the_report_of_a_gate_is_what_its_schema_says_and_a_wrong_one_is_not() -
 def test_schemas_that_cannot_be_written_say_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        schema.write(tmp_path / "file" / "schema")
+        json_schema.write(tmp_path / "file" / "schema")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_schemas_that_cannot_be_written_say_where(tmp_path: Path) -> None:
     ],
 )
 def test_how_much_of_what_is_allowed_is_used(check: Check, share: float | None) -> None:
-    assert wording.used(check) == (None if share is None else pytest.approx(share))
+    assert formatting.used(check) == (None if share is None else pytest.approx(share))
 
 
 @settings(max_examples=200, deadline=None)

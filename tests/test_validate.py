@@ -17,8 +17,8 @@ from siglip_onnx.runtime.artifact.artifact import verdict_of
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError, ParityError
 from siglip_onnx.validate import GATES, Report, Rung, report_path, store, validate
-from siglip_onnx.validate.evidence import WORST
-from siglip_onnx.validate.report import DataRecord
+from siglip_onnx.validate.report.plot_data import WORST
+from siglip_onnx.validate.report.report import DataRecord
 
 from .conftest import CHECKPOINT, EVAL, FEW, Command, is_one_paragraph, rewrite
 from .faults import FAULTS, in_contract

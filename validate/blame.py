@@ -17,7 +17,7 @@ from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from .cell import Job
 from .explain import Explanation, explain
 from .ladder import Ladder, Progress
-from .report import Report
+from .report.report import Report
 from .run import Terms, prepared
 from .samples import Samples
 from .stats import metrics

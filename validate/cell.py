@@ -23,7 +23,7 @@ from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ..runtime.files import write_file
 from .limits.toml_file import Gates
 from .ratchet import accepted
-from .report import Rung
+from .report.report import Rung
 from .run import Terms, prepared, record, validate
 from .samples import DataOptions, Samples
 from .subject import open_subject

@@ -24,7 +24,7 @@ from .limits.defaults import Gate
 from .reference.cache import Answers
 from .reference.fp32_variant import Baseline
 from .reference.pytorch import Picture
-from .report import Rung
+from .report.report import Rung
 from .samples import Samples
 from .stats import metrics
 from .tower import HIDDEN, USERS, Tower, ask

@@ -25,9 +25,9 @@ from ..runtime.engines import host
 from ..runtime.errors import InconclusiveError, ParityError, ProviderError
 from . import cell as cells
 from .cell import Job, Problem, Task
-from .evidence import Evidence
-from .matrix_report import Cell, Matrix, together
-from .report import DataRecord, Report
+from .report.matrix import Cell, Matrix, together
+from .report.plot_data import Evidence
+from .report.report import DataRecord, Report
 from .run import environment
 from .subject import precisions_of, weights_of
 

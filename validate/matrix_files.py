@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..runtime.artifact.artifact import Artifact
 from ..runtime.errors import ArtifactError
-from .html import matrix_page, page
-from .junit import to_junit
 from .matrix import Outcome
-from .matrix_report import Cell, Matrix
-from .report import Report, Rung, failed
+from .report.html import matrix_page, page
+from .report.junit import to_junit
+from .report.markdown import to_markdown
+from .report.matrix import Cell, Matrix
+from .report.report import Report, Rung, failed
 from .run import contract_hash, store
-from .summary import to_markdown
 
 
 def matrix_files(outcome: Outcome) -> dict[str, bytes]:

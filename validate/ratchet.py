@@ -10,8 +10,8 @@ import msgspec
 
 from ..runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
 from ..runtime.errors import InputError
-from .matrix_report import Matrix
-from .report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive, overall
+from .report.matrix import Matrix
+from .report.report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive, overall
 
 SLACK: Final = 0.05  # share of what a gate allows that always counts as noise: other processors round otherwise
 MOST: Final = 0.25  # share of it that never does

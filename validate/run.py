@@ -19,16 +19,16 @@ from ..runtime.engines.preflight import require
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
-from .collect import collect
-from .evidence import Evidence
-from .html import Made, page
+from .collect_plot_data import collect
 from .ladder import Ladder, Progress
 from .limits.toml_file import Gates
 from .ratchet import latency, ratchet
 from .reference.cache import Answers
 from .reference.fp32_variant import Baseline
 from .reference.pytorch import Reference
-from .report import Cost, DataRecord, Report, Rung, overall
+from .report.html import Made, page
+from .report.plot_data import Evidence
+from .report.report import Cost, DataRecord, Report, Rung, overall
 from .rungs import climb, rungs_due
 from .samples import Samples
 

@@ -22,7 +22,7 @@ from . import rungs_of_numbers as numbers
 from . import rungs_of_tasks as tasks
 from .adopt import BorrowingArtifact
 from .ladder import Ladder
-from .report import OPTIONAL, Check, Rung, at_least, at_most, failed, inconclusive
+from .report.report import OPTIONAL, Check, Rung, at_least, at_most, failed, inconclusive
 from .rungs_of_numbers import other_shape
 
 Array = NDArray[Any]

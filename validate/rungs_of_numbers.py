@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.artifact.contract import Role, TensorSpec
 from .ladder import Ladder
 from .limits.defaults import Gate
-from .report import Check, Rung, at_least, at_most, failed, inconclusive
+from .report.report import Check, Rung, at_least, at_most, failed, inconclusive
 from .stats import metrics
 from .tower import HIDDEN, Tower
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.artifact.contract import Verdict
 from .ladder import Ladder
 from .limits.defaults import Gate
-from .report import Check, Rung, at_most, inconclusive
+from .report.report import Check, Rung, at_most, inconclusive
 from .rungs_of_numbers import sense
 from .stats import metrics
 from .stats.paired_bound import Paired

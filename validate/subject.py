@@ -11,7 +11,7 @@ from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider
 from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InputError
 from ..runtime.model import Siglip
-from .report import Rung
+from .report.report import Rung
 from .run import open_checkpoint
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from .console import (
 if TYPE_CHECKING:
     from ..validate.cell import Job
     from ..validate.matrix import Outcome, Plan
-    from ..validate.report import Check, Report
+    from ..validate.report.report import Check, Report
 
 _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
 _SUFFIXES = (".json", ".xml", ".md", ".html")
@@ -282,24 +282,24 @@ def _print(report: Report, path: Path, notes: tuple[str, ...]) -> None:
 
 
 def _checks(checks: tuple[Check, ...]) -> Any:
-    from ..validate import wording
+    from ..validate.report import formatting
 
     rows = table("rung", "check", "required", "allowed", "noise", "verdict", "on")
     for check in checks:
-        numbers = wording.required(check), wording.allowed(check), wording.noise(check)
+        numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
         rows.add_row(check.rung, check.name, *numbers, coloured(check.verdict), rich.text.Text(check.detail))
     return rows
 
 
 def _print_matrix(outcome: Outcome, folder: Path) -> None:
-    from ..validate import wording
+    from ..validate.report import formatting
 
     matrix, console = outcome.matrix, stdout()
     rows = table("precision", "provider", "verdict", "first problem", "required", "allowed", "seconds")
     for cell in matrix.cells:
         problem = cell.report.first_problem() if cell.report else None
-        name = f"{problem.rung}: {problem.name}" if problem else cell.problem or wording.NOTHING
-        numbers = (wording.required(problem), wording.allowed(problem)) if problem else (wording.NOTHING,) * 2
+        name = f"{problem.rung}: {problem.name}" if problem else cell.problem or formatting.NOTHING
+        numbers = (formatting.required(problem), formatting.allowed(problem)) if problem else (formatting.NOTHING,) * 2
         optional = "" if cell.required else " (optional)"
         row = (cell.precision, cell.provider + optional, coloured(cell.verdict), rich.text.Text(name), *numbers)
         rows.add_row(*row, f"{cell.seconds:.0f}")

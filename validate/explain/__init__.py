@@ -12,7 +12,7 @@ from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Role
 from ...runtime.errors import ProviderError
 from ...runtime.model import Siglip
-from ..report import Report
+from ..report.report import Report
 from .explanation import Culprit, Explanation, Remedy, TowerState
 
 __all__ = ["Culprit", "Explanation", "Remedy", "TowerState", "explain"]

@@ -16,7 +16,7 @@ from ...runtime.artifact.contract import Role, Verdict
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.files import new_folder
 from ...runtime.model import Siglip
-from ..report import Check, Report, Rung, describe
+from ..report.report import Check, Report, Rung, describe
 from .bench import Bench, Side, side, trusted_model
 from .explanation import Explanation, TowerState
 from .foreign import are_kin

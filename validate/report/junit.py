@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..runtime.artifact.contract import Verdict
-from . import wording
-from .matrix_report import Cell, Matrix
+from ...runtime.artifact.contract import Verdict
+from . import formatting
+from .matrix import Cell, Matrix
 from .report import Check, Report, describe
 
 _GATE: Final = "gate"
@@ -62,21 +62,23 @@ def _cases(cell: Cell) -> list[_Case]:
 
 
 def _not_run(cell: Cell) -> _Case:
-    return _Case(cell.name, "runs", "error", wording.first_problem(cell), str(cell.verdict))
+    return _Case(cell.name, "runs", "error", formatting.first_problem(cell), str(cell.verdict))
 
 
 def _measured(cell: str, report: Report) -> Iterator[_Case]:
     for check in report.checks:
         tag = _TAGS.get(check.verdict)
         yield _Case(f"{cell}.{check.rung}", check.name, tag, _numbers(check) if tag else "", describe(check))
-    for rung in wording.unmeasured(report):
+    for rung in formatting.unmeasured(report):
         yield _Case(f"{cell}.{rung}", "is measured", "error", "no check was made", "The verdict stands on this rung.")
 
 
 def _numbers(check: Check) -> str:
     """A check on a line: what would be required to pass, and what is allowed."""
-    floor = "" if check.floor is None else f", noise {wording.noise(check)}"
-    return f"required {wording.required(check)}, allowed {wording.allowed(check)}{floor}; {check.detail}".rstrip("; ")
+    floor = "" if check.floor is None else f", noise {formatting.noise(check)}"
+    return f"required {formatting.required(check)}, allowed {formatting.allowed(check)}{floor}; {check.detail}".rstrip(
+        "; "
+    )
 
 
 def _unsaid(group: str, verdict: Verdict, elements: Sequence[ET.Element]) -> _Case | None:

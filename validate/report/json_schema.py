@@ -1,6 +1,6 @@
 """The JSON schemas of the reports, for whoever reads them in another language.
 
-    python -m siglip_onnx.validate.schema docs/schema
+    python -m siglip_onnx.validate.report.json_schema docs/schema
 
 A schema has its report's version in its file name and in its `$id`. Within a version nothing is taken away or changes
 its meaning; fields, rungs and providers may be added.
@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ..runtime.errors import InputError
-from ..runtime.files import as_json, write_file
-from .matrix_report import MATRIX_VERSION, Matrix
+from ...runtime.errors import InputError
+from ...runtime.files import as_json, write_file
+from .matrix import MATRIX_VERSION, Matrix
 from .report import REPORT_VERSION, Report
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

@@ -12,10 +12,10 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from ..runtime.artifact.contract import Role, Verdict
-from . import plots, wording
-from .evidence import Array, Evidence, Worst
-from .matrix_report import Cell, Matrix
+from ...runtime.artifact.contract import Role, Verdict
+from . import formatting, plots
+from .matrix import Cell, Matrix
+from .plot_data import Array, Evidence, Worst
 from .report import OPTIONAL, DataRecord, Report, Rung
 
 _MEANING: Final = {
@@ -100,7 +100,7 @@ def page(report: Report, evidence: Evidence | None, made: Made | None = None) ->
     """
     cell = Cell(report.precision, report.provider, report.verdict, report=report, seconds=report.seconds)
     view = _view(1, cell, evidence, made)
-    judged = f"Compared with {wording.reference(report)} on {wording.data(report.data)}; limits: {report.gates}."
+    judged = f"Compared with {formatting.reference(report)} on {formatting.data(report.data)}; limits: {report.gates}."
     title = f"{report.artifact}, {cell.name}"
     head = _Head(report.verdict, title, _meaning(cell), judged, report.data.scope, tuple(_facts(report)))
     return _render(head, (view,), None, (), _origin(report.created, report.seconds, report.data, report.environment))
@@ -114,8 +114,8 @@ def matrix_page(matrix: Matrix, evidence: Mapping[str, Evidence]) -> str:
         evidence: What plots and pictures are drawn from, by the name of a cell; those without are not in it.
     """
     views = tuple(_view(i, cell, evidence.get(cell.name)) for i, cell in enumerate(matrix.cells, 1))
-    judged = f"{len(views)} cells, compared with “{matrix.reference}” on {wording.data(matrix.data)}."
-    meaning = f"{wording.ran(matrix)}."
+    judged = f"{len(views)} cells, compared with “{matrix.reference}” on {formatting.data(matrix.data)}."
+    meaning = f"{formatting.ran(matrix)}."
     head = _Head(matrix.verdict, matrix.artifact, meaning, judged, matrix.data.scope, ())
     origin = _origin(matrix.created, matrix.seconds, matrix.data, matrix.environment)
     return _render(head, views, matrix, tuple(_trade(views)), origin)
@@ -133,18 +133,18 @@ def _render(
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("siglip_onnx.validate", "."),
+        loader=jinja2.PackageLoader("siglip_onnx.validate.report", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals |= {"wording": wording, "walked": _walked, "thumbnail": _thumbnail, "number": _number}
+    environment.globals |= {"wording": formatting, "walked": _walked, "thumbnail": _thumbnail, "number": _number}
     return environment
 
 
 def _meaning(cell: Cell) -> str:
-    missing = wording.unmeasured(cell.report) if cell.report else ()
+    missing = formatting.unmeasured(cell.report) if cell.report else ()
     return _MEANING[cell.verdict] + (f" Not measured: {', '.join(missing)}." if missing else "")
 
 
@@ -152,19 +152,19 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     """What is worth knowing at a glance."""
     # What is compared with an earlier release is near its limit by nature.
     limits = [check for check in report.checks if check.rung not in OPTIONAL]
-    tight = max(limits, key=lambda check: wording.used(check) or 0.0, default=None)
-    if tight is not None and (share := wording.used(tight)):
+    tight = max(limits, key=lambda check: formatting.used(check) or 0.0, default=None)
+    if tight is not None and (share := formatting.used(tight)):
         yield f"of what is allowed is used, at most: {tight.rung}, {tight.name}", f"{100 * share:.0f} %"
     if report.cost is not None:
-        yield "size", wording.size(report.cost.bytes)
+        yield "size", formatting.size(report.cost.bytes)
         for role, seconds in report.cost.seconds.items():
-            yield f"a row of {role}", wording.duration(seconds)
+            yield f"a row of {role}", formatting.duration(seconds)
         if report.cost.peak_bytes is not None:
-            yield "memory at most", wording.size(report.cost.peak_bytes)
+            yield "memory at most", formatting.size(report.cost.peak_bytes)
 
 
 def _origin(created: str, seconds: float, data: DataRecord, environment: Mapping[str, str]) -> dict[str, str]:
-    return {"judged": f"{created}, in {wording.duration(seconds)}", "data": data.sha256} | dict(environment)
+    return {"judged": f"{created}, in {formatting.duration(seconds)}", "data": data.sha256} | dict(environment)
 
 
 def _view(number: int, cell: Cell, evidence: Evidence | None, made: Made | None = None) -> _View:

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..runtime.artifact.contract import Role
 from ..runtime.preprocessing.image import ImageOptions, load_image
-from .evidence import WORST, Array, Evidence, Worst
 from .ladder import Ladder
 from .reference.pytorch import Picture
+from .report.plot_data import WORST, Array, Evidence, Worst
 from .stats import metrics
 
 _BEST = 5

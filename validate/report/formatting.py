@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..runtime.artifact.contract import Verdict, Yardstick
-from .matrix_report import Cell, Matrix
+from ...runtime.artifact.contract import Verdict, Yardstick
+from .matrix import Cell, Matrix
 from .report import Check, DataRecord, Report, Rung, describe
 
 NOTHING: Final = "–"

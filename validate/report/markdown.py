@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from ..runtime.artifact.contract import Verdict
-from . import wording
-from .matrix_report import Cell, Matrix
+from ...runtime.artifact.contract import Verdict
+from . import formatting
+from .matrix import Cell, Matrix
 from .report import Check
 
 _SIGNS: Final = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "⚠️", "not run": "➖"}
@@ -30,7 +30,8 @@ def to_markdown(matrix: Matrix) -> str:
 def _lines(matrix: Matrix) -> Iterator[str]:
     yield f"# {_SIGNS[matrix.verdict]} {matrix.verdict}: {_plain(matrix.artifact)}"
     yield ""
-    yield f"{wording.ran(matrix)}. {_plain(wording.data(matrix.data))}, compared with “{_plain(matrix.reference)}”."
+    data = _plain(formatting.data(matrix.data))
+    yield f"{formatting.ran(matrix)}. {data}, compared with “{_plain(matrix.reference)}”."
     yield ""
     if matrix.data.scope:
         yield f"> **What this does not say:** {_plain(matrix.data.scope)}."
@@ -54,7 +55,7 @@ def _overview(matrix: Matrix) -> Iterator[str]:
 def _verdict(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    state = wording.state(cell)
+    state = formatting.state(cell)
     return f"{_SIGNS[state]} {state}" + ("" if cell.required else " (optional)")
 
 
@@ -63,7 +64,7 @@ def _cell(cell: Cell) -> Iterator[str]:
     if cell.verdict is not Verdict.PASS:
         yield f"## {_verdict(cell)}: {cell.name}"
         yield ""
-        yield _plain(wording.first_problem(cell))
+        yield _plain(formatting.first_problem(cell))
         yield ""
         found = cell.report.problems() if cell.report else ()
         if found:
@@ -88,7 +89,7 @@ def _checks(checks: Iterable[Check]) -> Iterator[str]:
 
 
 def _row(check: Check) -> tuple[str, ...]:
-    numbers = wording.required(check), wording.allowed(check), wording.noise(check)
+    numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
     verdict = f"{_SIGNS[check.verdict]} {check.verdict}"
     return (verdict, check.rung, _plain(check.name), *numbers, _plain(check.detail))
 

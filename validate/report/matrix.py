@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from ..runtime.artifact.contract import Precision, Provider, Verdict
-from ..runtime.files import as_json
+from ...runtime.artifact.contract import Precision, Provider, Verdict
+from ...runtime.files import as_json
 from .report import DataRecord, Report
 
 MATRIX_VERSION: Final = 1

@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from ..runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
-from ..runtime.errors import InconclusiveError, ParityError
-from ..runtime.files import as_json
+from ...runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
+from ...runtime.errors import InconclusiveError, ParityError
+from ...runtime.files import as_json
 
 REPORT_VERSION: Final = 2
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import Role
+from ...runtime.artifact.contract import Role
 
 Array = NDArray[Any]
 WORST: Final = 10

@@ -1,0 +1,1 @@
+"""Reports: the verdict and its checks, as JSON, HTML, Markdown and JUnit."""
