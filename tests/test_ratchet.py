@@ -11,7 +11,7 @@ from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Gates, Report, Rung, Terms, validate
-from siglip_onnx.validate.ratchet import accepted, latency, ratchet
+from siglip_onnx.validate.checks.regression import accepted, latency, ratchet
 from siglip_onnx.validate.report.matrix import Cell, Matrix, together
 
 from .conftest import CHECKPOINT, Command, quiet

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ..runtime.artifact.artifact import Artifact, verdict_of
 from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from .cell import Job
+from .checks.context import Ladder, Progress
 from .explain import Explanation, explain
-from .ladder import Ladder, Progress
 from .report.report import Report
 from .run import Terms, prepared
 from .samples import Samples

@@ -21,8 +21,8 @@ from ..runtime.artifact.contract import Precision, Provider
 from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ..runtime.files import write_file
+from .checks.regression import accepted
 from .limits.toml_file import Gates
-from .ratchet import accepted
 from .report.report import Rung
 from .run import Terms, prepared, record, validate
 from .samples import DataOptions, Samples

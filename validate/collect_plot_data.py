@@ -8,7 +8,7 @@ import numpy as np
 
 from ..runtime.artifact.contract import Role
 from ..runtime.preprocessing.image import ImageOptions, load_image
-from .ladder import Ladder
+from .checks.context import Ladder
 from .reference.pytorch import Picture
 from .report.plot_data import WORST, Array, Evidence, Worst
 from .stats import metrics

@@ -19,17 +19,17 @@ from ..runtime.engines.preflight import require
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
+from .checks.context import Ladder, Progress
+from .checks.registry import climb, rungs_due
+from .checks.regression import latency, ratchet
 from .collect_plot_data import collect
-from .ladder import Ladder, Progress
 from .limits.toml_file import Gates
-from .ratchet import latency, ratchet
 from .reference.cache import Answers
 from .reference.fp32_variant import Baseline
 from .reference.pytorch import Reference
 from .report.html import Made, page
 from .report.plot_data import Evidence
 from .report.report import Cost, DataRecord, Report, Rung, overall
-from .rungs import climb, rungs_due
 from .samples import Samples
 
 if TYPE_CHECKING:

@@ -181,7 +181,7 @@ def _forget(job: Job, folder: Path | None, *names: str) -> None:
 
 def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
     """Those that were asked for; all are those that there are, and those that the baseline had."""
-    from ..validate.ratchet import accepted
+    from ..validate.checks.regression import accepted
     from ..validate.subject import precisions_of
 
     if "all" not in asked:

@@ -9,7 +9,7 @@ from typing import Final
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider
 from siglip_onnx.validate import Gates, Report, Terms, store, validate
-from siglip_onnx.validate.ratchet import accepted
+from siglip_onnx.validate.checks.regression import accepted
 from siglip_onnx.validate.samples import Samples
 
 ROOT: Final = Path(__file__).parents[2]

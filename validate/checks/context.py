@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import Precision, Role, Yardstick
-from ..runtime.errors import ArtifactError, InputError
-from ..runtime.model import Siglip
-from ..runtime.preprocessing.prompts import fill
-from ..runtime.vectors import normalized
-from .limits.defaults import Gate
-from .reference.cache import Answers
-from .reference.fp32_variant import Baseline
-from .reference.pytorch import Picture
-from .report.report import Rung
-from .samples import Samples
-from .stats import metrics
-from .tower import HIDDEN, USERS, Tower, ask
+from ...runtime.artifact.contract import Precision, Role, Yardstick
+from ...runtime.errors import ArtifactError, InputError
+from ...runtime.model import Siglip
+from ...runtime.preprocessing.prompts import fill
+from ...runtime.vectors import normalized
+from ..limits.defaults import Gate
+from ..reference.cache import Answers
+from ..reference.fp32_variant import Baseline
+from ..reference.pytorch import Picture
+from ..report.report import Rung
+from ..samples import Samples
+from ..stats import metrics
+from .tower_run import HIDDEN, USERS, Tower, ask
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint.checkpoint import Checkpoint
-    from ..exporter.checkpoint.dialects import Dialect
+    from ...exporter.checkpoint.checkpoint import Checkpoint
+    from ...exporter.checkpoint.dialects import Dialect
 
 Progress = Callable[[str], None]
 Array = NDArray[Any]

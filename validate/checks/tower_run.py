@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import Role
-from ..runtime.errors import SiglipOnnxError
-from ..runtime.model import PROBABILITIES
-from .stats import metrics
+from ...runtime.artifact.contract import Role
+from ...runtime.errors import SiglipOnnxError
+from ...runtime.model import PROBABILITIES
+from ..stats import metrics
 
 if TYPE_CHECKING:
-    from .ladder import Ladder
+    from .context import Ladder
 
 Array = NDArray[Any]
 BATCHES: Final = (2, 7, 32)

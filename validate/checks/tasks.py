@@ -9,13 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import Verdict
-from .ladder import Ladder
-from .limits.defaults import Gate
-from .report.report import Check, Rung, at_most, inconclusive
-from .rungs_of_numbers import sense
-from .stats import metrics
-from .stats.paired_bound import Paired
+from ...runtime.artifact.contract import Verdict
+from ..limits.defaults import Gate
+from ..report.report import Check, Rung, at_most, inconclusive
+from ..stats import metrics
+from ..stats.paired_bound import Paired
+from .context import Ladder
+from .numeric import sense
 
 Array = NDArray[Any]
 Tables = Iterator[tuple[Array, Array, Array]]  # our logits, the reference's, and what is true

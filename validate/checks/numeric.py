@@ -9,12 +9,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.contract import Role, TensorSpec
-from .ladder import Ladder
-from .limits.defaults import Gate
-from .report.report import Check, Rung, at_least, at_most, failed, inconclusive
-from .stats import metrics
-from .tower import HIDDEN, Tower
+from ...runtime.artifact.contract import Role, TensorSpec
+from ..limits.defaults import Gate
+from ..report.report import Check, Rung, at_least, at_most, failed, inconclusive
+from ..stats import metrics
+from .context import Ladder
+from .tower_run import HIDDEN, Tower
 
 Array = NDArray[Any]
 

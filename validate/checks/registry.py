@@ -13,17 +13,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exporter.checkpoint.image_spec import read_image_spec
-from ..exporter.checkpoint.tokenizer_spec import read_tokenizer_spec
-from ..runtime.artifact.contract import Role, Yardstick
-from ..runtime.engines.providers import PROVIDERS
-from ..runtime.errors import ArtifactError, SiglipOnnxError
-from . import rungs_of_numbers as numbers
-from . import rungs_of_tasks as tasks
-from .adopt import BorrowingArtifact
-from .ladder import Ladder
-from .report.report import OPTIONAL, Check, Rung, at_least, at_most, failed, inconclusive
-from .rungs_of_numbers import other_shape
+from ...exporter.checkpoint.image_spec import read_image_spec
+from ...exporter.checkpoint.tokenizer_spec import read_tokenizer_spec
+from ...runtime.artifact.contract import Role, Yardstick
+from ...runtime.engines.providers import PROVIDERS
+from ...runtime.errors import ArtifactError, SiglipOnnxError
+from ..adopt import BorrowingArtifact
+from ..report.report import OPTIONAL, Check, Rung, at_least, at_most, failed, inconclusive
+from . import numeric as numbers
+from . import tasks as tasks
+from .context import Ladder
+from .numeric import other_shape
 
 Array = NDArray[Any]
 

@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from ..runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
-from ..runtime.errors import InputError
-from .report.matrix import Matrix
-from .report.report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive, overall
+from ...runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
+from ...runtime.errors import InputError
+from ..report.matrix import Matrix
+from ..report.report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive, overall
 
 SLACK: Final = 0.05  # share of what a gate allows that always counts as noise: other processors round otherwise
 MOST: Final = 0.25  # share of it that never does

@@ -1,0 +1,1 @@
+"""Checks: what is compared, group by group, from hashes to retrieval."""
