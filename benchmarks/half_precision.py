@@ -20,7 +20,7 @@ from siglip_onnx.quantize.recipes.base import Tower
 from siglip_onnx.quantize.sites import read
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
-from siglip_onnx.validate.samples import Samples
+from siglip_onnx.validate.data.samples import Samples
 from siglip_onnx.validate.stats import metrics
 
 EVAL = Path(__file__).parent.parent / "examples" / "emoji" / "eval"

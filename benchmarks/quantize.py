@@ -24,8 +24,8 @@ from siglip_onnx.quantize.calibration.split import Data
 from siglip_onnx.quantize.variant_builder import Derivation
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate.samples import BUNDLED, Samples
-from siglip_onnx.validate.source_pictures import Pictures
+from siglip_onnx.validate.data.images import Pictures
+from siglip_onnx.validate.data.samples import BUNDLED, Samples
 
 _GB = 1e9 / 1024  # ru_maxrss counts KiB
 

@@ -21,7 +21,7 @@ from ..runtime.artifact.contract import Graph, Precision, Provider, Role, Varian
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
-from ..validate.samples import Samples
+from ..validate.data.samples import Samples
 from .calibration.split import Data
 from .recipes.base import Keep, Prepared, Recipe, Tower
 from .recipes.cuda_fusion import fuse

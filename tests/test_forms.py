@@ -32,8 +32,8 @@ from siglip_onnx.runtime.errors import (
 )
 from siglip_onnx.runtime.preprocessing.image import patch_grid
 from siglip_onnx.runtime.preprocessing.tokenizer import Tokenizer
+from siglip_onnx.validate.data.samples import TEXT_PROBES, picture_probes
 from siglip_onnx.validate.reference.pytorch import Reference
-from siglip_onnx.validate.samples import TEXT_PROBES, picture_probes
 
 from .conftest import CHECKPOINT, EVAL, cli, is_one_paragraph
 from .family import MEMBERS, small

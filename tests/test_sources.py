@@ -26,8 +26,8 @@ from PIL import Image
 from siglip_onnx.quantize.calibration.split import read as split
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageOptions, load_image
-from siglip_onnx.validate.samples import TEXT_PROBES, DataOptions, Samples, drawn
-from siglip_onnx.validate.source_pictures import Pictures
+from siglip_onnx.validate.data.images import Pictures
+from siglip_onnx.validate.data.samples import TEXT_PROBES, DataOptions, Samples, drawn
 
 from .conftest import EVAL, is_one_paragraph
 

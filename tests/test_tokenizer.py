@@ -20,7 +20,7 @@ from siglip_onnx.exporter.tokenizer_json import fast_tokenizer
 from siglip_onnx.runtime.artifact.contract import TokenizerSpec
 from siglip_onnx.runtime.errors import ArtifactError, InputError
 from siglip_onnx.runtime.preprocessing.tokenizer import Tokenizer
-from siglip_onnx.validate.samples import TEXT_PROBES
+from siglip_onnx.validate.data.samples import TEXT_PROBES
 
 from .conftest import CHECKPOINT, DATA, LARGE
 

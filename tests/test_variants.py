@@ -263,7 +263,7 @@ def test_unreadable_pictures_are_named_and_left_out_on_request(
 
 def test_pictures_of_any_size_calibrate(emoji: Path, tmp_path: Path) -> None:
     """They are resized as the model's own are."""
-    from siglip_onnx.validate.samples import BUNDLED
+    from siglip_onnx.validate.data.samples import BUNDLED
 
     result = quantize(emoji, Int8(), Job(data=BUNDLED, samples=4), progress=quiet)
     assert result.record.samples == 4

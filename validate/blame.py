@@ -16,10 +16,10 @@ from ..runtime.artifact.artifact import Artifact, verdict_of
 from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from .cell import Job
 from .checks.context import Ladder, Progress
+from .data.samples import Samples
 from .explain import Explanation, explain
 from .report.report import Report
 from .run import Terms, prepared
-from .samples import Samples
 from .stats import metrics
 from .subject import is_artifact, open_subject
 

@@ -22,10 +22,10 @@ from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ..runtime.files import write_file
 from .checks.regression import accepted
+from .data.samples import DataOptions, Samples
 from .limits.toml_file import Gates
 from .report.report import Rung
 from .run import Terms, prepared, record, validate
-from .samples import DataOptions, Samples
 from .subject import open_subject
 
 REPORT: Final = "report.json"

@@ -23,6 +23,7 @@ from .checks.context import Ladder, Progress
 from .checks.registry import climb, rungs_due
 from .checks.regression import latency, ratchet
 from .collect_plot_data import collect
+from .data.samples import Samples
 from .limits.toml_file import Gates
 from .reference.cache import Answers
 from .reference.fp32_variant import Baseline
@@ -30,7 +31,6 @@ from .reference.pytorch import Reference
 from .report.html import Made, page
 from .report.plot_data import Evidence
 from .report.report import Cost, DataRecord, Report, Rung, overall
-from .samples import Samples
 
 if TYPE_CHECKING:
     from ..exporter.checkpoint.checkpoint import Checkpoint

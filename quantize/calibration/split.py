@@ -9,7 +9,7 @@ from typing import Final
 
 from ...runtime.errors import InputError
 from ...runtime.preprocessing.image import ImageOptions, load_image
-from ...validate.samples import Samples
+from ...validate.data.samples import Samples
 
 JUDGED: Final = 8  # as many as a verdict needs; see validate/limits/defaults.py
 _BUNDLED: Final = 5  # of the photos that come with siglip-onnx

@@ -158,7 +158,7 @@ def _job(
 ) -> Job:
     from ..runtime import user_cache
     from ..validate.cell import Job
-    from ..validate.samples import DataOptions
+    from ..validate.data.samples import DataOptions
 
     columns = {"image_column": image_column, "caption_column": caption_column, "class_column": class_column}
     chosen = DataOptions(sample=sample, seed=seed, labels=labels, templates=templates or ("{}",), **columns)
@@ -196,7 +196,7 @@ def _one(
 ) -> int:
     """A single cell, in this process."""
     from ..validate import report_path, store, validate
-    from ..validate.samples import Samples
+    from ..validate.data.samples import Samples
     from ..validate.subject import open_subject
 
     with progress() as step:

@@ -14,7 +14,7 @@ import numpy as np
 
 from siglip_onnx.runtime import SessionOptions
 from siglip_onnx.runtime.artifact.contract import Precision, Verdict
-from siglip_onnx.validate.samples import DataOptions, Samples
+from siglip_onnx.validate.data.samples import DataOptions, Samples
 
 from .fault import ONE_THREAD, Bench, Found
 from .judge import EVAL, judge

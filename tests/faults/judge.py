@@ -10,7 +10,7 @@ from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider
 from siglip_onnx.validate import Gates, Report, Terms, store, validate
 from siglip_onnx.validate.checks.regression import accepted
-from siglip_onnx.validate.samples import Samples
+from siglip_onnx.validate.data.samples import Samples
 
 ROOT: Final = Path(__file__).parents[2]
 CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"

@@ -20,12 +20,12 @@ from ...runtime.errors import ArtifactError, InputError
 from ...runtime.model import Siglip
 from ...runtime.preprocessing.prompts import fill
 from ...runtime.vectors import normalized
+from ..data.samples import Samples
 from ..limits.defaults import Gate
 from ..reference.cache import Answers
 from ..reference.fp32_variant import Baseline
 from ..reference.pytorch import Picture
 from ..report.report import Rung
-from ..samples import Samples
 from ..stats import metrics
 from .tower_run import HIDDEN, USERS, Tower, ask
 

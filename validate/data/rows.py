@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.bulk.items import PICTURES
-from ..runtime.errors import InputError
-from .source_pictures import Place
+from ...runtime.bulk.items import PICTURES
+from ...runtime.errors import InputError
+from .images import Place
 
 # What columns are called, the likeliest first; case does not matter. docs/data.md repeats them.
 GUESSES: Final = {

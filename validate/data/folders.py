@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from ..runtime.errors import InputError
-from .source_rows import Row, captions_of, is_picture, lines_of, relative_name
+from ...runtime.errors import InputError
+from .rows import Row, captions_of, is_picture, lines_of, relative_name
 
 _LEVELS: Final = 2  # of `class/picture.jpg`
 

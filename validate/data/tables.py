@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.bulk.items import MAX_MEMBER, Commas, Tabs, decoded_lines
-from ..runtime.errors import InputError
-from .source_parquet import Cell, Column, read_cells, schema
-from .source_pictures import Place
-from .source_rows import Columns, DataOptions, Row, as_label, captions_of, columns, is_unicode, label_of
+from ...runtime.bulk.items import MAX_MEMBER, Commas, Tabs, decoded_lines
+from ...runtime.errors import InputError
+from .images import Place
+from .parquet import Cell, Column, read_cells, schema
+from .rows import Columns, DataOptions, Row, as_label, captions_of, columns, is_unicode, label_of
 
 CAPTIONS: Final = "captions.jsonl"
 _FORM: Final = 'Each line of captions.jsonl is an object such as {"image": "cat.jpg", "text": "a cat"}.'

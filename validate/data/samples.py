@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from ..runtime.errors import InputError
-from ..runtime.preprocessing.prompts import fill
+from ...runtime.errors import InputError
+from ...runtime.preprocessing.prompts import fill
+from ..reference.pytorch import Picture
 from . import sources
-from .reference.pytorch import Picture
-from .source_pictures import Pictures
-from .source_rows import DataOptions, Row, printable
+from .images import Pictures
+from .rows import DataOptions, Row, printable
 
 __all__ = ["BUNDLED", "TEXT_PROBES", "DataOptions", "Samples", "drawn", "picture_probes"]
 

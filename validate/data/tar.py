@@ -10,19 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.bulk.items import MAX_MEMBER, PACKED, Member, StrictInfo
-from ..runtime.errors import InputError
-from .source_rows import (
-    DataOptions,
-    Row,
-    as_label,
-    captions_of,
-    columns,
-    is_picture,
-    is_unicode,
-    label_of,
-    lines_of,
-)
+from ...runtime.bulk.items import MAX_MEMBER, PACKED, Member, StrictInfo
+from ...runtime.errors import InputError
+from .rows import DataOptions, Row, as_label, captions_of, columns, is_picture, is_unicode, label_of, lines_of
 
 _NOTES: Final = frozenset({".txt", ".json", ".cls"})
 _MAX_NOTE: Final = 2**20  # bytes of one of these; a caption has some hundred

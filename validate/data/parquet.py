@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.bulk.embeddings_file import pyarrow
-from ..runtime.errors import InputError
+from ...runtime.bulk.embeddings_file import pyarrow
+from ...runtime.errors import InputError
 
 _BATCH: Final = 16  # rows that are in memory at once
 

@@ -8,13 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from ..runtime.errors import InputError
-from ..runtime.labels import read_labels
-from .source_folders import read_pictures, walk
-from .source_parquet import class_names, schema
-from .source_rows import DataOptions, Row, columns, is_picture, relative_name
-from .source_shards import read_shard
-from .source_tables import CAPTIONS, READERS, read_captions, read_table
+from ...runtime.errors import InputError
+from ...runtime.labels import read_labels
+from .folders import read_pictures, walk
+from .parquet import class_names, schema
+from .rows import DataOptions, Row, columns, is_picture, relative_name
+from .tables import CAPTIONS, READERS, read_captions, read_table
+from .tar import read_shard
 
 LABELS: Final = "labels.txt"
 _FORMS: Final = (

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from PIL import Image
 
-from ..runtime.errors import InputError
-from ..runtime.files import sha256
-from ..runtime.preprocessing.image import FORMATS
-from .reference.pytorch import Picture
+from ...runtime.errors import InputError
+from ...runtime.files import sha256
+from ...runtime.preprocessing.image import FORMATS
+from ..reference.pytorch import Picture
 
 
 class Stored(Protocol):

@@ -1,0 +1,1 @@
+"""Evaluation data: images, captions, classes, labels and probes."""
