@@ -19,10 +19,11 @@ from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.artifact import verdict_of, write_contract
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError
-from siglip_onnx.validate import Terms, matrix, store, validate
-from siglip_onnx.validate.cell import Job, Task
-from siglip_onnx.validate.matrix import Plan, run_matrix
-from siglip_onnx.validate.matrix_files import store_cells
+from siglip_onnx.validate import Terms, store, validate
+from siglip_onnx.validate.matrix import runner
+from siglip_onnx.validate.matrix.output_files import store_cells
+from siglip_onnx.validate.matrix.runner import Plan, run_matrix
+from siglip_onnx.validate.matrix.worker import Job, Task
 from siglip_onnx.validate.report.matrix import Matrix
 
 from .conftest import CHECKPOINT, Run, cli, quiet
@@ -138,7 +139,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_by: str) -> N
         f'#!/bin/sh\ngrep -q \'"int8".*"judge":true\' "$3" && {{ {dies_by}; }}\nexec {sys.executable} "$@"\n'
     )
     script.chmod(0o755)
-    monkeypatch.setattr(matrix.sys, "executable", str(script))
+    monkeypatch.setattr(runner.sys, "executable", str(script))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_crash_is_that_cells_fail(
 def test_a_hang_is_that_cells_fail(known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "sleep 600")
     task, folder = Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell"
-    assert "did not end within 2 seconds" in str(matrix.Processes().run(task, folder, 2.0, quiet))
+    assert "did not end within 2 seconds" in str(runner.Processes().run(task, folder, 2.0, quiet))
 
 
 def test_an_optional_cell_that_crashes_fails_the_gate(
@@ -174,7 +175,7 @@ def test_what_a_dead_cell_has_started_does_not_keep_the_gate_waiting(
 ) -> None:
     stand_in(tmp_path, monkeypatch, "sleep 300 & kill -SEGV $$")
     started = time.monotonic()
-    said = matrix.Processes().run(Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell", 60.0, quiet)
+    said = runner.Processes().run(Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell", 60.0, quiet)
     assert "SIGSEGV" in str(said)
     assert time.monotonic() - started < 20
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from ..runtime.artifact.artifact import Artifact, verdict_of
 from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
-from .cell import Job
 from .checks.context import Ladder, Progress
 from .data.samples import Samples
 from .explain import Explanation, explain
+from .matrix.worker import Job
 from .report.report import Report
 from .run import Terms, prepared
 from .stats import metrics

@@ -16,7 +16,7 @@ from .run import open_checkpoint
 
 if TYPE_CHECKING:
     from .adopt import Mapping
-    from .cell import Job
+    from .matrix.worker import Job
 
 
 @dataclass(frozen=True)

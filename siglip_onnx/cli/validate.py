@@ -27,8 +27,8 @@ from .console import (
 )
 
 if TYPE_CHECKING:
-    from ..validate.cell import Job
-    from ..validate.matrix import Outcome, Plan
+    from ..validate.matrix.runner import Outcome, Plan
+    from ..validate.matrix.worker import Job
     from ..validate.report.report import Check, Report
 
 _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
@@ -112,7 +112,7 @@ def command(
     The exit code is 0 for PASS, 1 for FAIL and 4 for INCONCLUSIVE.
     """
     try:
-        from ..validate.matrix import Plan
+        from ..validate.matrix.runner import Plan
         from ..validate.subject import is_artifact
     except ImportError as error:
         raise ProviderError(
@@ -157,8 +157,8 @@ def _job(
     **asked: Any,
 ) -> Job:
     from ..runtime import user_cache
-    from ..validate.cell import Job
     from ..validate.data.samples import DataOptions
+    from ..validate.matrix.worker import Job
 
     columns = {"image_column": image_column, "caption_column": caption_column, "class_column": class_column}
     chosen = DataOptions(sample=sample, seed=seed, labels=labels, templates=templates or ("{}",), **columns)
@@ -220,8 +220,8 @@ def _one(
 
 def _several(job: Job, plan: Plan, folder: Path | None, *, explain: bool, as_json: bool) -> int:
     """A gate of many cells."""
-    from ..validate.matrix import run_matrix
-    from ..validate.matrix_files import matrix_files, store_cells
+    from ..validate.matrix.output_files import matrix_files, store_cells
+    from ..validate.matrix.runner import run_matrix
 
     with progress() as step:
         outcome = run_matrix(job, plan, progress=step)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..runtime.artifact.artifact import Artifact
-from ..runtime.errors import ArtifactError
-from .matrix import Outcome
-from .report.html import matrix_page, page
-from .report.junit import to_junit
-from .report.markdown import to_markdown
-from .report.matrix import Cell, Matrix
-from .report.report import Report, Rung, failed
-from .run import contract_hash, store
+from ...runtime.artifact.artifact import Artifact
+from ...runtime.errors import ArtifactError
+from ..report.html import matrix_page, page
+from ..report.junit import to_junit
+from ..report.markdown import to_markdown
+from ..report.matrix import Cell, Matrix
+from ..report.report import Report, Rung, failed
+from ..run import contract_hash, store
+from .runner import Outcome
 
 
 def matrix_files(outcome: Outcome) -> dict[str, bytes]:

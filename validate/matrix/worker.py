@@ -1,6 +1,6 @@
 """One cell of a gate, or the reference's answers for all of them, in a process of its own.
 
-    python -m siglip_onnx.validate.cell JOB FOLDER
+    python -m siglip_onnx.validate.matrix.worker JOB FOLDER
 
 A crash, a leak or a hang of one provider is then that cell's alone, and the memory of the reference is given back
 before the first cell starts. What is being done goes to standard output, a line each; the result goes into FOLDER.
@@ -17,16 +17,16 @@ from typing import Final
 
 import msgspec
 
-from ..runtime.artifact.contract import Precision, Provider
-from ..runtime.engines.options import SessionOptions
-from ..runtime.errors import InconclusiveError, InputError, SiglipOnnxError
-from ..runtime.files import write_file
-from .checks.regression import accepted
-from .data.samples import DataOptions, Samples
-from .limits.toml_file import Gates
-from .report.report import Rung
-from .run import Terms, prepared, record, validate
-from .subject import open_subject
+from ...runtime.artifact.contract import Precision, Provider
+from ...runtime.engines.options import SessionOptions
+from ...runtime.errors import InconclusiveError, InputError, SiglipOnnxError
+from ...runtime.files import write_file
+from ..checks.regression import accepted
+from ..data.samples import DataOptions, Samples
+from ..limits.toml_file import Gates
+from ..report.report import Rung
+from ..run import Terms, prepared, record, validate
+from ..subject import open_subject
 
 REPORT: Final = "report.json"
 EVIDENCE: Final = "evidence.npz"

@@ -19,17 +19,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ..runtime import errors, privacy
-from ..runtime.artifact.contract import Precision, Provider, Verdict
-from ..runtime.engines import host
-from ..runtime.errors import InconclusiveError, ParityError, ProviderError
-from . import cell as cells
-from .cell import Job, Problem, Task
-from .report.matrix import Cell, Matrix, together
-from .report.plot_data import Evidence
-from .report.report import DataRecord, Report
-from .run import environment
-from .subject import precisions_of, weights_of
+from ...runtime import errors, privacy
+from ...runtime.artifact.contract import Precision, Provider, Verdict
+from ...runtime.engines import host
+from ...runtime.errors import InconclusiveError, ParityError, ProviderError
+from ..report.matrix import Cell, Matrix, together
+from ..report.plot_data import Evidence
+from ..report.report import DataRecord, Report
+from ..run import environment
+from ..subject import precisions_of, weights_of
+from . import worker as cells
+from .worker import Job, Problem, Task
 
 # Of a cell's process besides its graphs: PyTorch's code, pictures, buffers.
 _BESIDE_WEIGHTS: Final = 1_500_000_000
