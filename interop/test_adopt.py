@@ -20,10 +20,10 @@ from siglip_onnx.exporter.checkpoint.checkpoint import Checkpoint
 from siglip_onnx.exporter.export_artifact import write_files
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.validate import Report, validate
-from siglip_onnx.validate.adopt import adopt, precisions
+from siglip_onnx.validate.external.open_external import adopt, precisions
 from siglip_onnx.validate.matrix.worker import Job
+from siglip_onnx.validate.open_model import open_subject
 from siglip_onnx.validate.report.report import Rung
-from siglip_onnx.validate.subject import open_subject
 from tests.conftest import CHECKPOINT, FEW, files
 
 from . import consumers, environments

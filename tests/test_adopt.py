@@ -21,8 +21,8 @@ from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Graph, Precision, Role, Usage, decode, encode
 from siglip_onnx.runtime.errors import ArtifactError, InputError, SiglipOnnxError
 from siglip_onnx.runtime.vectors import normalized
-from siglip_onnx.validate.adopt import Adopted, adopt, precisions, read_mapping
-from siglip_onnx.validate.adopt_graphs import read_graph
+from siglip_onnx.validate.external.graphs import read_graph
+from siglip_onnx.validate.external.open_external import Adopted, adopt, precisions, read_mapping
 
 from .conftest import CHECKPOINT, files, is_one_paragraph, quiet
 

@@ -15,7 +15,7 @@ from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Terms, validate
 from siglip_onnx.validate.reference.cache import Answers
 from siglip_onnx.validate.reference.pytorch import Reference
-from siglip_onnx.validate.run import prepared
+from siglip_onnx.validate.validate_variant import prepared
 
 from .conftest import CHECKPOINT, quiet
 

@@ -3,6 +3,6 @@
 from .limits.defaults import GATES, Gate
 from .limits.toml_file import Gates
 from .report.report import Check, Report, Rung
-from .run import Judged, Terms, report_path, store, validate
+from .validate_variant import Judged, Terms, report_path, store, validate
 
 __all__ = ["GATES", "Check", "Gate", "Gates", "Judged", "Report", "Rung", "Terms", "report_path", "store", "validate"]

@@ -18,10 +18,10 @@ from .checks.context import Ladder, Progress
 from .data.samples import Samples
 from .explain import Explanation, explain
 from .matrix.worker import Job
+from .open_model import is_artifact, open_subject
 from .report.report import Report
-from .run import Terms, prepared
 from .stats import metrics
-from .subject import is_artifact, open_subject
+from .validate_variant import Terms, prepared
 
 Array = NDArray[Any]
 _WORST: Final = 4  # rows of each tower that are looked at

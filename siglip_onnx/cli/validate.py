@@ -113,7 +113,7 @@ def command(
     """
     try:
         from ..validate.matrix.runner import Plan
-        from ..validate.subject import is_artifact
+        from ..validate.open_model import is_artifact
     except ImportError as error:
         raise ProviderError(
             f"Validating needs packages that are not installed ({error}).",
@@ -182,7 +182,7 @@ def _forget(job: Job, folder: Path | None, *names: str) -> None:
 def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
     """Those that were asked for; all are those that there are, and those that the baseline had."""
     from ..validate.checks.regression import accepted
-    from ..validate.subject import precisions_of
+    from ..validate.open_model import precisions_of
 
     if "all" not in asked:
         return tuple(map(Precision, asked))
@@ -197,7 +197,7 @@ def _one(
     """A single cell, in this process."""
     from ..validate import report_path, store, validate
     from ..validate.data.samples import Samples
-    from ..validate.subject import open_subject
+    from ..validate.open_model import open_subject
 
     with progress() as step:
         subject = open_subject(job, precision, provider)

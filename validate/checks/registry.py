@@ -18,7 +18,7 @@ from ...exporter.checkpoint.tokenizer_spec import read_tokenizer_spec
 from ...runtime.artifact.contract import Role, Yardstick
 from ...runtime.engines.providers import PROVIDERS
 from ...runtime.errors import ArtifactError, SiglipOnnxError
-from ..adopt import BorrowingArtifact
+from ..external.open_external import BorrowingArtifact
 from ..report.report import OPTIONAL, Check, Rung, at_least, at_most, failed, inconclusive
 from . import numeric as numbers
 from . import tasks as tasks

@@ -12,7 +12,7 @@ from ..report.junit import to_junit
 from ..report.markdown import to_markdown
 from ..report.matrix import Cell, Matrix
 from ..report.report import Report, Rung, failed
-from ..run import contract_hash, store
+from ..validate_variant import contract_hash, store
 from .runner import Outcome
 
 

@@ -23,11 +23,11 @@ from ...runtime import errors, privacy
 from ...runtime.artifact.contract import Precision, Provider, Verdict
 from ...runtime.engines import host
 from ...runtime.errors import InconclusiveError, ParityError, ProviderError
+from ..open_model import precisions_of, weights_of
 from ..report.matrix import Cell, Matrix, together
 from ..report.plot_data import Evidence
 from ..report.report import DataRecord, Report
-from ..run import environment
-from ..subject import precisions_of, weights_of
+from ..validate_variant import environment
 from . import worker as cells
 from .worker import Job, Problem, Task
 

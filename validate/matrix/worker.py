@@ -24,9 +24,9 @@ from ...runtime.files import write_file
 from ..checks.regression import accepted
 from ..data.samples import DataOptions, Samples
 from ..limits.toml_file import Gates
+from ..open_model import open_subject
 from ..report.report import Rung
-from ..run import Terms, prepared, record, validate
-from ..subject import open_subject
+from ..validate_variant import Terms, prepared, record, validate
 
 REPORT: Final = "report.json"
 EVIDENCE: Final = "evidence.npz"

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..runtime.artifact.artifact import Artifact
-from ..runtime.artifact.contract import (
+from ...runtime.artifact.artifact import Artifact
+from ...runtime.artifact.contract import (
     Contract,
     EmbeddingSpec,
     FileRecord,
@@ -26,14 +26,14 @@ from ..runtime.artifact.contract import (
     Usage,
     Variant,
 )
-from ..runtime.errors import ArtifactError
-from ..runtime.files import sha256
-from .adopt_folder import Chosen, Place, choose, found_precisions, look, mapped, named
-from .adopt_mapping import Mapping, TowerMap, read_mapping
-from .adopt_usage import Form, Tower
+from ...runtime.errors import ArtifactError
+from ...runtime.files import sha256
+from .bindings import Form, Tower
+from .folders import Chosen, Place, choose, found_precisions, look, mapped, named
+from .tower_map import Mapping, TowerMap, read_mapping
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint.checkpoint import Checkpoint
+    from ...exporter.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["Adopted", "BorrowingArtifact", "Mapping", "adopt", "precisions", "read_mapping"]
 

@@ -12,10 +12,10 @@ from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InputError
 from ..runtime.model import Siglip
 from .report.report import Rung
-from .run import open_checkpoint
+from .validate_variant import open_checkpoint
 
 if TYPE_CHECKING:
-    from .adopt import Mapping
+    from .external.open_external import Mapping
     from .matrix.worker import Job
 
 
@@ -55,7 +55,7 @@ def open_subject(job: Job, precision: Precision, provider: Provider) -> Subject:
 
 def _adopted(job: Job, precision: Precision, options: SessionOptions) -> Subject:
     """Files without a contract, which the checkpoint has to explain."""
-    from .adopt import adopt
+    from .external.open_external import adopt
 
     if job.checkpoint is None:
         raise InputError(
@@ -81,13 +81,13 @@ def precisions_of(job: Job) -> tuple[Precision, ...]:
         found = tuple(dict.fromkeys(variant.precision for variant in variants))
         # Without a checkpoint fp32 is what the others are compared with.
         return found if job.checkpoint is not None else tuple(p for p in found if p is not Precision.FP32)
-    from .adopt import precisions
+    from .external.open_external import precisions
 
     return precisions(job.artifact, _mapping(job))
 
 
 def _mapping(job: Job) -> Mapping | None:
-    from .adopt import read_mapping
+    from .external.open_external import read_mapping
 
     return read_mapping(job.mapping) if job.mapping else None
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ..runtime.artifact.contract import Precision, Role
-from ..runtime.errors import ArtifactError, InputError
-from .adopt_graphs import Found, read_graph
-from .adopt_mapping import Mapping, TowerMap, which
+from ...runtime.artifact.contract import Precision, Role
+from ...runtime.errors import ArtifactError, InputError
+from .graphs import Found, read_graph
+from .tower_map import Mapping, TowerMap, which
 
 _TOWERS: Final = (Role.VISION, Role.TEXT)
 _READS: Final = {Role.VISION: "pictures", Role.TEXT: "texts"}

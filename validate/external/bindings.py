@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..runtime.artifact.contract import Blank, Role, TensorSpec, Usage
-from ..runtime.errors import ArtifactError
-from .adopt_graphs import Found, is_mask
-from .adopt_mapping import TowerMap, which
+from ...runtime.artifact.contract import Blank, Role, TensorSpec, Usage
+from ...runtime.errors import ArtifactError
+from .graphs import Found, is_mask
+from .tower_map import TowerMap, which
 
 if TYPE_CHECKING:
-    from ..exporter.checkpoint.checkpoint import Checkpoint
+    from ...exporter.checkpoint.checkpoint import Checkpoint
 
 # What the inputs and outputs are called by Optimum, transformers.js, Immich and open_clip's exports; the names settle
 # only which of several that have the right form is meant.

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..runtime.artifact.contract import Precision, Role
-from ..runtime.errors import ArtifactError, InputError
+from ...runtime.artifact.contract import Precision, Role
+from ...runtime.errors import ArtifactError, InputError
 
 
 class TowerMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

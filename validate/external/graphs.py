@@ -10,10 +10,10 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..runtime.artifact.contract import Graph, Precision, Role, TensorSpec
-from ..runtime.artifact.external_data import external_locations
-from ..runtime.engines.base import UNKNOWN
-from ..runtime.errors import ArtifactError
+from ...runtime.artifact.contract import Graph, Precision, Role, TensorSpec
+from ...runtime.artifact.external_data import external_locations
+from ...runtime.engines.base import UNKNOWN
+from ...runtime.errors import ArtifactError
 
 JOINT_OUTPUTS: Final = ("logits_per_image", "logits_per_text", "image_embeds", "text_embeds")
 _BROKEN: Final = "Export or copy it again."

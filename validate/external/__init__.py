@@ -1,0 +1,1 @@
+"""External models: files that other tools exported, opened like an artifact."""
