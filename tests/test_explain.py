@@ -24,7 +24,7 @@ from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict
 from siglip_onnx.validate import GATES, Check, Report, Rung
 from siglip_onnx.validate.explain import Explanation, explain
 from siglip_onnx.validate.explain.explanation import Origin
-from siglip_onnx.validate.explain.remedy import OutOfBudgetError, Trial, ddmin
+from siglip_onnx.validate.explain.minimal_fix import OutOfBudgetError, Trial, ddmin
 from siglip_onnx.validate.report.report import DataRecord
 from siglip_onnx.validate.stats import metrics
 

@@ -241,7 +241,7 @@ def _several(job: Job, plan: Plan, folder: Path | None, *, explain: bool, as_jso
 
 def _explain(job: Job, report: Report, folder: Path) -> None:
     """Say why a cell fails, and leave what shows it beside the report."""
-    from ..validate.blame import blame
+    from ..validate.explain.from_report import blame
 
     place = folder / f"why-{report.precision}-{report.provider}"
     try:

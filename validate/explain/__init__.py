@@ -50,6 +50,6 @@ def explain(
             f"Looking into graphs needs packages that are not installed ({error}).",
             "Run: pip install 'siglip-onnx[cpu,export]'.",
         ) from error
-    from .walk import Case, walk
+    from .diagnose import Case, walk
 
     return walk(Case(model, trusted, rows, report, enough, progress), folder)

@@ -12,7 +12,7 @@ import numpy as np
 from ...runtime.artifact.contract import Provider
 from ...runtime.engines.options import HINTS
 from ...runtime.engines.providers import PROVIDERS
-from .cause import Scene
+from .root_cause import Scene
 
 FOLDER: Final = "replay"
 GRAPH: Final = "culprit.onnx"

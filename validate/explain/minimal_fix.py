@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import SiglipOnnxError
-from .assemble import hybrid
-from .bench import Bench
 from .explanation import Remedy
-from .net import Segment
-from .own_error import Measured
+from .graph_view import Segment
+from .local_error import Measured
+from .probe import Bench
+from .subgraph import hybrid
 
 Array = NDArray[Any]
 _T = TypeVar("_T")

@@ -20,8 +20,8 @@ from ...runtime.engines.base import Engine, Source, load
 from ...runtime.engines.options import SessionOptions
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.model import Siglip
-from .assemble import locations, tapped
-from .net import Net
+from .graph_view import Net
+from .subgraph import locations, tapped
 
 Array = NDArray[Any]
 _BUDGET: Final = 1 << 26  # elements of values in memory at a time; at 4 bytes each a quarter of a GiB

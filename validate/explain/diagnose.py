@@ -17,11 +17,11 @@ from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.files import new_folder
 from ...runtime.model import Siglip
 from ..report.report import Check, Report, Rung, describe
-from .bench import Bench, Side, side, trusted_model
 from .explanation import Explanation, TowerState
-from .foreign import are_kin
-from .own_error import error_of
-from .trace import Trace, trace_foreign, trace_kin
+from .local_error import error_of
+from .localize import Trace, trace_foreign, trace_kin
+from .match_values import are_kin
+from .probe import Bench, Side, side, trusted_model
 
 Array = NDArray[Any]
 FILE: Final = "explanation.json"

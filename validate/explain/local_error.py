@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ...runtime.artifact.contract import Precision
 from ...runtime.engines.base import Engine
 from ...runtime.errors import SiglipOnnxError
-from .assemble import cut
-from .bench import Bench, ChangedError
-from .net import Segment, segments
+from .graph_view import Segment, segments
+from .probe import Bench, ChangedError
+from .subgraph import cut
 
 Array = NDArray[Any]
 # Least and most that a segment may be off, relative to its largest element; in between it is JUMP times what other

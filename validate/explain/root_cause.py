@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from .assemble import Cut, content, cut, inlined
-from .bench import Bench
 from .explanation import Culprit, Origin
-from .net import Net, Segment
-from .own_error import error_of, inputs_of
+from .graph_view import Net, Segment
+from .local_error import error_of, inputs_of
+from .probe import Bench
+from .subgraph import Cut, content, cut, inlined
 
 Array = NDArray[Any]
 FP16_LARGEST: Final = 65504.0  # IEEE 754-2008 binary16

@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .assemble import overridden
-from .bench import Bench, ChangedError, Side
-from .cause import Scene
-from .net import Net, Segment
-from .own_error import LIMITS, error_of
+from .graph_view import Net, Segment
+from .local_error import LIMITS, error_of
+from .probe import Bench, ChangedError, Side
+from .root_cause import Scene
+from .subgraph import overridden
 
 Array = NDArray[Any]
 _QUANTILES: Final = np.linspace(0, 1, 33)

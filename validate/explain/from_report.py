@@ -12,16 +12,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.artifact.artifact import Artifact, verdict_of
-from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
-from .checks.context import Ladder, Progress
-from .data.samples import Samples
-from .explain import Explanation, explain
-from .matrix.worker import Job
-from .open_model import is_artifact, open_subject
-from .report.report import Report
-from .stats import metrics
-from .validate_variant import Terms, prepared
+from ...runtime.artifact.artifact import Artifact, verdict_of
+from ...runtime.artifact.contract import Precision, Provider, Role, Verdict
+from ..checks.context import Ladder, Progress
+from ..data.samples import Samples
+from ..matrix.worker import Job
+from ..open_model import is_artifact, open_subject
+from ..report.report import Report
+from ..stats import metrics
+from ..validate_variant import Terms, prepared
+from . import Explanation, explain
 
 Array = NDArray[Any]
 _WORST: Final = 4  # rows of each tower that are looked at
@@ -106,8 +106,8 @@ def _trusted(job: Job, ladder: Ladder, progress: Progress) -> Iterator[Artifact]
     if (passed and not is_base) or ladder.source is None:
         yield model.artifact
         return
-    from ..exporter.export_artifact import export
-    from ..exporter.options import ExportOptions, ImageInput
+    from ...exporter.export_artifact import export
+    from ...exporter.options import ExportOptions, ImageInput
 
     contract = model.contract
     options = ExportOptions(

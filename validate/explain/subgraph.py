@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ...runtime.errors import ArtifactError
-from .net import FLOATS, Net, Segment, reads_of, renamed
+from .graph_view import FLOATS, Net, Segment, reads_of, renamed
 
 Array = NDArray[Any]
 _RAISED: Final = "trusted/"  # in a hybrid before the names of what comes from the trusted graph

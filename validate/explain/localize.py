@@ -10,14 +10,14 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from ...runtime.errors import SiglipOnnxError
-from .bench import Bench, ChangedError
-from .cause import Scene, culprit_of, scene_of
 from .explanation import Culprit, Origin, Remedy
-from .foreign import Matching, Pair, first_difference, match, mended, scene_between
-from .net import Segment
-from .own_error import Measured, limit_of, measure, peers_of, suspects
-from .remedy import find_remedy
+from .graph_view import Segment
+from .local_error import Measured, limit_of, measure, peers_of, suspects
+from .match_values import Matching, Pair, first_difference, match, mended, scene_between
+from .minimal_fix import find_remedy
+from .probe import Bench, ChangedError
 from .replay import FOLDER, write_replay
+from .root_cause import Scene, culprit_of, scene_of
 
 Array = NDArray[Any]
 Enough = Callable[[Array], bool]
