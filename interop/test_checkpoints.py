@@ -16,8 +16,8 @@ from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, 
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate import store, validate
-from tests.dialects import to_big_vision, to_open_clip, to_paddle
-from tests.family import MEMBERS, small
+from tests.support.dialects import to_big_vision, to_open_clip, to_paddle
+from tests.support.family import MEMBERS, small
 
 from . import environments
 from .conftest import CHECKPOINT, FEW

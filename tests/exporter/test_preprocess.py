@@ -1,0 +1,150 @@
+"""A graph prepares pictures as the processor does: the same greys to within one level, then the same bits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx.reference import ReferenceEvaluator
+from PIL import Image
+
+from siglip_onnx.exporter.graph.preprocess import join_preprocess, preprocess_model
+from siglip_onnx.runtime import Siglip
+from siglip_onnx.runtime.artifact.contract import ImageSpec
+from siglip_onnx.runtime.errors import ExportError
+from siglip_onnx.runtime.preprocessing.image import ImageOptions, ImageProcessor, load_image
+
+from ..conftest import DATA
+
+HALF = (0.5, 0.5, 0.5)
+SPEC = ImageSpec(384, 384, "bicubic", 1 / 255, HALF, HALF)  # siglip-large-patch16-384's
+IMAGES = DATA / "images"
+PICTURES = sorted(
+    path
+    for path in (*IMAGES.glob("photos/*"), *IMAGES.glob("odd/*"))
+    if path.suffix != ".json" and not path.name.startswith("BAD_")
+)
+FEW = 2e-3  # the share of values that may be one level off; the worst picture here has 1 in 4,000
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def running(spec: ImageSpec) -> Run:
+    session = onnxruntime.InferenceSession(ir.to_proto(preprocess_model(spec)).SerializeToString())
+    return lambda picture: np.asarray(session.run(["pixel_values"], {"image": picture})[0])
+
+
+RUN = running(SPEC)
+
+
+def decoded(path: Path) -> np.ndarray:
+    return np.asarray(load_image(path, ImageOptions()))
+
+
+def levels_off(found: np.ndarray, picture: np.ndarray, spec: ImageSpec = SPEC) -> np.ndarray:
+    """By how many grey levels each value is off, and whether it is the float of a grey level at all."""
+    wanted = ImageProcessor(spec)([picture])
+    assert (found.shape, found.dtype) == (wanted.shape, np.float32)
+    to_levels = np.asarray(spec.std).reshape(1, 3, 1, 1) / spec.rescale
+    off = (found - wanted) * to_levels
+    np.testing.assert_allclose(off, np.rint(off), atol=1e-3)
+    return np.abs(np.rint(off)).astype(int)
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_every_test_picture_comes_out_the_same_to_one_grey_level(
+    path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    picture = decoded(path)
+    off = levels_off(RUN(picture), picture)
+    record_property("grey_levels_off", int(off.max()))
+    record_property("values_off", float((off > 0).mean()))
+    assert off.max() <= 1
+    assert (off > 0).mean() < FEW
+
+
+SIZES = [(1, 1), (1, 7), (7, 1), (384, 384), (384, 900), (383, 385), (4, 2000), (1500, 3), (2000, 3000), (3000, 2000)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[1]}x{size[0]}")
+def test_noise_of_any_size_comes_out_the_same_to_a_grey_level_for_each_of_two_passes(size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    off = levels_off(RUN(picture), picture)
+    assert off.max() <= 2
+    assert (off > 1).mean() < 1e-4  # the sharpest edges there can be, where a picture is three pixels wide
+    assert (off > 0).mean() < FEW
+
+
+def test_a_picture_of_the_right_size_is_the_processors_to_the_bit() -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (384, 384, 3), np.uint8)
+    for order in ("RGB", "BGR"):
+        spec = replace(SPEC, mean=(0.48, 0.45, 0.41), std=(0.27, 0.26, 0.28), colour_order=order)
+        assert running(spec)(picture).tobytes() == ImageProcessor(spec)([picture]).tobytes()
+
+
+def test_a_bilinear_model_differs_by_a_level_for_each_of_two_passes_at_most() -> None:
+    spec = replace(SPEC, filter="bilinear")
+    run = running(spec)
+    for path in PICTURES:
+        picture = decoded(path)
+        assert levels_off(run(picture), picture, spec).max() <= 2
+
+
+def test_onnx_own_reference_computes_the_same() -> None:
+    spec = replace(SPEC, height=48, width=48)
+    model = ir.to_proto(preprocess_model(spec))
+    onnx.checker.check_model(model, full_check=True)
+    for name in ("one_pixel_red.png", "cat_exif_orientation6.jpg"):
+        picture = decoded(IMAGES / "odd" / name)
+        found = ReferenceEvaluator(model).run(["pixel_values"], {"image": picture})[0]
+        assert levels_off(np.asarray(found), picture, spec).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["lanczos", "box", "hamming", "nearest"])
+def test_a_filter_that_onnx_does_not_know_is_named(kind: str) -> None:
+    with pytest.raises(ExportError, match=f"'{kind}'.*bilinear and bicubic"):
+        preprocess_model(replace(SPEC, filter=kind))  # type: ignore[arg-type]
+
+
+def test_a_model_of_patches_is_refused() -> None:
+    with pytest.raises(ExportError, match="takes patches"):
+        preprocess_model(replace(SPEC, resize="patches"))  # type: ignore[arg-type]
+
+
+# --- joined to a tower -------------------------------------------------------------------------------------------
+
+
+def test_a_joined_tower_gives_the_embedding_of_a_picture(artifact: Path, model: Siglip, tmp_path: Path) -> None:
+    onnx_folder = Path(shutil.copytree(artifact / "onnx", tmp_path / "onnx"))
+    joined = join_preprocess(ir.load(onnx_folder / "vision_model.onnx"), model.contract.image)
+    ir.save(joined, onnx_folder / "picture.onnx")
+    session = onnxruntime.InferenceSession(onnx_folder / "picture.onnx")
+    assert [output.shape[0] for output in session.get_outputs()] == [1, 1, 1]
+    for path in PICTURES[:6]:
+        picture = decoded(path)
+        _, pooled, pixels = session.run(["last_hidden_state", "pooler_output", "pixel_values"], {"image": picture})
+        assert levels_off(pixels, picture, model.contract.image).max() <= 1
+        found = pooled[0] / np.linalg.norm(pooled[0])
+        assert found @ model.encode_image([Image.fromarray(picture)])[0] > 0.9999
+
+
+def test_joining_neither_reads_nor_copies_weights(artifact: Path, model: Siglip, tmp_path: Path) -> None:
+    shutil.copy(artifact / "onnx" / "vision_model.onnx", tmp_path)  # without its data
+    joined = join_preprocess(ir.load(tmp_path / "vision_model.onnx"), model.contract.image)
+    ir.save(joined, tmp_path / "picture.onnx")
+    assert (tmp_path / "picture.onnx").stat().st_size < 200_000
+    graph = onnx.load(tmp_path / "picture.onnx", load_external_data=False).graph
+    assert {e.value for t in graph.initializer for e in t.external_data if e.key == "location"} == {
+        "vision_model.onnx_data"
+    }
+
+
+def test_only_a_vision_tower_is_joined(artifact: Path, model: Siglip) -> None:
+    with pytest.raises(ExportError, match="takes input_ids"):
+        join_preprocess(ir.load(artifact / "onnx" / "text_model.onnx"), model.contract.image)

@@ -1,0 +1,189 @@
+"""Variants: what they compute, and what outliers do to them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from siglip_onnx.quantize import (
+    Fp16,
+    Goal,
+    Int8,
+    Int8Static,
+    Job,
+    Recipe,
+    Result,
+    quantize,
+)
+from siglip_onnx.quantize.recipes.base import Tower
+from siglip_onnx.runtime import Artifact, Siglip
+from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict, Yardstick
+from siglip_onnx.runtime.errors import (
+    ParityError,
+)
+from siglip_onnx.runtime.session import bare_session
+from siglip_onnx.validate import Report, validate
+from siglip_onnx.validate.stats import metrics
+
+from ..conftest import CHECKPOINT, EVAL, FEW, captions, judged, measured, quiet
+from ..support.outliers import rescale_values
+
+# What the variants compute
+
+
+@pytest.mark.parametrize(
+    ("precision", "cosine", "size"),
+    [
+        (Precision.FP16, 0.9999, 0.505),
+        (Precision.BF16, 0.9999, 0.515),
+        (Precision.INT8, 0.999, 0.28),
+        (Precision.INT8_STATIC, 0.999, 0.285),
+        (Precision.INT8_WEIGHTS, 0.999, 0.305),
+        (Precision.INT4, 0.98, 0.22),
+    ],
+)
+def test_a_variant_is_small_passes_and_stays_near(
+    every: dict[Precision, Result], precision: Precision, cosine: float, size: float
+) -> None:
+    result = every[precision]
+    report = result.reports[0]
+    assert report.verdict is Verdict.PASS
+    assert report.against is Yardstick.FP32
+    for role in (Role.VISION, Role.TEXT):
+        assert measured(report, f"{role} centred cosine median") >= cosine
+        tower = result.record.towers[role]
+        assert tower.bytes <= size * tower.fp32_bytes
+
+
+def test_variants_are_judged_by_pytorch_too(every: dict[Precision, Result], pairs: Path) -> None:
+    artifact = every[Precision.INT4].artifact
+    report = validate(Siglip.load(artifact.folder, "int8"), CHECKPOINT, pairs, FEW, progress=quiet).report
+    assert (report.verdict, report.against) == (Verdict.PASS, Yardstick.CHECKPOINT)
+    assert {check.rung for check in report.checks} >= {"tokens", "pixels"}
+
+
+def test_every_variant_is_listed_hashed_and_loaded_by_the_runtime(every: dict[Precision, Result]) -> None:
+    folder = every[Precision.INT4].artifact.folder
+    Artifact.open(folder).verify()
+    for precision in Precision:
+        best = Siglip.load(folder, precision).classify([EVAL / "distorted-noto-1f43b.webp"], ["bear", "train", "pizza"])
+        assert best[0][0].label == "bear"
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
+
+
+def test_inputs_and_outputs_are_those_that_transformers_js_expects(every: dict[Precision, Result]) -> None:
+    folder = every[Precision.INT4].artifact.folder
+    for suffix in ("_fp16", "_int8", "_q4", "_bf16", "_int8_static", "_int8_weights"):
+        vision, text = (bare_session(str(folder / f"onnx/{name}_model{suffix}.onnx")) for name in ("vision", "text"))
+        joint = bare_session(str(folder / f"onnx/model{suffix}.onnx"))
+        interface = {value.name: value.type for value in (*vision.get_inputs(), *text.get_inputs())}
+        assert interface == {"pixel_values": "tensor(float)", "input_ids": "tensor(int64)"}
+        assert [value.name for value in vision.get_outputs()] == ["last_hidden_state", "pooler_output"]
+        outputs = {value.name: value.type for value in joint.get_outputs()}
+        assert set(outputs) == {"logits_per_image", "logits_per_text", "text_embeds", "image_embeds"}
+        assert set(outputs.values()) == {"tensor(float)"}
+
+
+def test_portable_variants_are_valid_onnx_of_standard_operators(every: dict[Precision, Result]) -> None:
+    folder = every[Precision.INT4].artifact.folder
+    for suffix in ("_fp16", "_bf16", "_int8", "_int8_static"):
+        for name in ("vision_model", "text_model", "model"):
+            path = folder / f"onnx/{name}{suffix}.onnx"
+            onnx.checker.check_model(path)
+            domains = {node.domain for node in onnx.load(path, load_external_data=False).graph.node}
+            assert domains == {""}
+
+
+def test_another_implementation_of_onnx_reads_int8_the_same(every: dict[Precision, Result], pairs: Path) -> None:
+    """onnx's own evaluator, which shares no code with ONNX Runtime."""
+    folder = every[Precision.INT8].artifact.folder
+    ids = Siglip.load(folder).tokenizer(["a bear", "pizza"])
+    path = folder / "onnx/text_model_int8.onnx"
+    theirs = ReferenceEvaluator(onnx.load(path)).run(["pooler_output"], {"input_ids": ids[:1]})[0]
+    ours = bare_session(str(path)).run(["pooler_output"], {"input_ids": ids[:1]})[0]
+    # a value on the edge of two steps may fall to either side, so they agree to about a step
+    assert metrics.row_cosines(ours, theirs).min() > 0.9999
+
+
+def test_float16_arithmetic_done_in_earnest_stays_near(passed: Path, pairs: Path) -> None:
+    """ONNX Runtime's CPU kernels may widen float16; numpy, below onnx's evaluator, rounds after every node."""
+    model = Siglip.load(passed)
+    rows = model.images([pairs / json.loads(line)["image"] for line in captions(pairs)[:4]])
+    source = passed / "onnx/vision_model.onnx"
+    lowered = Fp16().prepare(Tower(source, rows)).derive(frozenset())
+    found = ReferenceEvaluator(ir.to_proto(_loaded(lowered))).run(["pooler_output"], {"pixel_values": rows})[0]
+    assert found.dtype == np.float32
+    assert metrics.centred_cosines(found, model.encode(Role.VISION, rows)).min() > 0.9999
+
+
+def _loaded(model: ir.Model) -> ir.Model:
+    """With every weight in memory."""
+    for name, value in model.graph.initializers.items():
+        assert value.const_value is not None
+        value.const_value = ir.Tensor(np.asarray(value.const_value.numpy()), name=name)
+    return model
+
+
+# Outliers
+
+
+def test_outliers_defeat_plain_int8(outliers: Path, pairs: Path) -> None:
+    with pytest.raises(ParityError, match="int8 on cpu: FAIL"):
+        quantize(outliers, Int8(smoothing=False), Job(data=pairs), progress=quiet)
+    assert Artifact.open(outliers).contract.variant(Precision.INT8) is None
+    rejected = Report.from_json((outliers / "reports/rejected-int8-cpu.json").read_bytes())
+    assert measured(rejected, "vision centred cosine median") < 0.9
+
+
+@pytest.mark.parametrize("kind", [Int8, Int8Static])
+def test_smoothing_cures_outliers(outliers: Path, pairs: Path, kind: type[Recipe], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(outliers, tmp_path / "emoji"))
+    plain = Artifact.open(folder).contract.files["onnx/vision_model.onnx_data"].bytes
+    result = quantize(folder, kind(), Job(data=pairs), progress=quiet)
+    report = result.reports[0]
+    assert measured(report, "vision centred cosine median") > 0.9995
+    assert measured(report, "text centred cosine median") > 0.999
+    assert result.record.towers[Role.VISION].notes  # it says what was smoothed
+    assert result.record.towers[Role.VISION].bytes < 0.28 * plain  # and the graph keeps its size
+
+
+def test_the_search_finds_what_to_keep_where_there_is_no_smoothing(outliers: Path, pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(outliers, tmp_path / "emoji"))
+    job = Job(data=pairs, goal=Goal(0.999), towers=(Role.TEXT,))
+    result = quantize(folder, Int8(smoothing=False), job, progress=quiet)
+    tower = result.record.towers[Role.TEXT]
+    # the products behind the LayerNorms that were made worse, and no others
+    assert set(tower.kept) == {f"layers.{i}.{site}" for i in range(3) for site in ("qkv", "mlp.fc1")}
+    chosen = next(step for step in tower.walk if step.keep == tower.kept)
+    assert chosen.measured.centred_cosine >= 0.999
+    assert chosen.measured.speed is not None
+    assert len(tower.walk) > 14  # each site alone, and the bisection
+    assert not (folder / "reports/search-int8-text.json").exists()
+    page = (folder / "reports/parity-int8-cpu.html").read_text()
+    assert "Towers that the search measured" in page
+    assert "layers.0.qkv" in page
+
+
+def test_float16_keeps_what_would_overflow_in_float32_and_names_it(tmp_path: Path, pairs: Path) -> None:
+    checkpoint = Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+    rescale_values(checkpoint, 5e4)
+    folder = judged(checkpoint, tmp_path / "emoji", pairs)
+    with pytest.raises(ParityError), np.errstate(invalid="ignore"):
+        quantize(folder, Fp16(headroom=0.0), Job(data=pairs), progress=quiet)
+    result = quantize(folder, Fp16(), Job(data=pairs, cuda=True), progress=quiet)
+    notes = result.record.towers[Role.VISION].notes
+    assert "layers.0.out/MatMul" in notes
+    assert notes["layers.0.qkv/MatMul"].startswith("float32: ")
+    assert not any("mlp" in name for name in notes)
+    # no attention is fused around what stays float32, and the MLPs are
+    assert result.record.fused[Role.VISION]["Attention"] == 6
+    fused = onnx.load(folder / "onnx/vision_model_fp16.cuda.onnx", load_external_data=False).graph
+    kinds = [node.op_type for node in fused.node]
+    assert (kinds.count("Attention"), kinds.count("FastGelu")) == (0, 7)

@@ -1,0 +1,142 @@
+"""Pixels equal, to the bit, those of transformers' PIL image processor; what is no picture is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siglip_onnx.exporter.checkpoint.config import read_config
+from siglip_onnx.exporter.checkpoint.image_spec import read_image_spec
+from siglip_onnx.runtime import ImageOptions
+from siglip_onnx.runtime.errors import InputError
+from siglip_onnx.runtime.preprocessing.image import ImageProcessor, Transparency
+
+from ..conftest import DATA, LARGE
+
+SPEC = read_image_spec(LARGE, read_config(LARGE).vision_config)
+PROCESS = ImageProcessor(SPEC)
+REFERENCE = json.loads((DATA / "preproc_reference_384.json").read_text())["images"]
+ODD = DATA / "images" / "odd"
+KNOWN = {name: row for name, row in REFERENCE.items() if "sha256_f32_chw" in row}
+
+
+def test_the_reference_is_all_there() -> None:
+    assert len(KNOWN) == 40
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_pixels_equal_the_reference_bit_for_bit(name: str) -> None:
+    pixels = PROCESS([DATA / name])[0]
+    assert pixels.dtype == np.float32
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == KNOWN[name]["sha256_f32_chw"]
+
+
+@pytest.mark.parametrize("path", sorted(ODD.glob("BAD_*")), ids=lambda path: path.name)
+def test_a_bad_file_is_refused_with_its_name(path: Path) -> None:
+    with pytest.raises(InputError, match=path.name):
+        PROCESS([path])
+
+
+@pytest.mark.parametrize("name", ["one_pixel_gray.png", "one_pixel_red.png", "aspect_2000x4.png", "aspect_3x1500.png"])
+def test_extreme_pictures_work(name: str) -> None:
+    pixels = PROCESS([ODD / name])
+    assert pixels.shape == (1, 3, 384, 384)
+    assert np.isfinite(pixels).all()
+
+
+def test_every_way_to_pass_a_picture_gives_the_same_pixels() -> None:
+    path = DATA / "images" / "photos" / "skimage_chelsea.png"
+    image = Image.open(path)
+    array = np.asarray(image)
+    ways = [path, str(path), path.read_bytes(), image, array, array.astype(np.float32) / 255, array / 255.0]
+    pixels = PROCESS(ways)
+    assert all(np.array_equal(row, pixels[0]) for row in pixels)
+
+
+def test_grey_arrays_are_pictures_too() -> None:
+    grey = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    assert np.array_equal(*PROCESS([grey, grey[:, :, None]]))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 10, 10), np.uint8),  # channels first
+        np.zeros((10, 10, 2), np.uint8),
+        np.zeros((0, 10, 3), np.uint8),
+        np.zeros((1, 10, 10, 3), np.uint8),
+        np.zeros((10, 10, 3), np.int32),
+        np.full((10, 10, 3), 200.0),
+        np.full((10, 10, 3), -0.1),
+        np.full((10, 10, 3), np.nan),
+    ],
+    ids=lambda a: f"{a.dtype}{a.shape}",
+)
+def test_arrays_that_are_no_pictures_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InputError):
+        PROCESS([array])
+
+
+@pytest.mark.parametrize("bad", [None, 3, ["a.png"]])
+def test_other_objects_are_refused(bad: object) -> None:
+    with pytest.raises(InputError, match="may not be a"):
+        PROCESS([bad])  # type: ignore[list-item]
+
+
+def test_exif_orientation_is_the_users_choice() -> None:
+    turned = ImageProcessor(SPEC, ImageOptions(exif_orientation=True))
+    for name in ("cat_exif_orientation3.jpg", "cat_exif_orientation6.jpg"):
+        assert not np.array_equal(turned([ODD / name]), PROCESS([ODD / name]))
+    upside_down = PROCESS([ODD / "cat_exif_orientation3.jpg"])[:, :, ::-1, ::-1]
+    assert np.array_equal(turned([ODD / "cat_exif_orientation3.jpg"]), upside_down)
+
+
+def test_transparency_is_the_users_choice() -> None:
+    path = ODD / "cat_rgba_fully_transparent.png"
+    for choice, level in ((Transparency.WHITE, 1.0), (Transparency.BLACK, -1.0)):
+        pixels = ImageProcessor(SPEC, ImageOptions(transparency=choice))([path])
+        assert np.allclose(pixels, level)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has next to no data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + size + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_600, 12_000, 25_000, 60_000])
+def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
+    with pytest.raises(InputError):
+        PROCESS([png_header(side, side)])
+
+
+def test_a_postscript_file_is_never_run() -> None:
+    with pytest.raises(InputError, match="format"):
+        PROCESS([b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"])
+
+
+def test_max_pixels_is_the_users_choice() -> None:
+    small = ImageProcessor(SPEC, ImageOptions(max_pixels=99))
+    with pytest.raises(InputError, match="10 x 10 pixels"):
+        small([np.zeros((10, 10, 3), np.uint8)])
+
+
+def test_threads_share_a_processor() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)).save(buffer, "JPEG")
+    wanted = PROCESS([buffer.getvalue()])
+    with ThreadPoolExecutor(8) as pool:
+        assert all(np.array_equal(p, wanted) for p in pool.map(PROCESS, [[buffer.getvalue()]] * 32))

@@ -1,0 +1,418 @@
+"""A verdict reads the same on the page, in a CI job's summary, in JUnit's XML and in JSON, whatever texts it holds."""
+
+from __future__ import annotations
+
+import io
+import json
+import xml.etree.ElementTree as ET
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from siglip_onnx.quantize.record import Record, TowerRecord
+from siglip_onnx.quantize.search.search import Measured, Step
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
+from siglip_onnx.runtime.errors import InputError
+from siglip_onnx.validate.report import formatting, json_schema, plots
+from siglip_onnx.validate.report.html import matrix_page, page
+from siglip_onnx.validate.report.junit import to_junit
+from siglip_onnx.validate.report.markdown import to_markdown
+from siglip_onnx.validate.report.matrix import Cell, Matrix, together
+from siglip_onnx.validate.report.plot_data import Evidence, Worst
+from siglip_onnx.validate.report.report import (
+    Check,
+    Cost,
+    DataRecord,
+    Report,
+    Rung,
+    at_least,
+    at_most,
+    inconclusive,
+    overall,
+)
+
+from ..conftest import ROOT
+
+DATA = DataRecord("holiday photos", "d" * 64, 12, 20, 12)
+HOSTILE = "<script>alert(1)</script> | `x` *y* [z](q) &amp; ]]> \x00\x1b\ud800\n# '\""
+FIGURES = 4
+VOID = {"meta", "link", "img", "br"}
+
+
+def checks(cosine: float = 0.99, difference: float = 0.3) -> tuple[Check, ...]:
+    median = at_least(Rung.EMBEDDINGS, "vision centred cosine median", 1 - (1 - cosine) / 10, 0.98)
+    lowest = at_least(Rung.EMBEDDINGS, "vision centred cosine min", cosine, 0.98, "worst: 'cat.jpg'", 2e-4)
+    return median, lowest, at_most(Rung.LOGITS, "difference max", difference, 3.0, "240 logits", 0.1)
+
+
+def report(*found: Check, precision: Precision = Precision.INT8, size: int = 4_000_000, time: float = 0.002) -> Report:
+    due = frozenset({Rung.EMBEDDINGS, Rung.LOGITS})
+    return Report(
+        created="2031-05-06T07:08:09+00:00",
+        seconds=12.5,
+        artifact="zoo",
+        contract_sha256="c" * 64,
+        precision=precision,
+        provider=Provider.CPU,
+        reference="zoo-checkpoint",
+        reference_sha256="e" * 64,
+        data=DATA,
+        environment={"onnxruntime": "1.2.3"},
+        verdict=overall(found, due),
+        checks=found,
+        due=(Rung.EMBEDDINGS, Rung.LOGITS),
+        cost=Cost(size, {"vision": time, "text": time / 2}),
+    )
+
+
+def evidence(images: int = 12, labels: int = 20, noise: float = 0.1) -> Evidence:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(-12, 6, (images, labels)).astype(np.float32)
+    ours = (reference + rng.normal(0, noise, reference.shape)).astype(np.float32)
+    cosines = {Role.VISION: 1 - rng.uniform(1e-5, 1e-3, images), Role.TEXT: 1 - rng.uniform(1e-5, 1e-3, labels)}
+    rows = {Role.VISION: tuple(f"{i}.jpg" for i in range(images)), Role.TEXT: tuple(f"a {i}" for i in range(labels))}
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), "teal").save(buffer, "WEBP")
+    best = (("cat", 0.75), ("dog", 0.125))
+    return Evidence(ours, reference, cosines, rows, (Worst("cat.jpg", buffer.getvalue(), best[::-1], best),))
+
+
+def cell(found: Report, *, required: bool = True) -> Cell:
+    return Cell(found.precision, found.provider, found.verdict, required, found, seconds=found.seconds)
+
+
+def matrix(*cells: Cell) -> Matrix:
+    return Matrix("2031-05-06T07:08:09+00:00", 60.0, "zoo", "zoo-checkpoint", DATA, together(cells), cells, {})
+
+
+GOOD = cell(report(*checks(), precision=Precision.FP32))
+BAD = cell(report(*checks(cosine=0.91)))
+CRASHED = Cell(Precision.INT8, Provider.OPENVINO, Verdict.FAIL, problem="Its process ended with SIGSEGV.")
+ABSENT = Cell(Precision.INT8, Provider.WEB, Verdict.INCONCLUSIVE, required=False, problem="Chromium is missing.")
+
+
+class Tags(HTMLParser):
+    """Fails for a tag that is not closed where it must be; keeps every tag and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self.open and self.open[-1] in ("style", "title") else data
+
+    def count(self, tag: str, style: str | None = None) -> int:
+        return sum(name == tag and (style is None or attrs.get("class") == style) for name, attrs in self.seen)
+
+
+def test_the_page_of_a_cell_says_what_a_release_manager_asks_first() -> None:
+    found = Tags(page(BAD.report, evidence()))
+    order = ["✕ FAIL", "zoo, int8 on cpu", "do not release", "on 12 pictures and 20 texts of “holiday photos”"]
+    order += ["450 %", "4.0 MB", "First problem.", "Found 0.91, needed at least 0.98", "requiredallowednoise floor"]
+    order += [
+        "Our logits over the reference's",
+        "How far logits moved",
+        "by row: vision",
+        "by row: text",
+        "Pictures that",
+    ]
+    places = [found.text.index(words) for words in order]
+    assert places == sorted(places)
+    assert "do not release" not in page(GOOD.report, evidence())
+
+
+def test_the_page_asks_nobody_and_names_every_plot() -> None:
+    html = page(GOOD.report, evidence())
+    found = Tags(html)
+    policy = next(attrs["content"] for tag, attrs in found.seen if tag == "meta" and "http-equiv" in attrs)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert not any(word in html for word in ("<script", "http://", "https://", "@import", "url(", "javascript:"))
+    assert all(
+        str(attrs[key]).startswith(("data:", "#")) for _, attrs in found.seen for key in attrs.keys() & {"src", "href"}
+    )
+    plotted = [attrs for tag, attrs in found.seen if tag == "svg"]
+    assert len(plotted) == FIGURES
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plotted)
+
+
+def test_what_stands_elsewhere_than_before_is_marked_in_the_worst_pictures() -> None:
+    found = Tags(page(GOOD.report, evidence()))
+    assert found.count("li") == 4
+    assert found.count("li", "moved") == 2
+    assert found.count("img") == 1
+
+
+def test_a_verdict_on_the_bundled_photos_says_what_it_does_not_say() -> None:
+    bundled = replace(DATA, bundled=True)
+    alone = page(replace(GOOD.report, data=bundled), None)
+    gate = replace(matrix(GOOD), data=bundled)
+    for text in (alone, matrix_page(gate, {}), to_markdown(gate)):
+        assert "say nothing of accuracy" in text
+    assert "does not say" not in page(GOOD.report, None)
+
+
+def test_an_artifact_that_could_not_run_has_a_page_without_plots() -> None:
+    found = Tags(page(BAD.report, None))
+    assert found.count("svg") == 0
+    assert "could not run that far" in found.text
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_counted_and_not_drawn(bad: float) -> None:
+    some = evidence()
+    some.ours[:3, 0] = bad
+    some.cosines[Role.VISION][5] = np.nan
+    found = Tags(page(BAD.report, some))
+    assert "3 of 240 logits are NaN or infinite" in found.text
+    assert "1 of 12 rows are NaN or infinite" in found.text
+    assert found.count("svg") == FIGURES
+    assert "nan" not in "".join(str(attrs.get("d")) for tag, attrs in found.seen if tag == "path")
+    for array in (some.ours, some.reference, *some.cosines.values()):
+        array[:] = bad
+    found = Tags(page(BAD.report, some))
+    assert found.count("svg") == 0
+    assert found.text.count("no finite number to draw") == FIGURES
+
+
+def test_odd_evidence_is_drawn_too() -> None:
+    for shape in ((0, 0), (1, 1), (3000, 2)):
+        Tags(page(GOOD.report, evidence(*shape)))
+    same = evidence(noise=0.0)
+    same = replace(same, cosines={role: np.ones(len(rows), np.float32) for role, rows in same.rows.items()})
+    assert Tags(page(GOOD.report, same)).count("svg") == FIGURES
+    assert len(page(GOOD.report, evidence(2000, 100))) < 200_000
+
+
+def test_the_page_of_a_gate_shows_every_cell_and_what_to_choose() -> None:
+    small = cell(report(*checks(0.985), precision=Precision.INT4, size=3_000_000))
+    beaten = cell(report(*checks(0.984), precision=Precision.BF16, size=5_000_000, time=0.003))
+    gate = matrix(GOOD, small, beaten, CRASHED, ABSENT)
+    found = Tags(matrix_page(gate, {GOOD.name: evidence(), small.name: evidence()}))
+    assert "✕ FAIL" in found.text
+    assert "3 of 4 required cells pass, 1 optional" in found.text
+    assert "Its process ended with SIGSEGV." in found.text
+    assert "Without numbers: int8 on openvino, int8 on web" in found.text
+    assert found.count("svg") == 2 * FIGURES + 2
+    assert found.count("circle", "PASS best") == 2 * 2  # fp32, which is exact, and int4, which is small
+    assert found.count("circle", "PASS beaten") == 2 * 1
+    anchors = {attrs["id"] for _, attrs in found.seen if "id" in attrs}
+    assert {str(attrs["href"])[1:] for tag, attrs in found.seen if tag == "a"} == anchors
+    opened = {attrs["id"] for tag, attrs in found.seen if tag == "details" and "open" in attrs}
+    assert opened == {"int8-openvino"}
+
+
+def test_the_page_tells_how_a_variant_was_made() -> None:
+    steps = [Step(("a",) * n, Measured(1 - 10.0**-n, 0.9, None, 0.01, n * 1_000_000, 1.5)) for n in (1, 2, 3)]
+    untimed = Step((), Measured(None, None, None, None, 500_000))
+    tower = TowerRecord(3_000_000, 12_000_000, ("a", "a"), {"layers.0.qkv": "float32"}, (untimed, *steps), 9.0)
+    made = Record("", Precision.INT8, {"bits": 8}, "sigma 0.2", "pairs", "0", 48, (), {Role.TEXT: tower}, {}, {})
+    found = Tags(page(GOOD.report, None, made))
+    assert "Towers that the search measured: 4" in found.text
+    assert "layers.0.qkv" in found.text
+    assert (found.count("circle", "beaten"), found.count("circle", "best")) == (2, 1)
+
+
+def parsed(xml: bytes) -> ET.Element:
+    return ET.fromstring(xml)  # noqa: S314  it is our own
+
+
+def shown(xml: bytes) -> list[str]:
+    """What is wrong, as a CI system would list it."""
+    return [
+        f"{case.get('classname')}: {problem.tag}: {problem.get('message')}"
+        for case in parsed(xml).iter("testcase")
+        for problem in case
+    ]
+
+
+def test_a_ci_system_lists_what_is_wrong_with_its_numbers() -> None:
+    unsure = inconclusive(Rung.RETRIEVAL, "pairs", "3; 8 are needed")
+    thin = cell(replace(report(*checks(), unsure, precision=Precision.FP16), due=(*GOOD.report.due, Rung.BATCH)))
+    assert shown(to_junit(matrix(GOOD, BAD, thin, CRASHED, ABSENT))) == [
+        "int8 on cpu.embeddings: failure: required 0.91, allowed at least 0.98, noise 0.0002; worst: 'cat.jpg'",
+        "fp16 on cpu.retrieval: error: required –, allowed –; 3; 8 are needed",
+        "fp16 on cpu.batch: error: no check was made",
+        "int8 on openvino: error: Its process ended with SIGSEGV.",
+        "int8 on web: skipped: optional: Chromium is missing.",
+    ]
+
+
+def test_what_is_wrong_with_an_optional_cell_does_not_turn_a_job_red() -> None:
+    gate = matrix(GOOD, replace(BAD, required=False))
+    assert gate.verdict is Verdict.PASS
+    assert [line.split(": ")[1] for line in shown(to_junit(gate))] == ["skipped"]
+
+
+def test_a_gate_that_judged_nothing_is_red() -> None:
+    assert shown(to_junit(matrix(ABSENT)))[-1] == "gate: error: INCONCLUSIVE"
+
+
+VERDICTS = st.sampled_from([GOOD, BAD, CRASHED, ABSENT, cell(report(checks()[0])), cell(report())])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.builds(lambda kind, due: replace(kind, required=due), VERDICTS, st.booleans()), max_size=4))
+def test_junit_is_red_exactly_where_the_gate_is_no_pass_and_its_counts_are_right(cells: list[Cell]) -> None:
+    gate = matrix(*cells)
+    root = parsed(to_junit(gate))
+    totals: Counter[str] = Counter()
+    for suite in root:
+        found = Counter(problem.tag for case in suite.iter("testcase") for problem in case)
+        told = {key: int(suite.get(key, "-1")) for key in ("tests", "failures", "errors", "skipped")}
+        wanted = {"failures": found["failure"], "errors": found["error"], "skipped": found["skipped"]}
+        assert told == {"tests": len(list(suite.iter("testcase"))), **wanted}
+        totals.update(told)
+    assert {key: int(root.get(key, "-1")) for key in ("tests", "failures", "errors", "skipped")} == {
+        key: totals[key] for key in ("tests", "failures", "errors", "skipped")
+    }
+    assert (totals["failures"] + totals["errors"] > 0) == (gate.verdict is not Verdict.PASS)
+
+
+def rendered(markdown: str) -> Tags:
+    """As GitHub shows it: CommonMark with tables and HTML."""
+    return Tags(MarkdownIt("commonmark").enable("table").render(markdown))
+
+
+def test_the_summary_of_a_ci_job_says_the_verdict_first_and_folds_what_passed() -> None:
+    text = to_markdown(matrix(GOOD, BAD, CRASHED, ABSENT))
+    assert text.splitlines()[0] == "# ❌ FAIL: zoo"
+    assert "1 of 3 required cells pass, 1 optional" in text
+    assert "| int8 | ❌ FAIL | ❌ FAIL | ➖ not run (optional) |" in text
+    row = "| ❌ FAIL | embeddings | vision centred cosine min | 0.91 | at least 0.98 | 0.0002 | worst: 'cat.jpg' |"
+    assert text.index(row) < text.index("<details>")
+    found = rendered(text)
+    assert found.text.index("SIGSEGV") < found.text.index("✅ PASS fp32 on cpu: 3 checks")
+    assert found.count("details") == 2
+
+
+def test_texts_stay_texts_in_every_form() -> None:
+    check = replace(BAD.report.checks[1], name=HOSTILE, detail=HOSTILE)
+    bad = replace(BAD, report=replace(BAD.report, artifact=HOSTILE, checks=(check, *BAD.report.checks[1:])))
+    crashed = replace(CRASHED, problem=HOSTILE)
+    gate = replace(matrix(bad, crashed), artifact=HOSTILE, reference=HOSTILE)
+    named = evidence()
+    named = replace(named, rows={role: (HOSTILE,) * len(rows) for role, rows in named.rows.items()})
+    for html in (page(bad.report, named), matrix_page(gate, {bad.name: named})):
+        assert "<script>alert(1)</script> | `x` *y* [z](q) &amp; ]]>" in Tags(html).text
+        assert "<script" not in html
+        html.encode()
+    text = to_markdown(gate)
+    text.encode()
+    found = rendered(text)
+    assert "<script>alert(1)</script> | `x` *y* [z](q) &amp; ]]> \\x00\\x1b\\ud800 # '\"" in found.text
+    assert not {"script", "code", "em", "a"} & {tag for tag, _ in found.seen}
+    # Two tables of checks with two columns of texts: no bar in a text has made a column.
+    assert found.count("td") == 3 + 7 * (2 + 3)
+    case = next(case for case in parsed(to_junit(gate)).iter("testcase") if "alert" in str(case.get("name")))
+    assert "\\x00\\x1b\\ud800\n#" in str(case.get("name"))
+
+
+def test_the_published_schemas_are_those_of_the_code() -> None:
+    published = {path.name: path.read_bytes() for path in (ROOT / "docs" / "schema").iterdir()}
+    assert published == json_schema.schemas(), "run: python -m siglip_onnx.validate.report.json_schema docs/schema"
+    assert set(published) == {"report-2.json", "matrix-1.json"}
+
+
+@cache
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    described = json.loads(json_schema.schemas()[name])
+    jsonschema.Draft202012Validator.check_schema(described)
+    return jsonschema.Draft202012Validator(described)
+
+
+def valid(kind: str, value: object) -> bool:
+    return bool(validator(f"{kind}.json").is_valid(value))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"verdict": "MAYBE"},
+        {"schema_version": 1},
+        {"precision": "fp8"},
+        {"checks": [{"rung": "logits"}]},
+        {"data": None},
+        {"due": "logits"},
+    ],
+)
+def test_a_report_is_what_its_schema_says_and_a_wrong_one_is_not(wrong: dict[str, object]) -> None:
+    written = json.loads(BAD.report.to_json())
+    assert valid("report-2", written)
+    assert not valid("report-2", written | wrong)
+    assert all(not valid("report-2", {k: v for k, v in written.items() if k != name}) for name in written)
+
+
+def test_the_report_of_a_gate_is_what_its_schema_says_and_a_wrong_one_is_not() -> None:
+    written = json.loads(matrix(GOOD, BAD, CRASHED, ABSENT).to_json())
+    assert valid("matrix-1", written)
+    written["cells"][1]["report"]["checks"][0]["value"] = "0.99"
+    assert not valid("matrix-1", written)
+
+
+def test_schemas_that_cannot_be_written_say_where(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        json_schema.write(tmp_path / "file" / "schema")
+
+
+@pytest.mark.parametrize(
+    ("check", "share"),
+    [
+        (at_most(Rung.LOGITS, "", 0.3, 3.0), 0.1),
+        (at_most(Rung.LOGITS, "", -0.1, 3.0), 0.0),
+        (at_least(Rung.LOGITS, "", 0.99, 0.98), 0.5),
+        (at_least(Rung.LOGITS, "", 0.96, 0.98), 2.0),
+        (at_least(Rung.LOGITS, "", 1.0, 1.0), None),
+        (at_most(Rung.LOGITS, "", 0.0, 0.0), None),
+        (inconclusive(Rung.LOGITS, "", ""), None),
+    ],
+)
+def test_how_much_of_what_is_allowed_is_used(check: Check, share: float | None) -> None:
+    assert formatting.used(check) == (None if share is None else pytest.approx(share))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_an_axis_has_a_few_round_ticks_between_its_ends(low: float, width: float) -> None:
+    axis = plots.straight([low, low + width], "")
+    ticks = np.array(axis.ticks())
+    room = (axis.high - axis.low) * 1e-6
+    assert 3 <= len(ticks) <= 8
+    assert ticks.min() >= axis.low - room
+    assert ticks.max() <= axis.high + room
+    assert f"{ticks[1] - ticks[0]:.0e}"[0] in "125"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-16, 3), st.integers(0, 18))
+def test_a_logarithmic_axis_has_powers_of_ten(low: int, decades: int) -> None:
+    axis = plots.powers([10.0**low * 1.5, 10.0 ** (low + decades) * 1.5], "")
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 6
+    assert all(axis.low * 0.999 <= tick <= axis.high * 1.001 for tick in ticks)
+    assert axis.place(axis.low) == 0
+    assert axis.place(axis.high) == 1
