@@ -25,9 +25,9 @@ test-gate: $(READY)
 
 # Real consumers, each in an environment of its own, and the table of what they proved.
 interop: $(READY)
-	$(BIN)/python interop/environments.py
-	$(BIN)/pytest interop
-	$(BIN)/python interop/table.py --check
+	$(BIN)/python tests/interop/environments.py
+	$(BIN)/pytest tests/interop
+	$(BIN)/python tests/interop/table.py --check
 
 lint: $(READY)
 	$(BIN)/ruff check .

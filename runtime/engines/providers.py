@@ -43,7 +43,7 @@ class ProviderSpec:
         options: Its options in ONNX Runtime.
         concurrent: Whether several threads may run one session at a time.
         npm: For those that run in JavaScript, the npm packages that they need, all of them, with the versions that were
-            proved (interop/package.json). `install` then has the folder to put them into as `{folder}`.
+            proved (tests/interop/package.json). `install` then has the folder to put them into as `{folder}`.
         by_name_only: Whether it is used where it is asked for, and never chosen by `auto`.
     """
 

@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 ACTION = read(ROOT / "action.yml")
-TEMPLATE = read(ROOT / "ci" / "gitlab.yml")[".siglip-onnx"]
+TEMPLATE = read(ROOT / "examples" / "ci" / "gitlab.yml")[".siglip-onnx"]
 
 
 def shell(script: str, folder: Path, environment: Mapping[str, str]) -> Run:

@@ -11,7 +11,7 @@ from .fault import Fault, Found
 from .judge import ROOT
 
 PAGE: Final = ROOT / "docs" / "parity.md"
-ELSEWHERE: Final = ROOT / "build" / "interop" / "elsewhere.json"  # written by interop/faults_elsewhere.py
+ELSEWHERE: Final = ROOT / "build" / "interop" / "elsewhere.json"  # written by tests/interop/faults_elsewhere.py
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 TOOLS: Final = ("optimum", "Polygraphy", "torch.onnx")
 CONTROL: Final = "none"
@@ -27,7 +27,7 @@ pictures, one and two threads, fp32 and int8; a single FAIL fails it. Both use t
 `margin`: so few pictures cannot prove .02.
 
 The last three columns say what other tools make of the same graphs, each as it compares by default, where the fault is
-one of a tower's graph or weights; they look at nothing else. `python -m interop.faults_elsewhere` asks them.
+one of a tower's graph or weights; they look at nothing else. `python -m tests.interop.faults_elsewhere` asks them.
 """
 
 Table = list[list[str]]

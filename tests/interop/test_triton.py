@@ -20,7 +20,7 @@ import pytest
 from siglip_onnx.exporter import export
 from siglip_onnx.exporter.layouts import Layout, write_layout
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PLACE = Path(os.environ.get("INTEROP_TRITON", ROOT / "build" / "interop" / "triton"))
 MODELS = ("siglip_image", "siglip_preprocess", "siglip_text", "siglip_vision")
 READ = """

@@ -1,6 +1,6 @@
 """What other tools say to the faulty towers of tests/faults, for the table in docs/parity.md.
 
-    python -m interop.faults_elsewhere   # needs the environments `optimum` and `polygraphy`
+    python -m tests.interop.faults_elsewhere   # needs the environments `optimum` and `polygraphy`
 
 Each tool compares as it does by default, on inputs that it makes up itself. What they say is kept in
 build/interop/elsewhere.json, from where `python -m tests.faults` takes it.

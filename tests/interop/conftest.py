@@ -27,7 +27,7 @@ from .compare import Comparison
 from .consumers import Json, Samples
 from .ledger import Cannot, Prove, proving, refusing
 
-ROOT: Final = Path(__file__).parent.parent
+ROOT: Final = Path(__file__).parents[2]
 CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
 EVAL: Final = ROOT / "examples" / "emoji" / "eval"
 SAMPLES: Final = 8

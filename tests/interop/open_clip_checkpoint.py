@@ -1,6 +1,6 @@
 """Write a small SigLIP checkpoint as open_clip's push_to_hf_hub does, and what open_clip computes with it.
 
-    build/interop/open_clip/bin/python interop/open_clip_checkpoint.py OUT [--family base|so400m]
+    build/interop/open_clip/bin/python tests/interop/open_clip_checkpoint.py OUT [--family base|so400m]
 
 OUT gets open_clip_model.safetensors, open_clip_config.json, spiece.model (that of the bundled model), and expected.npz:
 
@@ -35,7 +35,7 @@ import torch
 from open_clip.push_to_hf_hub import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
 
-SPIECE: Final = Path(__file__).parent.parent / "examples" / "emoji" / "checkpoint" / "spiece.model"
+SPIECE: Final = Path(__file__).parents[2] / "examples" / "emoji" / "checkpoint" / "spiece.model"
 TEXTS: Final = ("bear", "a red apple", "woman health worker", "a long text " * 40)
 EOS: Final = 1  # the end id of SigLIP's vocabularies, with which they pad, too
 SIZE: Final = 64

@@ -1,7 +1,7 @@
 """What the tests proved, and the table of it in docs/compatibility.md.
 
-python interop/table.py            # put the table of the last run into the page
-python interop/table.py --check    # fail if the page has another table
+python tests/interop/table.py            # put the table of the last run into the page
+python tests/interop/table.py --check    # fail if the page has another table
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).parent.parent
+ROOT: Final = Path(__file__).parents[2]
 RECORD: Final = ROOT / "build" / "interop" / "compatibility.json"
 PAGE: Final = ROOT / "docs" / "compatibility.md"
-BEGIN: Final = "<!-- proved by `make interop`; written by interop/table.py -->"
+BEGIN: Final = "<!-- proved by `make interop`; written by tests/interop/table.py -->"
 END: Final = "<!-- end of what was proved -->"
 
 # What does not depend on the variant, such as a tokenizer.
@@ -133,7 +133,10 @@ def main(arguments: Sequence[str]) -> int:
     page = options.page.read_text()
     wanted = put(page, render(read()))
     if options.check and page != wanted:
-        print(f"The table in {options.page} is not what the last run proved: python interop/table.py", file=sys.stderr)
+        print(
+            f"The table in {options.page} is not what the last run proved: python tests/interop/table.py",
+            file=sys.stderr,
+        )
         return 1
     if not options.check:
         options.page.write_text(wanted)

@@ -2,8 +2,8 @@
 
 Versions are pinned by package-lock.json and the .txt files here. What is there already, with the same pins, stays.
 
-    python interop/environments.py            # all
-    python interop/environments.py optimum    # one
+    python tests/interop/environments.py            # all
+    python tests/interop/environments.py optimum    # one
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def folder(name: str) -> Path:
     """
     ready = BUILD / name / ".ready"
     if not ready.is_file() or ready.read_text() != _pins(name):
-        raise MissingError(f"The environment {name!r} is missing or out of date: run `python interop/environments.py`.")
+        raise MissingError(
+            f"The environment {name!r} is missing or out of date: run `python tests/interop/environments.py`."
+        )
     return ready.parent
 
 
