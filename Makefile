@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-# Tests that this machine cannot run are counted at the end, by reason; tests/not_run.py says which have to run where.
+# Tests that this machine cannot run are counted at the end, by reason; tests/support/not_run.py says which have to run where.
 test: $(READY)
 	$(BIN)/pytest
 

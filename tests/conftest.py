@@ -21,7 +21,7 @@ from siglip_onnx.runtime.artifact.artifact import record_files, write_contract
 from siglip_onnx.runtime.artifact.contract import Contract, Precision
 from siglip_onnx.validate import Gates, Report, Terms, store, validate
 
-from . import not_run
+from .support import not_run
 from .support.outliers import rescale_norms
 
 privacy.opt_out()  # for tests that import onnxruntime themselves

@@ -18,8 +18,8 @@ from siglip_onnx.quantize import RECIPES, Job, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate import store, validate
-from tests import not_run
 from tests.conftest import FEW, quick_pairs
+from tests.support import not_run
 
 from . import table
 from .answers import Answers, FloatArray, array, sigmoid
