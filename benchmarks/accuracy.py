@@ -4,10 +4,10 @@
     python benchmarks/accuracy.py --nncf PYTHON       # and NNCF, by a Python that has nncf and onnx
 
 Calibration takes pairs of examples/emoji/eval, some of which are among what is measured. Everything is measured
-on 5,556 pictures (every concept in three styles,
-distorted anew where the training saw the style) and 1,852 labels. R@1 is pictures to texts, and texts to pictures
-within each style; the interval is that of the paired difference to fp32, from 1,000 bootstrap samples of the pictures
-or texts. Speed is the median ratio to fp32 over 40 runs in turns, one picture or text each.
+on 5,556 images (every concept in three styles,
+distorted anew where the training saw the style) and 1,852 labels. R@1 is images to texts, and texts to images
+within each style; the interval is that of the paired difference to fp32, from 1,000 bootstrap samples of the images
+or texts. Speed is the median ratio to fp32 over 40 runs in turns, one image or text each.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from siglip_onnx.quantize import (  # noqa: E402
     Int8,
     Int8Static,
     Int8Weights,
-    Job,
+    QuantizeRequest,
     Recipe,
     quantize,
 )
@@ -58,14 +58,14 @@ ROUNDS, BOOTSTRAPS, SEED = 40, 1000, 99
 COLUMNS = (
     "variant",
     "MB (of fp32)",
-    "picture, speed",
+    "image, speed",
     "text, speed",
-    "centred cosine, pictures",
-    "centred cosine, texts",
+    "centered cosine, images",
+    "centered cosine, texts",
     "logit sigma",
     "top-1 agreement",
-    "R@1 pictures to texts",
-    "R@1 texts to pictures",
+    "R@1 images to texts",
+    "R@1 texts to images",
 )
 OURS: dict[str, tuple[Recipe, float | None]] = {
     "fp16": (Fp16(), None),
@@ -99,7 +99,7 @@ class World:
         return np.asarray((self.ids[:, None] == self.ids[None]).all(2))
 
 
-def pictures(model: Siglip) -> Array:
+def images(model: Siglip) -> Array:
     import torch
 
     rng = torch.Generator().manual_seed(SEED)
@@ -114,18 +114,18 @@ def world(folder: Path) -> World:
     model = Siglip.load(folder)
     paths = {role: model.artifact.path(model.artifact.graph(role, model.precision).path) for role in Role}
     labels = [concept.label for concept in load_concepts()]
-    rows = {Role.VISION: pictures(model), Role.TEXT: model.tokenizer(labels)}
+    rows = {Role.VISION: images(model), Role.TEXT: model.tokenizer(labels)}
     wanted = {role: embed(runner(paths[role]), rows[role]) for role in rows}
     return World(rows[Role.VISION], rows[Role.TEXT], model.logits, paths, wanted)
 
 
 def hits(logits: Array, truth: NDArray[np.bool_]) -> dict[str, Array]:
-    """Which pictures find their text first, and which texts their picture within each style."""
+    """Which images find their text first, and which texts their image within each style."""
     n = len(truth)
     best = logits.argmax(1)
     found = [truth[np.arange(n), best[s * n : (s + 1) * n]] for s in range(len(STYLES))]
     turned = [truth[np.arange(n), logits[s * n : (s + 1) * n].argmax(0)] for s in range(len(STYLES))]
-    return {"pictures": np.concatenate(found), "texts": np.concatenate(turned)}
+    return {"images": np.concatenate(found), "texts": np.concatenate(turned)}
 
 
 def interval(ours: Array, theirs: Array) -> str:
@@ -164,7 +164,7 @@ def row(name: str, paths: dict[Role, Path], here: World) -> None:
         Role.TEXT: embed(runner(paths[Role.TEXT]), here.ids),
     }
     ours, theirs = (here.logits(*(normalized(e[r]) for r in (Role.VISION, Role.TEXT))) for e in (found, here.wanted))
-    cosines = [f"{metrics.centred_cosines(found[r], here.wanted[r]).mean():.6f}" for r in (Role.VISION, Role.TEXT)]
+    cosines = [f"{metrics.centered_cosines(found[r], here.wanted[r]).mean():.6f}" for r in (Role.VISION, Role.TEXT)]
     bytes_, before = (sum(size(p[role]) for role in (Role.VISION, Role.TEXT)) for p in (paths, here.fp32))
     after, first = hits(ours, here.truth), hits(theirs, here.truth)
     cells = [
@@ -174,7 +174,7 @@ def row(name: str, paths: dict[Role, Path], here: World) -> None:
         *cosines,
         f"{metrics.residual_sigma(ours, theirs):.4f}",
         f"{metrics.agreement(ours, theirs).top1:.4f}",
-        interval(after["pictures"], first["pictures"]),
+        interval(after["images"], first["images"]),
         interval(after["texts"], first["texts"]),
     ]
     print("| " + " | ".join(cells) + " |", flush=True)
@@ -186,7 +186,7 @@ def ours(folder: Path, here: World, only: list[str]) -> None:
         if only and name not in only:
             continue
         goal = Goal(target) if target else None
-        job = Job(data=EMOJI / "eval", goal=goal, overwrite=True, keep_failing=True)
+        job = QuantizeRequest(data=EMOJI / "eval", goal=goal, overwrite=True, keep_failing=True)
         result = quantize(folder, recipe, job, progress=lambda step: None)
         verdict = result.reports[0].verdict
         paths = {role: folder / result.artifact.graph(role, recipe.precision).path for role in here.fp32}
@@ -252,7 +252,7 @@ def main() -> None:
     ours(folder, here, args.only)
     if not args.only:
         others(here, args.scratch, args.nncf, folder)
-    print(json.dumps({"pictures": len(here.pixels), "texts": len(here.ids)}))
+    print(json.dumps({"images": len(here.pixels), "texts": len(here.ids)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Embed many generated pictures while processes are killed; then every row must be there once, and memory flat.
+"""Embed many generated images while processes are killed; then every row must be there once, and memory flat.
 
     python benchmarks/bulk.py build/demo/emoji build/bulk --count 100000 --kills 12
     python benchmarks/bulk.py build/demo/emoji build/bulk --count 100000 --kills 6 --engine ray --workers 2
@@ -28,8 +28,8 @@ from PIL import Image
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def pictures(folder: Path, count: int) -> None:
-    """Distinct pictures, a thousand in a folder; one in 997 is damaged."""
+def images(folder: Path, count: int) -> None:
+    """Distinct images, a thousand in a folder; one in 997 is damaged."""
     rng = np.random.default_rng(0)
     for number in range(count):
         place = folder / f"{number // 1000:04}" / f"{number:07}.png"
@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    source, out = args.folder / f"pictures-{args.count}", args.folder / f"{args.engine}-{args.count}.parquet"
-    pictures(source, args.count)
+    source, out = args.folder / f"images-{args.count}", args.folder / f"{args.engine}-{args.count}.parquet"
+    images(source, args.count)
     out.unlink(missing_ok=True)
     command = [sys.executable, "-m", "siglip_onnx", "embed", str(args.artifact), str(source), "-o", str(out)]
     command += ["--save-every", "5", "--engine", args.engine, "--workers", str(args.workers)]
@@ -119,8 +119,8 @@ def report(
     due = [str(source / f"{number // 1000:04}" / f"{number:07}.png") for number in range(count)]
     bad = [place for place, error in enumerate(errors) if error]
     print(f"rows {len(ids):,} of {count:,}; each once and in order: {ids == due}")
-    print(f"errors at the damaged pictures and nowhere else: {bad == list(range(13, count, 997))} ({len(bad)})")
-    print(f"kills {kills}, runs {runs}, {seconds:,.0f} s, {count / seconds:,.0f} pictures a second, kills included")
+    print(f"errors at the damaged images and nowhere else: {bad == list(range(13, count, 997))} ({len(bad)})")
+    print(f"kills {kills}, runs {runs}, {seconds:,.0f} s, {count / seconds:,.0f} images a second, kills included")
     whole = hashlib.sha256()
     for batch in pq.ParquetFile(out).iter_batches(8192, columns=["embedding"]):
         whole.update(batch.column(0).flatten().to_numpy().tobytes())

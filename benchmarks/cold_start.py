@@ -1,9 +1,9 @@
-"""From the start of a process to its first answer, and how much memory one picture takes; files in the page cache.
+"""From the start of a process to its first answer, and how much memory one image takes; files in the page cache.
 
     python benchmarks/cold_start.py build/large-artifact --precision int8
 
 The answer is `siglip-onnx classify` of one photo and two labels, both towers loaded and every hash checked. Memory is
-the largest resident set of a process that encodes one picture, beside the size of the tower's files.
+the largest resident set of a process that encodes one image, beside the size of the tower's files.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     size = sum(artifact.contract.files[path].bytes for path in (graph.path, *graph.data)) / 1e6
     process = [sys.executable, "-c", ONE, str(args.artifact), args.precision, args.provider, str(PHOTO)]
     peak = int(subprocess.check_output(process, text=True)) * 1.024 / 1e3
-    print(f"peak memory of one picture: {peak:.1f} MB, {peak / size:.3f} of the files' {size:.1f} MB")
+    print(f"peak memory of one image: {peak:.1f} MB, {peak / size:.3f} of the files' {size:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     PYTHON benchmarks/contender.py KIND FOLDER [PRECISION PROVIDER [HINT]]
 
-A line `vision 8` is answered with the seconds that eight pictures took, `text 32` likewise, `pair 1 1` with those of a
-picture and a text; `peak` with the largest resident set so far, in MB.
+A line `vision 8` is answered with the seconds that eight images took, `text 32` likewise, `pair 1 1` with those of a
+image and a text; `peak` with the largest resident set so far, in MB.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ def ids(rows: int) -> Any:
 class Ours:
     """siglip-onnx, with its own batches."""
 
-    def __init__(self, folder: str, precision: str = "fp32", provider: str = "cpu", hint: str = "") -> None:
+    def __init__(
+        self, folder: str, precision: str = "fp32", provider: str = "cpu", openvino_precision: str = ""
+    ) -> None:
         from siglip_onnx.runtime import SessionOptions, Siglip
         from siglip_onnx.runtime.artifact.contract import Provider, Role
-        from siglip_onnx.runtime.engines.options import Hint
+        from siglip_onnx.runtime.engines.options import OpenVinoPrecision
         from siglip_onnx.runtime.engines.providers import PROVIDERS
 
-        options = SessionOptions(hint=Hint(hint) if hint else None)
+        options = SessionOptions(
+            openvino_precision=OpenVinoPrecision(openvino_precision) if openvino_precision else None
+        )
         self.model, self.roles = Siglip.load(folder, precision, provider, options=options), Role
         self.sizes = PROVIDERS[Provider(provider)].batch
         self.model._load_both()
@@ -113,7 +117,7 @@ KINDS = {"ours": Ours, "torch": Torch, "optimum": Optimum, "plain": Plain}
 
 
 def run(program: Any, tower: str, *counts: int) -> float:
-    """Seconds for so many pictures or texts, or for pictures and texts."""
+    """Seconds for so many images or texts, or for images and texts."""
     inputs = [make(count) for make, count in zip((pixels, ids), counts, strict=False)]
     if tower == "text":
         inputs = [ids(counts[0])]

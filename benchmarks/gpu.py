@@ -1,4 +1,4 @@
-"""Pictures a second on a GPU: fp16 graphs against PyTorch, eager and compiled; inputs lie on the device.
+"""Images a second on a GPU: fp16 graphs against PyTorch, eager and compiled; inputs lie on the device.
 
     python benchmarks/make_checkpoint.py build/large && siglip-onnx export build/large build/large-artifact
     siglip-onnx quantize build/large-artifact --precision fp16 --tower vision --cuda --keep-failing
@@ -49,7 +49,7 @@ def ours(artifact: Path, precision: str, device: str, *, graphs: bool) -> Run:
 
 
 def uploaded(artifact: Path, precision: str, device: str, *, graphs: bool) -> Callable[[Any], Any]:
-    """From pictures in the host's memory, each batch copied while the one before is computed."""
+    """From images in the host's memory, each batch copied while the one before is computed."""
     options = SessionOptions(cuda_graphs=graphs) if device == "cuda" else None
     tower = Siglip.load(artifact, precision, device, options=options).on_device(Role.VISION)
     return lambda pixels: list(tower.encode([pixels.cpu().numpy()] * 4))
@@ -86,7 +86,7 @@ def main() -> None:
     exact = pytorch(args.checkpoint, torch.float32, args.device)
     generator = torch.Generator().manual_seed(0)
     hosts = {graphs: uploaded(args.artifact, args.precision, args.device, graphs=graphs) for graphs in (False, True)}
-    print("| batch | program | pictures a second (range) | over torch.compile | largest relative error |")
+    print("| batch | program | images a second (range) | over torch.compile | largest relative error |")
     print("| --- | --- | --- | --- | --- |")
     for batch in args.batches:
         pixels = (torch.rand((batch, 3, size, size), generator=generator) * 2 - 1).to(args.device)

@@ -3,7 +3,7 @@
     python benchmarks/half_precision.py build/demo/emoji
 
 Computed by onnx's reference evaluator, whose numpy rounds to float16 after every node; ONNX Runtime's CPU provider
-widens some nodes to float32. Printed is 1 - centred cosine of 16 pictures and captions, mean and largest.
+widens some nodes to float32. Printed is 1 - centered cosine of 16 images and captions, mean and largest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from siglip_onnx.quantize import Fp16
-from siglip_onnx.quantize.recipes.base import Tower
+from siglip_onnx.quantize.recipes.base import CalibrationTower
 from siglip_onnx.quantize.sites import read
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
@@ -37,20 +37,20 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     model = Siglip.load(parser.parse_args().artifact)
     samples = Samples.read(EVAL)
-    pictures = model.images(list(samples.images.values())[::16])
-    rows = {Role.VISION: ("pixel_values", pictures), Role.TEXT: ("input_ids", model.tokenizer(samples.pairs[::16]))}
-    print("| | pictures, mean | largest | texts, mean | largest |\n| --- | --- | --- | --- | --- |")
+    images = model.images(list(samples.images.values())[::16])
+    rows = {Role.VISION: ("pixel_values", images), Role.TEXT: ("input_ids", model.tokenizer(samples.pairs[::16]))}
+    print("| | images, mean | largest | texts, mean | largest |\n| --- | --- | --- | --- | --- |")
     for name, float32 in CHOICES.items():
         cells = []
         for role, (input_name, inputs) in rows.items():
-            tower = Tower(model.artifact.path(model.artifact.graph(role, model.precision).path), inputs)
+            tower = CalibrationTower(model.artifact.path(model.artifact.graph(role, model.precision).path), inputs)
             lowered = Fp16(float32=float32).prepare(tower).derive(frozenset())
             for weight, value in lowered.graph.initializers.items():
                 assert value.const_value is not None  # the recipe has filled them all
                 value.const_value = ir.Tensor(read(value.const_value), name=weight)
             found = ReferenceEvaluator(ir.to_proto(lowered)).run(["pooler_output"], {input_name: inputs})[0]
             wanted = np.concatenate([model.encode(role, inputs[i : i + 1]) for i in range(len(inputs))])
-            loss = 1 - metrics.centred_cosines(found, wanted)
+            loss = 1 - metrics.centered_cosines(found, wanted)
             cells += [f"{loss.mean():.1e}", f"{loss.max():.1e}"]
         print(f"| {name} | {' | '.join(cells)} |")
 

@@ -1,9 +1,9 @@
 """Whether decoding keeps the model waiting, and how much JPEGs decoded at a part of their size drift.
 
-    python benchmarks/pictures.py build/large-artifact --precision int8
-    python benchmarks/pictures.py build/large-artifact --drift
+    python benchmarks/images.py build/large-artifact --precision int8
+    python benchmarks/images.py build/large-artifact --drift
 
-The pictures are two-megapixel JPEGs (1,732 x 1,155) made of the photos in tests/data. Busy is the share of the time in
+The images are two-megapixel JPEGs (1,732 x 1,155) made of the photos in tests/data. Busy is the share of the time in
 which the tower runs, from its first call to the end of its last.
 """
 
@@ -38,7 +38,7 @@ def jpegs(folder: Path, count: int) -> list[Path]:
 
 
 def busy(model: Siglip, files: list[Path]) -> tuple[float, float, float]:
-    """Seconds in all, share in which the tower runs, and seconds of decoding one picture alone."""
+    """Seconds in all, share in which the tower runs, and seconds of decoding one image alone."""
     session = model.session(Role.VISION)
     spans: list[tuple[float, float]] = []
     run = session.engine.run
@@ -72,10 +72,10 @@ def drift(model: Siglip, files: list[Path]) -> None:
             processor.one(path)
         times.append((time.perf_counter() - started) / len(files))
     print(f"pixels, on a scale from -1 to 1: mean {np.mean(pixels):.4f}, largest {np.max(pixels):.2f}")
-    print(f"milliseconds a picture: {1000 * times[0]:.1f}, reduced {1000 * times[1]:.1f}")
+    print(f"milliseconds an image: {1000 * times[0]:.1f}, reduced {1000 * times[1]:.1f}")
     rows = [np.concatenate([model.encode(Role.VISION, p.one(f)[None]) for f in files]) for p in (exact, reduced)]
-    centred = [row - rows[0].mean(axis=0) for row in rows]
-    for name, (a, b) in {"cosine": rows, "centred cosine": centred}.items():
+    centered = [row - rows[0].mean(axis=0) for row in rows]
+    for name, (a, b) in {"cosine": rows, "centered cosine": centered}.items():
         cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         print(f"{name} of the embeddings: median {np.median(cosines):.5f}, smallest {cosines.min():.5f}")
 
@@ -96,9 +96,7 @@ def main() -> None:
             return
         model.encode_image(files[:1])
         taken, within, decoding = busy(model, files)
-        print(
-            f"{len(files)} pictures in {taken:.2f} s: {1000 * taken / len(files):.0f} ms each; tower busy {within:.1%}"
-        )
+        print(f"{len(files)} images in {taken:.2f} s: {1000 * taken / len(files):.0f} ms each; tower busy {within:.1%}")
         print(f"decoding and resizing one alone: {1000 * decoding:.1f} ms")
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from siglip_onnx.quantize import RECIPES
 from siglip_onnx.quantize.calibration.split import Data
-from siglip_onnx.quantize.variant_builder import Derivation
+from siglip_onnx.quantize.variant_builder import VariantBuilder
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate.data.images import Pictures
+from siglip_onnx.validate.data.images import Images
 from siglip_onnx.validate.data.samples import BUNDLED, Samples
 
 _GB = 1e9 / 1024  # ru_maxrss counts KiB
@@ -35,7 +35,7 @@ def pairs(count: int) -> Samples:
     photos = Samples.read()
     names = list(photos.images)
     chosen = [names[i % len(names)] for i in range(count)]
-    images = Pictures({f"{i}-{name}": BUNDLED / name for i, name in enumerate(chosen)})
+    images = Images({f"{i}-{name}": BUNDLED / name for i, name in enumerate(chosen)})
     captions = tuple(photos.captions[i % len(names)] for i in range(count))
     return replace(photos, images=images, captions=captions)
 
@@ -45,7 +45,9 @@ def one(folder: Path, precision: Precision, role: Role, target: Path) -> None:
     recipe = RECIPES[precision]()
     samples = pairs(recipe.samples)
     started = time.perf_counter()
-    derivation = Derivation(Artifact.open(folder), target, recipe, Data(samples, samples, samples), lambda step: None)
+    derivation = VariantBuilder(
+        Artifact.open(folder), target, recipe, Data(samples, samples, samples), lambda step: None
+    )
     record, _ = derivation.make((role,), None, cuda=False)
     derivation.return_borrowed()
     tower = record.towers[role]

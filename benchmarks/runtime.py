@@ -5,8 +5,8 @@ r"""Full-size speed of every variant on every provider, beside PyTorch, Optimum,
 
 Each program is a process of its own that loads its model and waits; some at a time, and PyTorch always, they are asked
 in turns (round robin), so that whatever else the machine does meets all of them. Printed are medians, and the ratio to
-PyTorch in float32 with its range over the rounds. Cold start is from the start of the process to the first picture and
-text; peak memory is the largest resident set with both towers, at one picture and one text.
+PyTorch in float32 with its range over the rounds. Cold start is from the start of the process to the first image and
+text; peak memory is the largest resident set with both towers, at one image and one text.
 
 The export by Optimum is made with `optimum-cli export onnx --model build/large --task
 zero-shot-image-classification build/optimum` in an environment of its own; transformers.js' files, from our fp32
@@ -74,9 +74,9 @@ def programs(args: argparse.Namespace) -> list[Program]:
         Program("PyTorch bf16", [*here, "torch", args.checkpoint, "bf16"]),
     ]
     for choice in args.choices:
-        precision, provider, *hint = choice.split(":")
-        name = f"{precision} on {provider}" + (f", hint {hint[0]}" if hint else "")
-        found.append(Program(name, [*here, "ours", args.artifact, precision, provider, *hint]))
+        precision, provider, *openvino_precision = choice.split(":")
+        name = f"{precision} on {provider}" + (f", hint {openvino_precision[0]}" if openvino_precision else "")
+        found.append(Program(name, [*here, "ours", args.artifact, precision, provider, *openvino_precision]))
     if args.js:
         found.append(Program("transformers.js q8", [*here, "plain", args.js, "_quantized"]))
         found.append(Program("transformers.js fp32", [*here, "plain", f"{args.artifact}/onnx"]))

@@ -1,4 +1,4 @@
-"""Time of one picture and one text: an artifact on ONNX Runtime's CPU provider against the PyTorch reference.
+"""Time of one image and one text: an artifact on ONNX Runtime's CPU provider against the PyTorch reference.
 
     python benchmarks/speed.py build/large build/large-artifact --rounds 8
 
@@ -19,7 +19,7 @@ import numpy as np
 from siglip_onnx.exporter import Checkpoint
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
-from siglip_onnx.validate.reference.pytorch import Reference
+from siglip_onnx.validate.reference.pytorch import PyTorchReference
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     args = parser.parse_args()
     source = Checkpoint.open(args.checkpoint)
-    model, reference = Siglip.load(args.artifact), Reference(source)
+    model, reference = Siglip.load(args.artifact), PyTorchReference(source)
     rng = np.random.default_rng(0)
     size, spec = source.image.height, source.tokenizer
     pixels = rng.uniform(-1, 1, (1, 3, size, size)).astype(np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 EMOJI = Path("examples/emoji")
 ARTIFACT = Path("build/demo/emoji")
-PICTURES = ("distorted-noto-1f43b.webp", "held-out-twemoji-1f418.webp")
+IMAGES = ("distorted-noto-1f43b.webp", "held-out-twemoji-1f418.webp")
 
 
 def run(*arguments: str | Path) -> None:
@@ -29,9 +29,9 @@ def main() -> None:
     run("quantize", ARTIFACT, "--precision", "int8", "--data", EMOJI / "eval")
     judged_by = ("--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
     run("validate", ARTIFACT, *judged_by, "--precisions", "all", "--providers", "cpu,openvino")
-    pictures = [EMOJI / "eval" / name for name in PICTURES]
+    images = [EMOJI / "eval" / name for name in IMAGES]
     labels = ("--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3")
-    run("classify", ARTIFACT, *pictures, *labels, "--precision", "int8")
+    run("classify", ARTIFACT, *images, *labels, "--precision", "int8")
     print(f"\nOpen {ARTIFACT / 'reports' / 'parity.html'} to look at the verdicts.")
 
 

@@ -1,4 +1,4 @@
-"""An artifact and a list of labels to a classifier: pictures in, probabilities out, and no text tower or tokenizer."""
+"""An artifact and a list of labels to a classifier: images in, probabilities out, and no text tower or tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.artifact.artifact import Artifact, record_files, write_contract
 from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LabelSpec, Precision, Role, Variant
 from ..runtime.errors import InputError
 from ..runtime.model import PROBABILITIES, Siglip
-from ..runtime.preprocessing.prompts import fill
+from ..runtime.preprocessing.prompts import format_prompts
 from .graph.builder import append_unit, constant
 from .graph.naming import base_name, data_path, describe, graph_path
 from .output_folder import Progress, new_artifact
@@ -81,7 +81,7 @@ def freeze_labels(
 def _check_labels(model: Siglip, spec: LabelSpec) -> None:
     if not spec.labels:
         raise InputError("There is no label to freeze.", "Write a label on each line of the file.")
-    prompts, seen = fill(spec.templates, spec.labels), dict[bytes, str]()
+    prompts, seen = format_prompts(spec.templates, spec.labels), dict[bytes, str]()
     for label, texts in zip(spec.labels, prompts, strict=True):
         key = model.tokenizer(texts, on_cut=_refuse).tobytes()
         if key in seen:
@@ -110,7 +110,7 @@ def _variant(
     source = artifact.contract.variant(precision)
     assert source is not None  # noqa: S101  its graph was asked for before
     prompts = hashlib.sha256("\0".join((*spec.labels, *spec.templates)).encode()).hexdigest()
-    made = {**source.made_with, "frozen by": f"siglip-onnx {__version__}", "labels": prompts}
+    made = {**source.provenance, "frozen by": f"siglip-onnx {__version__}", "labels": prompts}
     return Variant(precision, {Role.VISION: _write(artifact, precision, embeddings, folder)}, made)
 
 

@@ -37,7 +37,7 @@ _TOOLS: Final = ("siglip-onnx", "torch", "onnx", "onnx-ir", "onnxscript")
 
 
 @dataclass(frozen=True)
-class _Tower:
+class _TowerPlan:
     """What differs between the two towers when they are exported."""
 
     inputs: tuple[TensorSpec, ...]
@@ -89,17 +89,17 @@ def _check_options(source: Checkpoint, options: ExportOptions) -> None:
         )
 
 
-def _towers(source: Checkpoint, options: ExportOptions) -> dict[Role, _Tower]:
+def _towers(source: Checkpoint, options: ExportOptions) -> dict[Role, _TowerPlan]:
     vision, text, length = source.config.vision_config, source.config.text_config, source.tokenizer.length
     batch = BATCH if options.batch is None else options.batch
     ids = TensorSpec("input_ids", "int64", (batch, length))
     return {
-        Role.VISION: _Tower(
-            _vision_inputs(source, options, 1 if options.image_input is ImageInput.PICTURE else batch),
+        Role.VISION: _TowerPlan(
+            _vision_inputs(source, options, 1 if options.image_input is ImageInput.IMAGE else batch),
             lambda: _vision_tower(source, options),
             vision_sources(vision, source.image, options),
         ),
-        Role.TEXT: _Tower((ids,), lambda: TextTower(text, length, options), text_sources(text, length, options)),
+        Role.TEXT: _TowerPlan((ids,), lambda: TextTower(text, length, options), text_sources(text, length, options)),
     }
 
 
@@ -130,7 +130,7 @@ def _write_graphs(source: Checkpoint, options: ExportOptions, folder: Path, prog
         model = trace(tower.build, tower.inputs, outputs)
         progress(f"Writing the {role} tower")
         attach(model, _loader(source, tower.sources))
-        if role is Role.VISION and options.image_input is ImageInput.PICTURE:
+        if role is Role.VISION and options.image_input is ImageInput.IMAGE:
             model = join_preprocess(model, source.image)
         path = graph_path(role)
         ir.save(model, folder / path, external_data=base_name(data_path(path)))
@@ -178,7 +178,7 @@ def _rewrite(source: Checkpoint, folder: Path, name: str, known: dict[str, Any])
 
 
 def _contract(source: Checkpoint, options: ExportOptions, folder: Path, graphs: dict[Role, Graph]) -> Contract:
-    made_with = {tool: importlib.metadata.version(tool) for tool in _TOOLS}
+    provenance = {tool: importlib.metadata.version(tool) for tool in _TOOLS}
     chosen = {name: str(value) for name, value in asdict(options).items() if value != getattr(ExportOptions(), name)}
     return Contract(
         name=source.name,
@@ -188,5 +188,5 @@ def _contract(source: Checkpoint, options: ExportOptions, folder: Path, graphs: 
         embedding=EmbeddingSpec("pooler_output", source.config.text_config.embedding_size, options.normalized),
         files=record_files(folder),
         batch=options.batch,
-        variants=(Variant(Precision.FP32, graphs, {**made_with, **chosen}),),
+        variants=(Variant(Precision.FP32, graphs, {**provenance, **chosen}),),
     )

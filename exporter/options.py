@@ -13,15 +13,15 @@ MAX_BATCH: Final = 4096
 
 
 class ImageInput(StrEnum):
-    """What the vision graph takes: normalised pixels, bytes of the model's own size, or a decoded picture of any size.
+    """What the vision graph takes: normalized pixels, bytes of the model's own size, or a decoded image of any size.
 
-    `PIXELS` is float32 [batch, 3, size, size], `BYTES` uint8 [batch, size, size, 3] with the normalisation folded into
-    the patch embedding, `PICTURE` one picture, uint8 [height, width, 3], that the graph resizes itself.
+    `PIXELS` is float32 [batch, 3, size, size], `BYTES` uint8 [batch, size, size, 3] with the normalization folded into
+    the patch embedding, `IMAGE` one image, uint8 [height, width, 3], that the graph resizes itself.
     """
 
     PIXELS = "pixels"
     BYTES = "bytes"
-    PICTURE = "picture"
+    IMAGE = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class ExportOptions:
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise ExportError(f"A batch of {self.batch} cannot be.", f"Use 1 to {MAX_BATCH}, or none to leave it free.")
         if self.image_size is not None and not 1 <= self.image_size <= 8192:
-            raise ExportError(f"Pictures of {self.image_size} pixels each way cannot be.", "Use 1 to 8192.")
-        if self.image_input is ImageInput.PICTURE and self.batch not in (None, 1):
+            raise ExportError(f"Images of {self.image_size} pixels each way cannot be.", "Use 1 to 8192.")
+        if self.image_input is ImageInput.IMAGE and self.batch not in (None, 1):
             raise ExportError(
-                f"A graph that takes a picture of any size takes one at a time, not {self.batch}.",
+                f"A graph that takes an image of any size takes one at a time, not {self.batch}.",
                 "Use --image-input bytes or pixels for batches.",
             )

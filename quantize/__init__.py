@@ -1,6 +1,6 @@
 """Derive smaller and faster variants of an artifact, and keep those that are proved to be right."""
 
-from .quantize_variant import Job, Result, quantize
+from .quantize_variant import QuantizeRequest, QuantizeResult, quantize
 from .recipes.base import Recipe
 from .recipes.recipes import RECIPES, Bf16, Fp16, Int4, Int8, Int8Static, Int8Weights
 from .record import Record
@@ -16,10 +16,10 @@ __all__ = [
     "Int8",
     "Int8Static",
     "Int8Weights",
-    "Job",
     "Metric",
+    "QuantizeRequest",
+    "QuantizeResult",
     "Recipe",
     "Record",
-    "Result",
     "quantize",
 ]

@@ -11,18 +11,18 @@ from typing import Final
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Precision, Provider, Role, Verdict
 from ..runtime.engines.options import SessionOptions
-from ..runtime.engines.preflight import problem
+from ..runtime.engines.preflight import check_provider
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
-from ..validate import Gates, Report, Rung, Terms, store, validate
-from ..validate.reference.fp32_variant import Baseline
+from ..validate import CheckGroup, LimitTable, Report, Terms, store, validate
+from ..validate.reference.fp32_variant import Fp32Reference
 from .calibration.split import Data, read
 from .recipes.base import Recipe
 from .recipes.recipes import Fp16
 from .record import Record
 from .search.search import Goal, Metric
-from .variant_builder import TOWERS, Derivation
+from .variant_builder import TOWERS, VariantBuilder
 
 Progress = Callable[[str], None]
 
@@ -31,14 +31,14 @@ _SEARCHED: Final = {Metric.CENTRED_COSINE: 24, Metric.LOGIT_SIGMA: 24, Metric.RE
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizeRequest:
     """What is to be done besides the recipe.
 
     Attributes:
         towers: Which towers to derive; the variant keeps the graph that it has of the other, or the float32 one.
         data: A folder with captions.jsonl and perhaps labels.txt; None for the bundled photos.
         samples: How many of its pairs to calibrate with; None leaves it to the recipe. The others judge.
-        skip_unreadable: Leave out pictures that cannot be read.
+        skip_unreadable: Leave out images that cannot be read.
         goal: Search for what to keep at higher precision until this is met.
         reference: The checkpoint to judge by; None for the fp32 variant, which must have passed.
         cuda: Write graphs with fused operators for CUDA, too.
@@ -56,11 +56,11 @@ class Job:
     cuda: bool = False
     overwrite: bool = False
     keep_failing: bool = False
-    gates: Gates = field(default_factory=Gates)
+    gates: LimitTable = field(default_factory=LimitTable)
 
 
 @dataclass(frozen=True)
-class Result:
+class QuantizeResult:
     """The artifact with its new variant, how the variant was made, and how it was judged."""
 
     artifact: Artifact
@@ -68,14 +68,16 @@ class Result:
     reports: tuple[Report, ...]
 
 
-def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, progress: Progress = print) -> Result:
+def quantize(
+    folder: str | Path, recipe: Recipe, job: QuantizeRequest | None = None, *, progress: Progress = print
+) -> QuantizeResult:
     """Derive a variant from an artifact's fp32 graphs, judge it, and add it to the artifact.
 
     The variant is made and judged in a folder of its own and moved into its place when it is complete: whoever looks
     sees the artifact without it or with all of it. One that does not pass is not kept; its report goes to
     reports/rejected-….
 
-        quantize("siglip-large", Int8(), Job(data=Path("my-pictures"), goal=Goal(0.999)))
+        quantize("siglip-large", Int8(), Job(data=Path("my-images"), goal=Goal(0.999)))
 
     Args:
         folder: The artifact.
@@ -90,7 +92,7 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
         ParityError: The variant fails.
         InconclusiveError: There is nothing or too little to judge it by.
     """
-    job = job or Job()
+    job = job or QuantizeRequest()
     artifact = Artifact.open(Path(folder).resolve())
     _check(artifact, recipe, job)
     progress("Reading the data")
@@ -98,7 +100,7 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
     data = read(job.data, recipe.samples, job.samples, search, skip_unreadable=job.skip_unreadable)
     with _writing(artifact.folder), scratch_folder(artifact.folder / "variant") as scratch:
         artifact.verify()
-        derivation = Derivation(artifact, scratch, recipe, data, progress)
+        derivation = VariantBuilder(artifact, scratch, recipe, data, progress)
         record, variants = derivation.make(job.towers, job.goal, cuda=job.cuda)
         progress("Hashing")
         staged, reports = _judge(artifact.stage(scratch, variants), record, job, data, progress)
@@ -110,10 +112,10 @@ def quantize(folder: str | Path, recipe: Recipe, job: Job | None = None, *, prog
         made = _commit(staged)
     derivation.finish()
     _forget_rejected(artifact.folder, reports)
-    return Result(made, record, reports)
+    return QuantizeResult(made, record, reports)
 
 
-def _check_form(artifact: Artifact, recipe: Recipe, job: Job) -> None:
+def _check_form(artifact: Artifact, recipe: Recipe, job: QuantizeRequest) -> None:
     """Calibration runs a tower block by block on single rows, which not every form of graph allows."""
     contract = artifact.contract
     if contract.labels is not None:
@@ -123,7 +125,7 @@ def _check_form(artifact: Artifact, recipe: Recipe, job: Job) -> None:
         )
     forms = {
         f"a batch fixed to {contract.batch}": contract.batch is not None,
-        "pictures of any size": contract.image.input == "picture",
+        "images of any size": contract.image.input == "image",
         "patches, a mask and shapes": contract.image.resize == "patches",
     }
     special = [form for form, is_so in forms.items() if is_so]
@@ -134,7 +136,7 @@ def _check_form(artifact: Artifact, recipe: Recipe, job: Job) -> None:
         )
 
 
-def _check(artifact: Artifact, recipe: Recipe, job: Job) -> None:
+def _check(artifact: Artifact, recipe: Recipe, job: QuantizeRequest) -> None:
     if not job.towers or not set(job.towers) <= set(TOWERS):
         raise InputError(f"These are no towers: {', '.join(job.towers) or 'none'}.", "Name vision, text, or both.")
     _check_form(artifact, recipe, job)
@@ -152,12 +154,12 @@ def _check(artifact: Artifact, recipe: Recipe, job: Job) -> None:
         raise InputError(
             f"No calibration data: {recipe.precision}{' with a search' * bool(job.goal)} is fitted to what the model "
             "will see, for which the bundled photos cannot stand.",
-            "Give your own pictures and captions with --data.",
+            "Give your own images and captions with --data.",
         )
     if job.cuda and not isinstance(recipe, Fp16):
         raise InputError(f"There is no fused CUDA graph at {recipe.precision}.", "Leave out --cuda, or use fp16.")
     if job.reference is None and not job.keep_failing:
-        Baseline(artifact.folder)  # nothing could be proved by it; better to say so before the work than after it
+        Fp32Reference(artifact.folder)  # nothing could be proved by it; better to say so before the work than after it
 
 
 @contextmanager
@@ -183,13 +185,13 @@ def _commit(staged: Artifact) -> Artifact:
 
 
 def _judge(
-    staged: Artifact, record: Record, job: Job, data: Data, progress: Progress
+    staged: Artifact, record: Record, job: QuantizeRequest, data: Data, progress: Progress
 ) -> tuple[Artifact, tuple[Report, ...]]:
     """Judge on every provider that is here; only a PASS is let through, unless told otherwise."""
     reports = []
     for provider in _providers(job):
         model = Siglip(staged, record.precision, SessionOptions(provider))
-        terms = Terms(allow_unjudged=job.keep_failing, gates=job.gates, without=frozenset({Rung.NON_INFERIORITY}))
+        terms = Terms(allow_unjudged=job.keep_failing, gates=job.gates, without=frozenset({CheckGroup.NON_INFERIORITY}))
         report, html, _ = validate(model, job.reference, data.judged, terms, made=record, progress=progress)
         if not job.keep_failing and report.verdict is not Verdict.PASS:
             _reject(staged.folder, report, html)
@@ -199,9 +201,9 @@ def _judge(
     return staged, tuple(reports)
 
 
-def _providers(job: Job) -> list[Provider]:
+def _providers(job: QuantizeRequest) -> list[Provider]:
     """The CPU, and CUDA if graphs were made for it and it works here."""
-    return [Provider.CPU, Provider.CUDA] if job.cuda and problem(Provider.CUDA) is None else [Provider.CPU]
+    return [Provider.CPU, Provider.CUDA] if job.cuda and check_provider(Provider.CUDA) is None else [Provider.CPU]
 
 
 def _reject(folder: Path, report: Report, html: str) -> None:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from ..runtime.artifact.contract import Precision, Role
 from ..runtime.files import as_json
-from .search.search import Step
+from .search.search import SearchStep
 
 RECORD_VERSION: Final = 1
 
@@ -29,7 +29,7 @@ class TowerRecord:
     fp32_bytes: int
     kept: tuple[str, ...]
     notes: dict[str, str]
-    walk: tuple[Step, ...]
+    walk: tuple[SearchStep, ...]
     seconds: float
 
 
@@ -41,9 +41,9 @@ class Record:
         options: The recipe's.
         goal: Metric and target of the search, if there was one.
         data: Name of the calibration data.
-        data_sha256: Hash over its pictures and captions.
+        data_sha256: Hash over its images and captions.
         samples: How many pairs calibrated.
-        skipped: Pictures that could not be read and were left out on request.
+        skipped: Images that could not be read and were left out on request.
         fused: How many nodes of each kind the CUDA graphs have, by tower.
     """
 

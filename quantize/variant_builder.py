@@ -23,11 +23,11 @@ from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
 from ..validate.data.samples import Samples
 from .calibration.split import Data
-from .recipes.base import Keep, Prepared, Recipe, Tower
+from .recipes.base import CalibrationTower, Keep, PreparedTower, Recipe
 from .recipes.cuda_fusion import fuse
 from .record import Record, TowerRecord
-from .search.evaluate import Yard, embed, runner, save
-from .search.search import Diary, Goal, Measured, Step, fingerprint, search
+from .search.evaluate import Evaluator, embed, runner, save
+from .search.search import Goal, Measurement, SearchLog, SearchStep, fingerprint, search
 from .sites import Array, Floats
 
 TOWERS: Final = (Role.VISION, Role.TEXT)
@@ -41,10 +41,10 @@ class _Made:
 
     graph: Graph
     record: TowerRecord
-    prepared: Prepared
+    prepared: PreparedTower
 
 
-class Derivation:
+class VariantBuilder:
     """One variant of an artifact while it is made.
 
     Args:
@@ -62,7 +62,7 @@ class Derivation:
         model = Siglip(artifact)
         self.rows, self.searched = _rows(model, data.calibration), _rows(model, data.searched)
         self._borrowed: list[Path] = []
-        self._diaries: list[Diary] = []
+        self._diaries: list[SearchLog] = []
         for folder in ("onnx", REPORTS):
             (scratch / folder).mkdir()
 
@@ -101,7 +101,7 @@ class Derivation:
         started = time.monotonic()
         prepared = self._calibrate(role)
         keep = frozenset(self.recipe.keep).intersection(self._candidates(role))
-        walk: tuple[Step, ...] = ()
+        walk: tuple[SearchStep, ...] = ()
         if goal is not None:
             keep, walk = self._search(role, prepared, goal, keep)
         self.progress(f"Writing the {role} tower")
@@ -113,13 +113,13 @@ class Derivation:
         record = TowerRecord(size, fp32, tuple(sorted(keep)), prepared.notes, walk, seconds)
         return _Made(describe(model, path, (data_path(path),)), record, prepared)
 
-    def _calibrate(self, role: Role) -> Prepared:
+    def _calibrate(self, role: Role) -> PreparedTower:
         rows = self.rows.get(role, np.empty(0))
 
         def step(share: float) -> None:
             self.progress(f"Calibrating the {role} tower, {share:.0%}")
 
-        return self.recipe.prepare(Tower(self._source(role), rows, step))
+        return self.recipe.prepare(CalibrationTower(self._source(role), rows, step))
 
     def _candidates(self, role: Role) -> dict[str, int]:
         return self.recipe.candidates(ir.load(self._source(role)).graph)
@@ -130,19 +130,21 @@ class Derivation:
             some = ", ".join(known[:6])
             raise InputError(f"No tower has {min(unknown)} to keep.", f"Name sites such as {some}.")
 
-    def _search(self, role: Role, prepared: Prepared, goal: Goal, fixed: Keep) -> tuple[Keep, tuple[Step, ...]]:
+    def _search(
+        self, role: Role, prepared: PreparedTower, goal: Goal, fixed: Keep
+    ) -> tuple[Keep, tuple[SearchStep, ...]]:
         fp32 = {tower: runner(self._source(tower)) for tower in TOWERS}
         self.progress("Running the fp32 towers")
         wanted: dict[Role, Floats] = {tower: embed(fp32[tower], self.searched[tower]) for tower in TOWERS}
-        yard = Yard(role, self.searched[role], wanted, self.artifact.contract.logits, fp32[role])
+        yard = Evaluator(role, self.searched[role], wanted, self.artifact.contract.logits, fp32[role])
         key = fingerprint(
             weights=[self.artifact.contract.files[path].sha256 for path in self._fp32(role).data],
             data=[self.data.calibration.sha256, self.data.searched.sha256],
             recipe=self.recipe,
         )
-        diary = Diary(self.artifact.folder / REPORTS / f"search-{self.recipe.precision}-{role}.json", key)
+        diary = SearchLog(self.artifact.folder / REPORTS / f"search-{self.recipe.precision}-{role}.json", key)
 
-        def evaluate(keep: Keep, timed: bool) -> Measured:
+        def evaluate(keep: Keep, timed: bool) -> Measurement:
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 return yard.measure(prepared.derive(keep | fixed), Path(folder), timed)
 
@@ -201,20 +203,22 @@ class Derivation:
             tools={tool: version for tool in _TOOLS if (version := installed_version(tool))},
         )
 
-    def _variant(self, new: dict[Role, Graph], made_for: Provider | None, record: Record) -> Variant:
+    def _variant(self, new: dict[Role, Graph], target_provider: Provider | None, record: Record) -> Variant:
         """The contract's entry; a tower that is not new is as the variant has it, or in float32."""
         self.progress("Writing the joint graph")
-        key = (self.recipe.precision, made_for)
-        old = next((v for v in self.artifact.contract.variants if (v.precision, v.made_for) == key), None)
+        key = (self.recipe.precision, target_provider)
+        old = next((v for v in self.artifact.contract.variants if (v.precision, v.target_provider) == key), None)
         towers = {role: new.get(role) or (old.graphs[role] if old else self._fp32(role)) for role in TOWERS}
         path = graph_path(Role.JOINT, *key)
         places = (self._place(towers[role].path) for role in TOWERS)
         joint = write_joint(self.scratch / path, self.artifact.contract.logits, *places)
         data = tuple(dict.fromkeys(file for role in reversed(TOWERS) for file in towers[role].data))
         self._borrow(data)
-        kept = {key: value for key, value in (old.made_with if old else {}).items() if key.partition(":")[0] not in new}
+        kept = {
+            key: value for key, value in (old.provenance if old else {}).items() if key.partition(":")[0] not in new
+        }
         graphs = {**towers, Role.JOINT: describe(joint, path, data)}
-        return Variant(self.recipe.precision, graphs, {**kept, **_made_with(record)}, made_for)
+        return Variant(self.recipe.precision, graphs, {**kept, **_made_with(record)}, target_provider)
 
     def _borrow(self, data: tuple[str, ...]) -> None:
         """A joint graph can be judged only beside all of its data."""

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from .artifact.artifact import Artifact
 from .artifact.contract import Precision, Provider
 from .engines.options import SessionOptions
-from .engines.preflight import problem, require
+from .engines.preflight import check_provider, ensure_provider
 from .engines.providers import ranked
 from .errors import InputError, ProviderError
 
@@ -30,7 +30,7 @@ def choose(
     if provider == AUTO:
         chosen = chosen.for_its_provider()
     else:
-        require(chosen.provider, chosen)  # a missing provider is an error now, not at first use
+        ensure_provider(chosen.provider, chosen)  # a missing provider is an error now, not at first use
     return wanted or _fastest(artifact, chosen.provider), chosen
 
 
@@ -49,7 +49,7 @@ def _provider(artifact: Artifact, name: str, precision: Precision | None) -> Pro
     tried: dict[Provider, str] = {}
     for choice in ranked(artifact.contract, None, precision):
         if choice.provider not in tried:
-            found = problem(choice.provider)
+            found = check_provider(choice.provider)
             if found is None:
                 return choice.provider
             tried[choice.provider] = found.cause

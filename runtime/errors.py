@@ -7,7 +7,7 @@
     ├── CheckpointError     5   a checkpoint is missing, damaged or not a SigLIP model
     ├── ExportError         6   a checkpoint could not be turned into an artifact
     ├── ArtifactError       7   an artifact is missing, damaged, or not what its contract says
-    ├── InputError          8   a picture, text or number given by the user cannot be used
+    ├── InputError          8   an image, text or number given by the user cannot be used
     └── QuantizationError   9   a variant could not be derived
 
 The number is the exit code of the command line, where 0 is success and 2 a wrong usage (as everywhere in click).
@@ -73,7 +73,7 @@ class ArtifactError(SiglipOnnxError):
 
 
 class InputError(SiglipOnnxError):
-    """A picture, text or number given by the user cannot be used."""
+    """An image, text or number given by the user cannot be used."""
 
     exit_code = 8
 

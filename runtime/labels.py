@@ -9,7 +9,7 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class Label:
-    """A label and the probability that it is true of a picture; SigLIP's probabilities do not add up to one."""
+    """A label and the probability that it is true of an image; SigLIP's probabilities do not add up to one."""
 
     label: str
     probability: float

@@ -1,4 +1,4 @@
-"""Run an artifact: pictures and texts to embeddings, embeddings to logits and probabilities."""
+"""Run an artifact: images and texts to embeddings, embeddings to logits and probabilities."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .engines.providers import PROVIDERS
 from .errors import ArtifactError, InputError, ProviderError
 from .labels import Label
 from .preprocessing.image import ImageInput, ImageOptions, ImageProcessor
-from .preprocessing.input_checks import check_rows, require_several
-from .preprocessing.prefetch import ahead, batched
-from .preprocessing.prompts import TextCache, fill, warn_of_cut
+from .preprocessing.input_checks import check_rows, require_batch
+from .preprocessing.prefetch import batched, prefetch
+from .preprocessing.prompts import TextCache, format_prompts, warn_truncated
 from .preprocessing.tokenizer import Tokenizer
 from .session import GraphSession, identity
 from .vectors import FloatArray, normalized, sigmoid, usable
@@ -40,7 +40,7 @@ class Siglip:
     """A SigLIP model without PyTorch. Threads may share it; each tower is loaded when it is first used.
 
     >>> with Siglip.load(folder) as model:  # an artifact's
-    ...     best = model.classify([picture], ["pizza", "bear"])[0][0]
+    ...     best = model.classify([image], ["pizza", "bear"])[0][0]
     >>> best.label, round(best.probability, 2)
     ('bear', 0.99)
 
@@ -171,20 +171,20 @@ class Siglip:
     def encode_image(
         self, images: Sequence[ImageInput], *, batch_size: int | None = None, normalize: bool = True
     ) -> FloatArray:
-        """Embeddings of pictures, float32 [images, size]. Pictures are decoded while others are in the tower.
+        """Embeddings of images, float32 [images, size]. Images are decoded while others are in the tower.
 
         Args:
             images: Paths, bytes of files, Pillow images or arrays; see `load_image`.
             batch_size: How many go through the tower at once; None takes what is fastest on the provider.
             normalize: Scale each embedding to length 1, as `logits` needs them.
 
-        >>> Siglip.load(folder).encode_image([picture]).shape
+        >>> Siglip.load(folder).encode_image([image]).shape
         (1, 192)
 
         Raises:
-            InputError: A picture cannot be used, or there is none.
+            InputError: An image cannot be used, or there is none.
         """
-        require_several(images, "picture")
+        require_batch(images, "image")
         size = self.batch_size(Role.VISION, batch_size)
         self.session(Role.VISION)
         rows = self.encode_batches(Role.VISION, self._pixels(images, size))
@@ -194,7 +194,7 @@ class Siglip:
         """Embeddings of texts, float32 [texts, size]. Equal texts are encoded once, and known ones not again.
 
         Args:
-            texts: Strings; a TextCutWarning tells of those that the model does not read to their end.
+            texts: Strings; a TextTruncatedWarning tells of those that the model does not read to their end.
             batch_size: How many go through the tower at once; None takes what is fastest on the provider.
             normalize: Scale each embedding to length 1, as `logits` needs them.
 
@@ -204,9 +204,9 @@ class Siglip:
         Raises:
             InputError: A text cannot be used, or there is none.
         """
-        require_several(texts, "text")
+        require_batch(texts, "text")
         size = self.batch_size(Role.TEXT, batch_size)
-        ids = self.tokenizer(texts, warn_of_cut)
+        ids = self.tokenizer(texts, warn_truncated)
 
         def encode(rows: NDArray[np.int64]) -> FloatArray:
             batches = (rows[start : start + size] for start in range(0, len(rows), size))
@@ -230,8 +230,8 @@ class Siglip:
         Raises:
             InputError: A label cannot be used, there is none, or a template has no `{}`.
         """
-        require_several(labels, "label")
-        prompts = fill(template, labels)
+        require_batch(labels, "label")
+        prompts = format_prompts(template, labels)
         flat = self.encode_text([prompt for group in prompts for prompt in group])
         if len(prompts[0]) == 1:
             return flat
@@ -241,7 +241,7 @@ class Siglip:
         """Embeddings, as the tower gives them, of ready rows of `images` or input_ids: float32 [rows, size].
 
         Raises:
-            InputError: The inputs have another dtype or shape than the contract says, or values that no picture or
+            InputError: The inputs have another dtype or shape than the contract says, or values that no image or
                 vocabulary has.
         """
         self._check_range(role, inputs)
@@ -275,11 +275,11 @@ class Siglip:
             return self._device_towers[role]
 
     def similarity(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
-        """Cosines, float32 [images, texts], of normalised embeddings."""
+        """Cosines, float32 [images, texts], of normalized embeddings."""
         return image_embeddings @ text_embeddings.T
 
     def logits(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
-        """The model's logits, float32 [images, texts], of normalised embeddings: scale * cosine + bias."""
+        """The model's logits, float32 [images, texts], of normalized embeddings: scale * cosine + bias."""
         scale, bias = np.float32(self.contract.logits.scale), np.float32(self.contract.logits.bias)
         return np.asarray(self.similarity(image_embeddings, text_embeddings) * scale + bias, np.float32)
 
@@ -287,7 +287,7 @@ class Siglip:
         """The probability of each pair, float32 [images, texts]: sigmoid(logit).
 
         >>> model = Siglip.load(folder)
-        >>> images, texts = model.encode_image([picture]), model.encode_text(["bear", "pizza"])
+        >>> images, texts = model.encode_image([image]), model.encode_text(["bear", "pizza"])
         >>> model.probabilities(images, texts).round(2).tolist()
         [[0.9900000095367432, 0.0]]
         """
@@ -300,14 +300,14 @@ class Siglip:
         *,
         template: str | Sequence[str] = "{}",
     ) -> list[list[Label]]:
-        """For each picture all labels, the most probable first; arguments as for `encode_image` and `encode_labels`.
+        """For each image all labels, the most probable first; arguments as for `encode_image` and `encode_labels`.
 
         A classifier of frozen labels has its own, and takes no others.
 
         Raises:
-            InputError: A picture or label cannot be used, a template has no `{}`, or there are no labels.
+            InputError: An image or label cannot be used, a template has no `{}`, or there are no labels.
         """
-        require_several(images, "picture")
+        require_batch(images, "image")
         if self.contract.labels is None:
             table, labels = self._zero_shot(images, labels, template), labels or ()
         else:
@@ -365,7 +365,12 @@ class Siglip:
     def identity(self, role: Role) -> str:
         """What tells the embeddings of a role from others: graph, weights, provider and arithmetic; 64 hex digits."""
         options, graph = self.options, self.artifact.graph(role, self.precision, self.options.provider)
-        facts = (identity(self.artifact, graph), options.provider, options.hint or "", str(options.allow_fallback))
+        facts = (
+            identity(self.artifact, graph),
+            options.provider,
+            options.openvino_precision or "",
+            str(options.allow_fallback),
+        )
         return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
     def _load_both(self) -> None:
@@ -375,7 +380,7 @@ class Siglip:
 
     def _pixels(self, images: Sequence[ImageInput], size: int) -> Iterator[NDArray[np.float32]]:
         """Batches of pixel_values, decoded by other threads, two batches ahead."""
-        each = ahead(self._executor, self.images.one, images, 2 * size)
+        each = prefetch(self._executor, self.images.one, images, 2 * size)
         for futures in batched(each, size):
             yield futures[0].result()[None] if len(futures) == 1 else np.stack([future.result() for future in futures])
 
@@ -390,7 +395,7 @@ class Siglip:
         return normalized(embeddings) if normalize and not self.embedding(role).normalized else embeddings
 
     def embedding(self, role: Role) -> EmbeddingSpec:
-        """Which output of a tower is the embedding, how wide it is, and whether the graph has normalised it."""
+        """Which output of a tower is the embedding, how wide it is, and whether the graph has normalized it."""
         graph = self.artifact.graph(role, self.precision, self.options.provider)
         return graph.embedding(self.contract.embedding)
 
@@ -411,7 +416,7 @@ class Siglip:
             yield batch
 
     def _check_range(self, role: Role, inputs: NDArray[Any]) -> None:
-        """Refuse bytes that were never normalised, and ids of another vocabulary."""
+        """Refuse bytes that were never normalized, and ids of another vocabulary."""
         if role is not Role.JOINT:
             check_rows(
                 role, inputs, self.images.span if role is Role.VISION else (0, self.tokenizer.spec.vocab_size - 1)

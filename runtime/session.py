@@ -14,11 +14,11 @@ from typing import Any, Final
 import numpy as np
 
 from .artifact.artifact import Artifact
-from .artifact.contract import EmbeddingSpec, Graph, Precision, Provider, Role, TensorSpec, Usage
-from .engines.base import UNKNOWN, Array, Engine, Source, load
+from .artifact.contract import EmbeddingSpec, Graph, IOBinding, Precision, Provider, Role, TensorSpec
+from .engines.base import UNKNOWN, Array, Engine, GraphSource, load
 from .engines.options import SessionOptions
 from .engines.ort import onnxruntime, session_config
-from .engines.preflight import require
+from .engines.preflight import ensure_provider
 from .engines.providers import PROVIDERS
 from .errors import ArtifactError, InputError, ProviderError
 
@@ -46,12 +46,12 @@ class GraphSession:
         _check_resizing(artifact, role, options)
         self._path = artifact.path(self.graph.path).absolute()
         known = identity(artifact, self.graph) if options.verify else ""
-        source = Source(self._path, precision, known)
+        source = GraphSource(self._path, precision, known)
         with _verified(artifact, self.graph, options):
             try:
                 self.engine: Engine = load(source, options)
             except ProviderError:
-                require(options.provider, options)  # if the provider itself is the cause, say so
+                ensure_provider(options.provider, options)  # if the provider itself is the cause, say so
                 raise
         self._stamps = {path: _stamp(path) for path in map(artifact.path, self.graph.data)}
         self._check_interface()
@@ -90,7 +90,7 @@ class GraphSession:
         if first.dtype == "uint8" and isinstance(rows, np.ndarray) and rows.ndim != 4:
             raise InputError(
                 f"The graph's input {first.name} was given an array of {rows.ndim} dimensions.",
-                "Pass [pictures, height, width, 3], even for one picture.",
+                "Pass [images, height, width, 3], even for one image.",
             )
         if size is None or not isinstance(rows, np.ndarray) or rows.ndim == 0 or len(rows) == 0:
             return self._some(rows, names)
@@ -108,7 +108,7 @@ class GraphSession:
 
     @property
     def _foreign(self) -> bool:
-        return isinstance(self.graph.usage, Usage)
+        return isinstance(self.graph.usage, IOBinding)
 
     @property
     def plain(self) -> bool:
@@ -123,14 +123,16 @@ class GraphSession:
                 may be narrower.
         """
         first, usage = self.graph.takes, self.graph.usage
-        if isinstance(usage, Usage):
+        if isinstance(usage, IOBinding):
             check_feed(replace(first, dtype=_ROWS.get(np.dtype(first.dtype).kind, first.dtype)), rows)
-            blanks = {b.name: np.full((b.rows or len(rows), *b.shape), b.value, b.dtype) for b in usage.blanks}
-            return {first.name: np.ascontiguousarray(rows, first.dtype), **blanks}
+            constant_inputs = {
+                b.name: np.full((b.rows or len(rows), *b.shape), b.value, b.dtype) for b in usage.constant_inputs
+            }
+            return {first.name: np.ascontiguousarray(rows, first.dtype), **constant_inputs}
         if isinstance(rows, np.ndarray) and rows.dtype.names:
             return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
         if isinstance(rows, np.ndarray) and rows.ndim == len(first.shape) + 1 and len(rows) == 1:
-            return {first.name: np.ascontiguousarray(rows[0])}  # the graph takes a single picture
+            return {first.name: np.ascontiguousarray(rows[0])}  # the graph takes a single image
         return {first.name: rows}
 
     def check_unchanged(self) -> None:
@@ -210,12 +212,12 @@ def _single(value: Array) -> Array:
 
 
 def _check_resizing(artifact: Artifact, role: Role, options: SessionOptions) -> None:
-    """OpenVINO 2026.4 reads an antialiased Resize without complaint and is 50 grey levels off."""
+    """OpenVINO 2026.4 reads an antialiased Resize without complaint and is 50 gray levels off."""
     wrong = options.provider in (Provider.OPENVINO, Provider.OPENVINO_ORT)
-    if wrong and role is not Role.TEXT and artifact.contract.image.input == "picture":
+    if wrong and role is not Role.TEXT and artifact.contract.image.input == "image":
         raise ProviderError(
-            f"{options.provider} resizes pictures otherwise than the reference, and the graphs of {artifact.folder} "
-            "resize pictures themselves.",
+            f"{options.provider} resizes images otherwise than the reference, and the graphs of {artifact.folder} "
+            "resize images themselves.",
             "Use the CPU provider, or export with --image-input bytes or pixels.",
         )
 

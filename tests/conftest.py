@@ -15,11 +15,11 @@ import pytest
 
 from siglip_onnx.cli import main
 from siglip_onnx.exporter import export
-from siglip_onnx.quantize import RECIPES, Job, Result, quantize
+from siglip_onnx.quantize import RECIPES, QuantizeRequest, QuantizeResult, quantize
 from siglip_onnx.runtime import Artifact, Siglip, privacy
 from siglip_onnx.runtime.artifact.artifact import record_files, write_contract
 from siglip_onnx.runtime.artifact.contract import Contract, Precision
-from siglip_onnx.validate import Gates, Report, Terms, store, validate
+from siglip_onnx.validate import LimitTable, Report, Terms, store, validate
 
 from .support import not_run
 from .support.outliers import rescale_norms
@@ -111,7 +111,7 @@ def is_one_paragraph(text: str) -> bool:
 PAIRS = 48
 # A dozen pairs prove no margin of two percent; whether the bounds themselves are right is tested where they are made.
 FEW_GATES = "[default]\nmargin = 0.25\n"
-FEW = Terms(gates=Gates({("default",): {"margin": 0.25}}))
+FEW = Terms(gates=LimitTable({("default",): {"margin": 0.25}}))
 Command = Callable[..., Run]
 
 
@@ -188,12 +188,12 @@ def emoji(passed: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def every(passed: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Result]:
+def every(passed: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, QuantizeResult]:
     """One artifact with every variant."""
     folder = Path(shutil.copytree(passed, tmp_path_factory.mktemp("every") / "emoji"))
     results = {}
     for precision, kind in RECIPES.items():
-        job = Job(data=pairs, cuda=precision is Precision.FP16)
+        job = QuantizeRequest(data=pairs, cuda=precision is Precision.FP16)
         results[precision] = quantize(folder, kind(), job, progress=quiet)
     return results
 

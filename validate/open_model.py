@@ -11,7 +11,7 @@ from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider
 from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InputError
 from ..runtime.model import Siglip
-from .report.report import Rung
+from .report.report import CheckGroup
 from .validate_variant import open_checkpoint
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class OpenedModel:
     """A model to judge.
 
     Attributes:
         model: It, loaded with a precision and provider.
-        without: Rungs for which its files bring nothing of their own.
+        without: Check groups for which its files bring nothing of their own.
         notes: What was assumed of files without a contract, a sentence each.
     """
 
     model: Siglip
-    without: frozenset[Rung] = frozenset()
+    without: frozenset[CheckGroup] = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -39,7 +39,7 @@ def is_artifact(folder: Path) -> bool:
     return (folder / CONTRACT_FILE).exists()
 
 
-def open_subject(job: Job, precision: Precision, provider: Provider) -> Subject:
+def open_model(job: Job, precision: Precision, provider: Provider) -> OpenedModel:
     """Open what a job judges.
 
     Raises:
@@ -49,13 +49,13 @@ def open_subject(job: Job, precision: Precision, provider: Provider) -> Subject:
     """
     options = replace(job.options, provider=provider).for_its_provider()
     if is_artifact(job.artifact):
-        return Subject(Siglip(Artifact.open(job.artifact), precision, options))
+        return OpenedModel(Siglip(Artifact.open(job.artifact), precision, options))
     return _adopted(job, precision, options)
 
 
-def _adopted(job: Job, precision: Precision, options: SessionOptions) -> Subject:
+def _adopted(job: Job, precision: Precision, options: SessionOptions) -> OpenedModel:
     """Files without a contract, which the checkpoint has to explain."""
-    from .external.open_external import adopt
+    from .external.open_external import open_external
 
     if job.checkpoint is None:
         raise InputError(
@@ -63,19 +63,19 @@ def _adopted(job: Job, precision: Precision, options: SessionOptions) -> Subject
             "Name the checkpoint that it was made from with --reference.",
         )
     source = open_checkpoint(job.checkpoint, job.dialect)
-    adopted = adopt(job.artifact, source, precision, _mapping(job))
+    adopted = open_external(job.artifact, source, precision, _mapping(job))
     model = Siglip(adopted.artifact, precision, options)
     judged = {
-        Rung.TOKENS: adopted.has_tokenizer,
-        Rung.PIXELS: adopted.has_preprocessor,
-        Rung.BATCH: all(adopted.artifact.graph(role, precision).batch is None for role in model.contract.towers),
+        CheckGroup.TOKENS: adopted.has_tokenizer,
+        CheckGroup.PIXELS: adopted.has_preprocessor,
+        CheckGroup.BATCH: all(adopted.artifact.graph(role, precision).batch is None for role in model.contract.towers),
     }
-    without = frozenset(rung for rung, there in judged.items() if not there)
-    return Subject(model, without, adopted.notes)
+    without = frozenset(group for group, there in judged.items() if not there)
+    return OpenedModel(model, without, adopted.notes)
 
 
 def precisions_of(job: Job) -> tuple[Precision, ...]:
-    """Every precision that there is to judge; errors as of `open_subject`."""
+    """Every precision that there is to judge; errors as of `open_model`."""
     if is_artifact(job.artifact):
         variants = Artifact.open(job.artifact).contract.variants
         found = tuple(dict.fromkeys(variant.precision for variant in variants))

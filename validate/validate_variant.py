@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Contract, Parity, Precision, encode
 from ..runtime.engines import host
-from ..runtime.engines.preflight import require
+from ..runtime.engines.preflight import ensure_provider
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
 from ..runtime.versions import installed_version
-from .checks.context import Ladder, Progress
-from .checks.registry import climb, rungs_due
+from .checks.context import CheckContext, Progress
+from .checks.registry import expected_groups, run_checks
 from .checks.regression import latency, ratchet
 from .collect_plot_data import collect
 from .data.samples import Samples
-from .limits.toml_file import Gates
-from .reference.cache import Answers
-from .reference.fp32_variant import Baseline
-from .reference.pytorch import Reference
+from .limits.toml_file import LimitTable
+from .reference.cache import ReferenceCache
+from .reference.fp32_variant import Fp32Reference
+from .reference.pytorch import PyTorchReference
 from .report.html import Made, page
-from .report.plot_data import Evidence
-from .report.report import Cost, DataRecord, Report, Rung, overall
+from .report.plot_data import PlotData
+from .report.report import CheckGroup, Cost, DataRecord, Report, overall
 
 if TYPE_CHECKING:
     from ..exporter.checkpoint.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ _TOOLS: Final = (
 )
 
 
-class Judged(NamedTuple):
+class ValidationResult(NamedTuple):
     """A verdict, and what can be drawn of it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Judged(NamedTuple):
 
     report: Report
     html: str
-    evidence: Evidence | None
+    evidence: PlotData | None
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ class Terms:
         accepted: The report of the last accepted release, which nothing may be worse than.
         dialect: Whose names the checkpoint's weights have; None finds out.
         allow_unjudged: Accept an fp32 variant without a PASS to compare with.
-        without: Rungs for which the judged files bring nothing of their own.
+        without: Check groups for which the judged files bring nothing of their own.
         answers: Where the reference's answers are kept for the next run; None keeps them for this one alone.
     """
 
-    gates: Gates = field(default_factory=Gates)
+    gates: LimitTable = field(default_factory=LimitTable)
     accepted: Report | None = None
     dialect: str | None = None
     allow_unjudged: bool = False
-    without: frozenset[Rung] = frozenset()
+    without: frozenset[CheckGroup] = frozenset()
     answers: Path | None = None
 
 
@@ -90,14 +90,14 @@ def validate(
     *,
     made: Made | None = None,
     progress: Progress = print,
-) -> Judged:
+) -> ValidationResult:
     """Climb the whole ladder and give a verdict.
 
     Args:
         model: What is judged, loaded with the precision and provider in question.
         checkpoint: What it was made from: a folder or a hub id. None compares it with the artifact's fp32 variant,
             which must itself have passed against its checkpoint.
-        data: Pictures in one of the forms of docs/data.md, or what was read of them; None for the bundled photos.
+        data: Images in one of the forms of docs/data.md, or what was read of them; None for the bundled photos.
         terms: What else the verdict depends on.
         made: How the variant was made, for the page.
         progress: Told what is being done, in a few words, before each step.
@@ -109,17 +109,17 @@ def validate(
         ProviderError: The provider is missing, or torch or transformers is.
     """
     started, terms = time.monotonic(), terms or Terms()
-    require(model.options.provider, model.options)
-    ladder = prepared(model, checkpoint, data, terms, progress=progress)
-    due = rungs_due(ladder)
-    checks = list(climb(ladder, due))
-    cost, here = _cost(ladder), environment()
+    ensure_provider(model.options.provider, model.options)
+    context = prepared(model, checkpoint, data, terms, progress=progress)
+    due = expected_groups(context)
+    checks = list(run_checks(context, due))
+    cost, here = _cost(context), environment()
     if terms.accepted is not None:
-        checks += ratchet(checks, terms.accepted, ladder.samples.sha256, ladder.against)
-        due |= {Rung.BASELINE}
-        if ladder.gate.latency is not None:
-            checks += latency(cost, terms.accepted, here["machine"], ladder.gate.latency)
-            due |= {Rung.LATENCY}
+        checks += ratchet(checks, terms.accepted, context.samples.sha256, context.against)
+        due |= {CheckGroup.BASELINE}
+        if context.gate.latency is not None:
+            checks += latency(cost, terms.accepted, here["machine"], context.gate.latency)
+            due |= {CheckGroup.LATENCY}
     report = Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
@@ -127,34 +127,34 @@ def validate(
         contract_sha256=contract_hash(model.contract),
         precision=model.precision,
         provider=model.options.provider,
-        reference=ladder.source.name if ladder.source else f"fp32 variant of {model.contract.name}",
-        reference_sha256=ladder.answers.oracle.sha256,
-        data=record(ladder.samples, frozen=ladder.frozen is not None),
+        reference=context.source.name if context.source else f"fp32 variant of {model.contract.name}",
+        reference_sha256=context.answers.oracle.sha256,
+        data=record(context.samples, frozen=context.frozen is not None),
         environment=here,
         verdict=overall(checks, due),
         checks=tuple(checks),
-        against=ladder.against,
-        due=tuple(rung for rung in Rung if rung in due),
+        against=context.against,
+        due=tuple(group for group in CheckGroup if group in due),
         gates=terms.gates.source,
         cost=cost,
     )
-    evidence = _evidence(ladder)
-    return Judged(report, page(report, evidence, made), evidence)
+    evidence = _evidence(context)
+    return ValidationResult(report, page(report, evidence, made), evidence)
 
 
 def prepared(
     model: Siglip, checkpoint: str | Path | None, data: Path | Samples | None, terms: Terms, *, progress: Progress
-) -> Ladder:
+) -> CheckContext:
     """A ladder to climb, whose reference has answered everything; errors as of `validate`."""
     progress("Reading the data")
     samples = data if isinstance(data, Samples) else Samples.read(data)
     progress("Opening the reference")
     source, oracle = _yardstick(model, checkpoint, terms)
-    answers = Answers(oracle, samples.sha256, terms.answers)
+    answers = ReferenceCache(oracle, samples.sha256, terms.answers)
     gate = terms.gates.of(model.precision, model.options.provider)
-    ladder = Ladder(model, source, answers, samples, gate, progress, terms.without)
-    ladder.prepare()
-    return ladder
+    context = CheckContext(model, source, answers, samples, gate, progress, terms.without)
+    context.prepare()
+    return context
 
 
 def record(samples: Samples, *, frozen: bool) -> DataRecord:
@@ -171,24 +171,24 @@ def record(samples: Samples, *, frozen: bool) -> DataRecord:
     )
 
 
-def _evidence(ladder: Ladder) -> Evidence | None:
+def _evidence(context: CheckContext) -> PlotData | None:
     try:
-        return collect(ladder)
-    except Exception:  # a rung of the ladder has said so already
+        return collect(context)
+    except Exception:  # a group of the ladder has said so already
         return None
 
 
-def _cost(ladder: Ladder) -> Cost:
+def _cost(context: CheckContext) -> Cost:
     """Size and speed; of a tower that does not run there is no speed."""
-    contract, seconds = ladder.model.contract, {}
+    contract, seconds = context.model.contract, {}
     graphs = [
-        ladder.model.artifact.graph(r, ladder.model.precision, ladder.model.options.provider) for r in ladder.towers
+        context.model.artifact.graph(r, context.model.precision, context.model.options.provider) for r in context.towers
     ]
     size = sum(contract.files[path].bytes for graph in graphs for path in (graph.path, *graph.data))
-    for role in ladder.towers:
-        with contextlib.suppress(Exception):  # a rung of the ladder has said so already
-            seconds[str(role)] = ladder.tower(role).seconds
-    return Cost(size, seconds, _peak(), ladder.model.options.threads or host.cores())
+    for role in context.towers:
+        with contextlib.suppress(Exception):  # a group of the ladder has said so already
+            seconds[str(role)] = context.tower(role).seconds
+    return Cost(size, seconds, _peak(), context.model.options.threads or host.cores())
 
 
 def _peak() -> int | None:
@@ -203,18 +203,18 @@ def _peak() -> int | None:
 
 def _yardstick(
     model: Siglip, checkpoint: str | Path | None, terms: Terms
-) -> tuple[Checkpoint | None, Reference | Baseline]:
+) -> tuple[Checkpoint | None, PyTorchReference | Fp32Reference]:
     if checkpoint is None:
         if model.precision is Precision.FP32:
             raise InputError(
                 "The fp32 variant cannot be compared with itself.", "Name its checkpoint with --reference."
             )
-        return None, Baseline(model.artifact.folder, allow_unjudged=terms.allow_unjudged)
+        return None, Fp32Reference(model.artifact.folder, allow_unjudged=terms.allow_unjudged)
     source = open_checkpoint(checkpoint, terms.dialect)
     size = model.contract.image.height
     if not source.config.vision_config.naflex and size != source.config.vision_config.image_size:
         source = source.resized(size)  # exported so, by --image-size
-    return source, Reference(source)
+    return source, PyTorchReference(source)
 
 
 def open_checkpoint(checkpoint: str | Path, dialect: str | None) -> Checkpoint:

@@ -78,14 +78,14 @@ def train_vocabulary(texts: list[str], prefix: Path) -> None:
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far a drawing may be moved and recoloured; every amount is drawn uniformly from [-x, x] around none."""
+    """How far a drawing may be moved and recolored; every amount is drawn uniformly from [-x, x] around none."""
 
-    shift: float = 0.14  # of the picture's width
+    shift: float = 0.14  # of the image's width
     scale: float = 0.25  # in log2 units
     rotate: float = 0.22  # radians
     shear: float = 0.15
-    tint: float = 0.25  # gain of each colour channel
-    hue: float = 0.35  # radians around the grey axis
+    tint: float = 0.25  # gain of each color channel
+    hue: float = 0.35  # radians around the gray axis
     saturation: float = 0.5
     contrast: float = 0.35
     blur: float = 0.25  # share of the drawings that lose half of their resolution
@@ -112,13 +112,13 @@ def distort(images: torch.Tensor, how: Distortion, rng: torch.Generator) -> torc
         chosen = torch.rand(n, generator=rng) < how.blur
         small = F.avg_pool2d(ink[chosen], 2)
         ink[chosen] = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
-    colours = 1 - torch.einsum("nij,njhw->nihw", _recolour(n, how, uniform), ink)
+    colors = 1 - torch.einsum("nij,njhw->nihw", _recolor(n, how, uniform), ink)
     contrast = torch.exp(uniform(n, 1, 1, 1, to=how.contrast)) if how.contrast else 1.0
-    colours = 0.5 + (colours - 0.5) * contrast
+    colors = 0.5 + (colors - 0.5) * contrast
     if how.noise:
         level = torch.rand(n, 1, 1, 1, generator=rng) * how.noise
-        colours = colours + torch.randn(colours.shape, generator=rng) * level
-    return colours.clamp(0, 1)
+        colors = colors + torch.randn(colors.shape, generator=rng) * level
+    return colors.clamp(0, 1)
 
 
 def _affine(n, how, uniform, shape):  # type: ignore[no-untyped-def]
@@ -129,12 +129,12 @@ def _affine(n, how, uniform, shape):  # type: ignore[no-untyped-def]
     return F.affine_grid(theta, list(shape), align_corners=False)
 
 
-def _recolour(n, how, uniform):  # type: ignore[no-untyped-def]
-    """Per-drawing 3x3 colour matrices: a turn around the grey axis, a pull towards grey, a gain per channel."""
+def _recolor(n, how, uniform):  # type: ignore[no-untyped-def]
+    """Per-drawing 3x3 color matrices: a turn around the gray axis, a pull towards gray, a gain per channel."""
     angle = uniform(n, to=how.hue)[:, None, None]
-    grey = torch.full((3, 3), 1 / 3)
+    gray = torch.full((3, 3), 1 / 3)
     cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
-    turn = torch.cos(angle) * torch.eye(3) + torch.sin(angle) * cross + (1 - torch.cos(angle)) * grey
+    turn = torch.cos(angle) * torch.eye(3) + torch.sin(angle) * cross + (1 - torch.cos(angle)) * gray
     pull = uniform(n, to=how.saturation)[:, None, None]
-    turn = turn * (1 + pull) - pull * grey
+    turn = turn * (1 + pull) - pull * gray
     return turn * (1 + uniform(n, to=how.tint)[:, None, None] / 3 + uniform(n, 3, 1, to=how.tint))

@@ -24,7 +24,7 @@ SEED = 20240
 
 @torch.no_grad()
 def embed_images(model: SiglipModel, images: torch.Tensor) -> torch.Tensor:
-    """Normalised embeddings [n, width] of float32 [n, 3, 64, 64] in [0, 1]."""
+    """Normalized embeddings [n, width] of float32 [n, 3, 64, 64] in [0, 1]."""
     parts = [model.vision_model(part * 2 - 1).pooler_output for part in images.split(256)]
     return F.normalize(torch.cat(parts), dim=-1)
 
@@ -36,7 +36,7 @@ def embed_texts(model: SiglipModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def scores(images: torch.Tensor, texts: torch.Tensor, labels: list[str]) -> dict[str, float]:
-    """Share of pictures whose own label is first, or among the first five, and of labels whose picture is."""
+    """Share of images whose own label is first, or among the first five, and of labels whose image is."""
     same = torch.tensor([[a == b for b in labels] for a in labels])
     cosines = images @ texts.T
     found: dict[str, float] = {}

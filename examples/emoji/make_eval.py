@@ -2,7 +2,7 @@
 
     python examples/emoji/make_eval.py
 
-Each of the 256 pictures shows another concept; labels.txt has all 1,852 labels to choose among.
+Each of the 256 images shows another concept; labels.txt has all 1,852 labels to choose among.
 """
 
 from __future__ import annotations

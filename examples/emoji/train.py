@@ -36,7 +36,7 @@ from transformers import SiglipConfig, SiglipModel
 TEXT_LENGTH = 64
 EOS = 1
 ATTENTION = "eager"  # for so few patches faster on a CPU than the fused kernels, forwards and backwards
-TEMPLATES = ("{}", "an emoji of {}", "a picture of {}", "this is a photo of {}", "a drawing of {}", "{} icon")
+TEMPLATES = ("{}", "an emoji of {}", "an image of {}", "this is a photo of {}", "a drawing of {}", "{} icon")
 CONFIG = {
     "text_config": {
         "hidden_size": 128,
@@ -160,7 +160,7 @@ class Stage:
 STAGES = (
     Stage(until=1 / 3, distortion=EARLY, kin=1, keep=0.5),
     Stage(until=0.9, distortion=LATE, kin=8, keep=0.5),
-    Stage(until=1.0, distortion=LATE, kin=8, keep=1.0),  # at last whole pictures, as inference sees them
+    Stage(until=1.0, distortion=LATE, kin=8, keep=1.0),  # at last whole images, as inference sees them
 )
 
 

@@ -43,7 +43,7 @@ class Checkpoint:
 
         Args:
             name: A folder, or, where there is no such folder, the id of a model on the Hugging Face hub; then
-                huggingface_hub's cache and HF_HUB_OFFLINE are honoured.
+                huggingface_hub's cache and HF_HUB_OFFLINE are honored.
             dialect: Whose names and orientation the weights have; None finds out.
             image_size: Pixels each way in the place of the checkpoint's own; `config` and `image` then say so, and the
                 position embeddings are those that are stored.
@@ -58,7 +58,7 @@ class Checkpoint:
             npz=None if dialect is None else dialect is Dialect.BIG_VISION,
             open_clip=None if dialect is None else dialect is Dialect.OPEN_CLIP,
         )
-        config, dialect = _recognised(folder, store, known, dialect)
+        config, dialect = _recognized(folder, store, known, dialect)
         weights = Weights.open(store, dialect, expected_shapes(config))
         foreign = dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
         if foreign and not (folder / PROCESSOR_FILE).exists():
@@ -72,7 +72,7 @@ class Checkpoint:
         return opened if image_size is None else opened.resized(image_size)
 
     def resized(self, size: int) -> Checkpoint:
-        """The same for pictures of another size; its position embeddings stay those that are stored.
+        """The same for images of another size; its position embeddings stay those that are stored.
 
         Raises:
             CheckpointError: The model has no image size, or a patch is larger.
@@ -98,7 +98,7 @@ class Checkpoint:
 
 
 def _check_known(folder: Path, config: SiglipConfig) -> None:
-    """Refuse to guess how pictures are resized, where an .npz alone does not tell and models of the family differ.
+    """Refuse to guess how images are resized, where an .npz alone does not tell and models of the family differ.
 
     Raises:
         CheckpointError: It is not SigLIP's own square bicubic resize to whole patches.
@@ -112,12 +112,12 @@ def _check_known(folder: Path, config: SiglipConfig) -> None:
     for doubt, is_so in doubts.items():
         if is_so:
             raise CheckpointError(
-                f"The weights in {folder} do not say how pictures are resized: {doubt}.",
+                f"The weights in {folder} do not say how images are resized: {doubt}.",
                 "Put the preprocessor_config.json and config.json of the same model on the hub into the folder.",
             )
 
 
-def _recognised(
+def _recognized(
     folder: Path, store: Store, known: SiglipConfig | None, dialect: Dialect | None
 ) -> tuple[SiglipConfig, Dialect]:
     """The config, read off the weights where there is no config.json, and the dialect, unless it is named."""

@@ -43,8 +43,8 @@ class VisionConfig(TowerConfig):
 
     Attributes:
         image_size: Pixels each way; without meaning where `naflex` is set.
-        num_patches: Position embeddings of a NaFlex tower, a square grid that is resized for each picture.
-        naflex: Whether pictures of any aspect ratio come as patches, with a mask and the shape of their grid.
+        num_patches: Position embeddings of a NaFlex tower, a square grid that is resized for each image.
+        naflex: Whether images of any aspect ratio come as patches, with a mask and the shape of their grid.
     """
 
     model_type: str = "siglip_vision_model"
@@ -57,7 +57,7 @@ class VisionConfig(TowerConfig):
 
     @property
     def positions(self) -> int:
-        """Position embeddings; transformers leaves out of a picture what does not fill a patch."""
+        """Position embeddings; transformers leaves out of an image what does not fill a patch."""
         return self.num_patches if self.naflex else (self.image_size // self.patch_size) ** 2
 
 
@@ -146,7 +146,7 @@ def check_config(config: SiglipConfig, path: Path) -> None:
             )
     if vision.hidden_size != text.embedding_size:
         raise CheckpointError(
-            f"{path}: picture embeddings are {vision.hidden_size} wide and text embeddings "
+            f"{path}: image embeddings are {vision.hidden_size} wide and text embeddings "
             f"{text.embedding_size}, so they cannot be compared.",
             "Correct hidden_size or projection_size.",
         )

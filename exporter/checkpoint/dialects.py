@@ -32,18 +32,18 @@ class Dialect(StrEnum):
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """The tensors that one tensor is made of, and how."""
 
     names: tuple[str, ...]
     make: Make
 
 
-Sources = dict[str, Source]
+Sources = dict[str, WeightSource]
 
 
 @dataclass(frozen=True)
-class Form:
+class LinearForm:
     """How the weight and the bias of a module are called in a dialect, and how each becomes transformers'."""
 
     weight_name: str = "weight"
@@ -53,7 +53,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Row:
+class DialectRow:
     """A module: transformers' name up to `weight` and `bias`, the dialect's name or names, and its form.
 
     `{i}` is the number of a layer.
@@ -61,7 +61,7 @@ class Row:
 
     ours: str
     theirs: tuple[str, ...]
-    form: Form = Form()
+    form: LinearForm = LinearForm()
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Single:
 _HEAD: Final = "vision_model.head."
 
 
-def _third(number: int) -> Form:
-    return Form(weight=lambda w: w.chunk(3)[number], bias=lambda b: b.chunk(3)[number])
+def _third(number: int) -> LinearForm:
+    return LinearForm(weight=lambda w: w.chunk(3)[number], bias=lambda b: b.chunk(3)[number])
 
 
 def _joined(*parts: Tensor) -> Tensor:
@@ -88,104 +88,106 @@ _ONE: Final[Make] = lambda x: x.reshape(1)  # noqa: E731  a table's entry like t
 _ROWS: Final[Make] = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731  positions, whatever stands in front of them
 
 
-def _thirds(ours: str, theirs: str, weight: str = "weight", bias: str = "bias") -> tuple[Row, ...]:
+def _thirds(ours: str, theirs: str, weight: str = "weight", bias: str = "bias") -> tuple[DialectRow, ...]:
     """Queries, keys and values of one packed tensor."""
     forms = (_third(number) for number in range(3))
     return tuple(
-        Row(f"{ours}{p}_proj.", (theirs,), Form(weight, bias, f.weight, f.bias))
+        DialectRow(f"{ours}{p}_proj.", (theirs,), LinearForm(weight, bias, f.weight, f.bias))
         for p, f in zip("qkv", forms, strict=True)
     )
 
 
-_OPEN_CLIP: Final[tuple[Row | Single, ...]] = (
+_OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
     Single("logit_scale", "logit_scale", _ONE),
     Single("logit_bias", "logit_bias", _ONE),
-    Row("vision_model.embeddings.patch_embedding.", ("visual.trunk.patch_embed.proj.",)),
+    DialectRow("vision_model.embeddings.patch_embedding.", ("visual.trunk.patch_embed.proj.",)),
     Single("vision_model.embeddings.position_embedding.weight", "visual.trunk.pos_embed", _ROWS),
-    Row("vision_model.encoder.layers.{i}.layer_norm1.", ("visual.trunk.blocks.{i}.norm1.",)),
+    DialectRow("vision_model.encoder.layers.{i}.layer_norm1.", ("visual.trunk.blocks.{i}.norm1.",)),
     *_thirds("vision_model.encoder.layers.{i}.self_attn.", "visual.trunk.blocks.{i}.attn.qkv."),
-    Row("vision_model.encoder.layers.{i}.self_attn.out_proj.", ("visual.trunk.blocks.{i}.attn.proj.",)),
-    Row("vision_model.encoder.layers.{i}.layer_norm2.", ("visual.trunk.blocks.{i}.norm2.",)),
-    Row("vision_model.encoder.layers.{i}.mlp.fc1.", ("visual.trunk.blocks.{i}.mlp.fc1.",)),
-    Row("vision_model.encoder.layers.{i}.mlp.fc2.", ("visual.trunk.blocks.{i}.mlp.fc2.",)),
-    Row("vision_model.post_layernorm.", ("visual.trunk.norm.",)),
+    DialectRow("vision_model.encoder.layers.{i}.self_attn.out_proj.", ("visual.trunk.blocks.{i}.attn.proj.",)),
+    DialectRow("vision_model.encoder.layers.{i}.layer_norm2.", ("visual.trunk.blocks.{i}.norm2.",)),
+    DialectRow("vision_model.encoder.layers.{i}.mlp.fc1.", ("visual.trunk.blocks.{i}.mlp.fc1.",)),
+    DialectRow("vision_model.encoder.layers.{i}.mlp.fc2.", ("visual.trunk.blocks.{i}.mlp.fc2.",)),
+    DialectRow("vision_model.post_layernorm.", ("visual.trunk.norm.",)),
     Single(f"{_HEAD}probe", "visual.trunk.attn_pool.latent"),
-    Row(
+    DialectRow(
         f"{_HEAD}attention.in_proj_",
         ("visual.trunk.attn_pool.q.", "visual.trunk.attn_pool.kv."),
-        Form(weight=_joined, bias=_joined),
+        LinearForm(weight=_joined, bias=_joined),
     ),
-    Row(f"{_HEAD}attention.out_proj.", ("visual.trunk.attn_pool.proj.",)),
-    Row(f"{_HEAD}layernorm.", ("visual.trunk.attn_pool.norm.",)),
-    Row(f"{_HEAD}mlp.fc1.", ("visual.trunk.attn_pool.mlp.fc1.",)),
-    Row(f"{_HEAD}mlp.fc2.", ("visual.trunk.attn_pool.mlp.fc2.",)),
+    DialectRow(f"{_HEAD}attention.out_proj.", ("visual.trunk.attn_pool.proj.",)),
+    DialectRow(f"{_HEAD}layernorm.", ("visual.trunk.attn_pool.norm.",)),
+    DialectRow(f"{_HEAD}mlp.fc1.", ("visual.trunk.attn_pool.mlp.fc1.",)),
+    DialectRow(f"{_HEAD}mlp.fc2.", ("visual.trunk.attn_pool.mlp.fc2.",)),
     Single("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
     Single("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
-    Row("text_model.encoder.layers.{i}.layer_norm1.", ("text.transformer.resblocks.{i}.ln_1.",)),
+    DialectRow("text_model.encoder.layers.{i}.layer_norm1.", ("text.transformer.resblocks.{i}.ln_1.",)),
     *_thirds(
         "text_model.encoder.layers.{i}.self_attn.",
         "text.transformer.resblocks.{i}.attn.",
         "in_proj_weight",
         "in_proj_bias",
     ),
-    Row("text_model.encoder.layers.{i}.self_attn.out_proj.", ("text.transformer.resblocks.{i}.attn.out_proj.",)),
-    Row("text_model.encoder.layers.{i}.layer_norm2.", ("text.transformer.resblocks.{i}.ln_2.",)),
-    Row("text_model.encoder.layers.{i}.mlp.fc1.", ("text.transformer.resblocks.{i}.mlp.c_fc.",)),
-    Row("text_model.encoder.layers.{i}.mlp.fc2.", ("text.transformer.resblocks.{i}.mlp.c_proj.",)),
-    Row("text_model.final_layer_norm.", ("text.ln_final.",)),
-    Row("text_model.head.", ("text.text_projection.",)),
+    DialectRow("text_model.encoder.layers.{i}.self_attn.out_proj.", ("text.transformer.resblocks.{i}.attn.out_proj.",)),
+    DialectRow("text_model.encoder.layers.{i}.layer_norm2.", ("text.transformer.resblocks.{i}.ln_2.",)),
+    DialectRow("text_model.encoder.layers.{i}.mlp.fc1.", ("text.transformer.resblocks.{i}.mlp.c_fc.",)),
+    DialectRow("text_model.encoder.layers.{i}.mlp.fc2.", ("text.transformer.resblocks.{i}.mlp.c_proj.",)),
+    DialectRow("text_model.final_layer_norm.", ("text.ln_final.",)),
+    DialectRow("text_model.head.", ("text.text_projection.",)),
 )
 
-_KERNEL: Final = Form("kernel", weight=lambda w: w.T)
+_KERNEL: Final = LinearForm("kernel", weight=lambda w: w.T)
 # A convolution's kernel is [height, width, in, out]; NaFlex has a Dense in its place.
-_PATCHES: Final = Form("kernel", weight=lambda w: w.permute(3, 2, 0, 1) if w.ndim == 4 else w.T)
-_SCALE: Final = Form("scale")
-_TO_HEADS: Final = Form("kernel", weight=lambda w: w.flatten(1).T, bias=lambda b: b.flatten())  # [in, heads, head]
-_FROM_HEADS: Final = Form("kernel", weight=lambda w: w.flatten(0, 1).T)  # [heads, head, out]
+_PATCHES: Final = LinearForm("kernel", weight=lambda w: w.permute(3, 2, 0, 1) if w.ndim == 4 else w.T)
+_SCALE: Final = LinearForm("scale")
+_TO_HEADS: Final = LinearForm(
+    "kernel", weight=lambda w: w.flatten(1).T, bias=lambda b: b.flatten()
+)  # [in, heads, head]
+_FROM_HEADS: Final = LinearForm("kernel", weight=lambda w: w.flatten(0, 1).T)  # [heads, head, out]
 _POOL: Final = "params/img/MAPHead_0/MultiHeadDotProductAttention_0/"
 
 
-def _flax_layer(ours: str, theirs: str) -> tuple[Row, ...]:
+def _flax_layer(ours: str, theirs: str) -> tuple[DialectRow, ...]:
     """A layer of either tower, which are alike in big_vision."""
     attention = f"{theirs}MultiHeadDotProductAttention_0/"
     return (
-        Row(f"{ours}layer_norm1.", (f"{theirs}LayerNorm_0/",), _SCALE),
-        Row(f"{ours}self_attn.q_proj.", (f"{attention}query/",), _TO_HEADS),
-        Row(f"{ours}self_attn.k_proj.", (f"{attention}key/",), _TO_HEADS),
-        Row(f"{ours}self_attn.v_proj.", (f"{attention}value/",), _TO_HEADS),
-        Row(f"{ours}self_attn.out_proj.", (f"{attention}out/",), _FROM_HEADS),
-        Row(f"{ours}layer_norm2.", (f"{theirs}LayerNorm_1/",), _SCALE),
-        Row(f"{ours}mlp.fc1.", (f"{theirs}MlpBlock_0/Dense_0/",), _KERNEL),
-        Row(f"{ours}mlp.fc2.", (f"{theirs}MlpBlock_0/Dense_1/",), _KERNEL),
+        DialectRow(f"{ours}layer_norm1.", (f"{theirs}LayerNorm_0/",), _SCALE),
+        DialectRow(f"{ours}self_attn.q_proj.", (f"{attention}query/",), _TO_HEADS),
+        DialectRow(f"{ours}self_attn.k_proj.", (f"{attention}key/",), _TO_HEADS),
+        DialectRow(f"{ours}self_attn.v_proj.", (f"{attention}value/",), _TO_HEADS),
+        DialectRow(f"{ours}self_attn.out_proj.", (f"{attention}out/",), _FROM_HEADS),
+        DialectRow(f"{ours}layer_norm2.", (f"{theirs}LayerNorm_1/",), _SCALE),
+        DialectRow(f"{ours}mlp.fc1.", (f"{theirs}MlpBlock_0/Dense_0/",), _KERNEL),
+        DialectRow(f"{ours}mlp.fc2.", (f"{theirs}MlpBlock_0/Dense_1/",), _KERNEL),
     )
 
 
-_BIG_VISION: Final[tuple[Row | Single, ...]] = (
+_BIG_VISION: Final[tuple[DialectRow | Single, ...]] = (
     Single("logit_scale", "params/t", _ONE),
     Single("logit_bias", "params/b", _ONE),
-    Row("vision_model.embeddings.patch_embedding.", ("params/img/embedding/",), _PATCHES),
+    DialectRow("vision_model.embeddings.patch_embedding.", ("params/img/embedding/",), _PATCHES),
     Single("vision_model.embeddings.position_embedding.weight", "params/img/pos_embedding", _ROWS),
     *_flax_layer("vision_model.encoder.layers.{i}.", "params/img/Transformer/encoderblock_{i}/"),
-    Row("vision_model.post_layernorm.", ("params/img/Transformer/encoder_norm/",), _SCALE),
+    DialectRow("vision_model.post_layernorm.", ("params/img/Transformer/encoder_norm/",), _SCALE),
     Single(f"{_HEAD}probe", "params/img/MAPHead_0/probe"),
-    Row(
+    DialectRow(
         f"{_HEAD}attention.in_proj_",
         (f"{_POOL}query/", f"{_POOL}key/", f"{_POOL}value/"),
-        Form(
+        LinearForm(
             "kernel",
             weight=lambda *parts: torch.cat([w.flatten(1).T for w in parts]),
             bias=lambda *parts: torch.cat([b.flatten() for b in parts]),
         ),
     ),
-    Row(f"{_HEAD}attention.out_proj.", (f"{_POOL}out/",), _FROM_HEADS),
-    Row(f"{_HEAD}layernorm.", ("params/img/MAPHead_0/LayerNorm_0/",), _SCALE),
-    Row(f"{_HEAD}mlp.fc1.", ("params/img/MAPHead_0/MlpBlock_0/Dense_0/",), _KERNEL),
-    Row(f"{_HEAD}mlp.fc2.", ("params/img/MAPHead_0/MlpBlock_0/Dense_1/",), _KERNEL),
+    DialectRow(f"{_HEAD}attention.out_proj.", (f"{_POOL}out/",), _FROM_HEADS),
+    DialectRow(f"{_HEAD}layernorm.", ("params/img/MAPHead_0/LayerNorm_0/",), _SCALE),
+    DialectRow(f"{_HEAD}mlp.fc1.", ("params/img/MAPHead_0/MlpBlock_0/Dense_0/",), _KERNEL),
+    DialectRow(f"{_HEAD}mlp.fc2.", ("params/img/MAPHead_0/MlpBlock_0/Dense_1/",), _KERNEL),
     Single("text_model.embeddings.token_embedding.weight", "params/txt/Embed_0/embedding"),
     Single("text_model.embeddings.position_embedding.weight", "params/txt/pos_embedding", _ROWS),
     *_flax_layer("text_model.encoder.layers.{i}.", "params/txt/Encoder_0/encoderblock_{i}/"),
-    Row("text_model.final_layer_norm.", ("params/txt/Encoder_0/encoder_norm/",), _SCALE),
-    Row("text_model.head.", ("params/txt/head/",), _KERNEL),
+    DialectRow("text_model.final_layer_norm.", ("params/txt/Encoder_0/encoder_norm/",), _SCALE),
+    DialectRow("text_model.head.", ("params/txt/head/",), _KERNEL),
 )
 
 _TABLES: Final = {Dialect.OPEN_CLIP: _OPEN_CLIP, Dialect.BIG_VISION: _BIG_VISION}
@@ -260,10 +262,10 @@ def _orientation(store: Store, shapes: Shapes) -> Dialect:
 def sources(dialect: Dialect, shapes: Shapes, names: Iterable[str]) -> Sources:
     """Where each tensor comes from, by transformers' name, in a file that holds `names`."""
     if dialect is Dialect.TRANSFORMERS:
-        return {name: Source((name,), lambda x: x) for name in shapes}
+        return {name: WeightSource((name,), lambda x: x) for name in shapes}
     if dialect is Dialect.PADDLE:
         return {
-            name: Source((name,), (lambda w: w.T) if _is_linear(name, shape) else (lambda x: x))
+            name: WeightSource((name,), (lambda w: w.T) if _is_linear(name, shape) else (lambda x: x))
             for name, shape in shapes.items()
         }
     known = dict(_expanded(_TABLES[dialect], 1 + max(map(_layer, shapes))))
@@ -281,19 +283,19 @@ def _layer(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _expanded(table: tuple[Row | Single, ...], layers: int) -> Iterator[tuple[str, Source]]:
+def _expanded(table: tuple[DialectRow | Single, ...], layers: int) -> Iterator[tuple[str, WeightSource]]:
     for row in table:
         if isinstance(row, Single):
-            yield row.ours, Source((row.theirs,), row.make)
+            yield row.ours, WeightSource((row.theirs,), row.make)
             continue
         for i in range(layers) if "{i}" in row.ours else (0,):
             ours, theirs = row.ours.format(i=i), [name.format(i=i) for name in row.theirs]
             form = row.form
-            yield f"{ours}weight", Source(tuple(f"{name}{form.weight_name}" for name in theirs), form.weight)
-            yield f"{ours}bias", Source(tuple(f"{name}{form.bias_name}" for name in theirs), form.bias)
+            yield f"{ours}weight", WeightSource(tuple(f"{name}{form.weight_name}" for name in theirs), form.weight)
+            yield f"{ours}bias", WeightSource(tuple(f"{name}{form.bias_name}" for name in theirs), form.bias)
 
 
-def _unstacked(source: Source, stacked: frozenset[str], layers: int) -> Source:
+def _unstacked(source: WeightSource, stacked: frozenset[str], layers: int) -> WeightSource:
     """big_vision's larger models hold a parameter of all layers in one tensor, [layers, …]."""
     name = source.names[0]
     layer = re.search(r"/encoderblock_(\d+)/", name)
@@ -307,4 +309,4 @@ def _unstacked(source: Source, stacked: frozenset[str], layers: int) -> Source:
             raise IndexError(f"{len(x)} layers where {layers} are due")
         return source.make(x[number])
 
-    return Source((whole,), make)
+    return WeightSource((whole,), make)

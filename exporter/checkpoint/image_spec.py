@@ -1,4 +1,4 @@
-"""How a checkpoint wants its pictures: preprocessor_config.json, or what stands for it in other dialects."""
+"""How a checkpoint wants its images: preprocessor_config.json, or what stands for it in other dialects."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
     height, width = processor.size.get("height"), processor.size.get("width")
     if height != vision.image_size or width != vision.image_size:
         raise CheckpointError(
-            f"{path} makes pictures of {height} x {width} pixels, but config.json says that the vision tower takes "
+            f"{path} makes images of {height} x {width} pixels, but config.json says that the vision tower takes "
             f"{vision.image_size} x {vision.image_size}.",
             "Use the preprocessor_config.json that belongs to this checkpoint.",
         )
@@ -116,7 +116,7 @@ def image_spec(vision: VisionConfig, preprocess: PreprocessConfig) -> ImageSpec:
         raise CheckpointError(
             f"open_clip_config.json asks for resize_mode {preprocess.resize_mode!r} and interpolation "
             f"{preprocess.interpolation!r}.",
-            "SigLIP squashes pictures by a bicubic or bilinear filter; correct the file.",
+            "SigLIP squashes images by a bicubic or bilinear filter; correct the file.",
         )
     size = vision.image_size
     return ImageSpec(size, size, preprocess.interpolation, 1 / 255, preprocess.mean, preprocess.std)

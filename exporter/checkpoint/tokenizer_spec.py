@@ -116,7 +116,7 @@ def _gemma(folder: Path, file: _TokenizerFile, text: TextConfig) -> TokenizerSpe
         pad_id=ids[pad],
         length=_length(file, text),
         vocab_size=text.vocab_size,
-        canonicalisation="gemma",
+        canonicalization="gemma",
         library="tokenizers",
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
-from .dialects import Dialect, Shapes, Source, sources
+from .dialects import Dialect, Shapes, WeightSource, sources
 from .tensor_files import Store
 
 _DTYPES: Final = frozenset({"F32", "F16", "BF16"})
@@ -33,7 +33,7 @@ class Weights:
     store: Store
     dialect: Dialect
     shapes: Shapes
-    sources: Mapping[str, Source]
+    sources: Mapping[str, WeightSource]
 
     @classmethod
     def open(cls, store: Store, dialect: Dialect, shapes: Shapes) -> Weights:

@@ -1,4 +1,4 @@
-"""The joint graph: both towers, normalisation and logits in one file that reads the towers' own data files."""
+"""The joint graph: both towers, normalization and logits in one file that reads the towers' own data files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _dimensions(shape: ir.Shape) -> list[int | str | None]:
 
 
 def _logits(vision: ir.Value, text: ir.Value, constants: dict[str, ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
-    """Normalise both embeddings, then scale * cosine + bias, for pictures by texts and the transpose."""
+    """Normalize both embeddings, then scale * cosine + bias, for images by texts and the transpose."""
     nodes: list[ir.Node] = []
 
     def op(kind: str, name: str, *inputs: ir.Value, shape: Dimensions, **attributes: int | list[int]) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Preprocessing as a graph: a decoded picture to pixel_values, as `runtime.image.ImageProcessor` makes them.
+"""Preprocessing as a graph: a decoded image to pixel_values, as `runtime.image.ImageProcessor` makes them.
 
 Two functions, for consumers that have no Pillow:
 
@@ -62,7 +62,7 @@ def preprocess_model(spec: ImageSpec) -> ir.Model:
 
 
 def join_preprocess(tower: ir.Model, spec: ImageSpec) -> ir.Model:
-    """A vision tower that takes pictures: image, uint8 [height, width, 3] -> the tower's outputs, pixel_values.
+    """A vision tower that takes images: image, uint8 [height, width, 3] -> the tower's outputs, pixel_values.
 
     Outputs have the static batch 1. Weights stay where they are: neither read nor copied.
 
@@ -121,7 +121,7 @@ def _image() -> ir.Value:
 
 
 def _pixels(made: _Nodes, image: ir.Value, spec: ImageSpec) -> ir.Value:
-    """Nodes from a picture to its pixel_values."""
+    """Nodes from an image to its pixel_values."""
     _check(spec)
     channels = made.op("Transpose", "channels_first", image, dtype=ir.DataType.UINT8, perm=[2, 0, 1])
     batch = made.op("Unsqueeze", "batch", channels, made.numbers("batch_axis", 0), dtype=ir.DataType.UINT8)
@@ -131,26 +131,26 @@ def _pixels(made: _Nodes, image: ir.Value, spec: ImageSpec) -> ir.Value:
 def _check(spec: ImageSpec) -> None:
     if spec.resize != "stretch":
         raise ExportError(
-            f"A graph cannot prepare pictures for a model that takes {spec.resize}.",
-            "Prepare pictures with siglip_onnx.runtime, or export a model that stretches them to one size.",
+            f"A graph cannot prepare images for a model that takes {spec.resize}.",
+            "Prepare images with siglip_onnx.runtime, or export a model that stretches them to one size.",
         )
     if spec.filter not in _FILTERS:
         raise ExportError(
-            f"ONNX's Resize does not know Pillow's filter {spec.filter!r}, so a graph cannot prepare pictures.",
-            f"It knows {' and '.join(_FILTERS)}; for another, prepare pictures with siglip_onnx.runtime.",
+            f"ONNX's Resize does not know Pillow's filter {spec.filter!r}, so a graph cannot prepare images.",
+            f"It knows {' and '.join(_FILTERS)}; for another, prepare images with siglip_onnx.runtime.",
         )
 
 
 def _resized(made: _Nodes, image: ir.Value, batch: ir.Value, spec: ImageSpec) -> ir.Value:
     """uint8 [1, 3, height, width] -> uint8 [1, 3, S, S], one axis after the other, as Pillow goes.
 
-    Pillow resizes columns first. From version 13 on it starts with the rows of a picture that loses more than twice as
+    Pillow resizes columns first. From version 13 on it starts with the rows of an image that loses more than twice as
     many rows as columns. Here a Resize of the rows stands in front, which otherwise leaves them as many as they are.
     """
 
-    def resize(name: str, picture: ir.Value, axis: int, size: ir.Value) -> ir.Value:
+    def resize(name: str, image: ir.Value, axis: int, size: ir.Value) -> ir.Value:
         attributes = {**_RESIZE, **_FILTERS[spec.filter], "axes": [axis]}
-        return made.op("Resize", name, picture, None, None, size, dtype=ir.DataType.UINT8, **attributes)
+        return made.op("Resize", name, image, None, None, size, dtype=ir.DataType.UINT8, **attributes)
 
     height, width = made.numbers("height", spec.height), made.numbers("width", spec.width)
     first = resize("rows_first", batch, _ROWS, _rows_first(made, image, height, width))
@@ -174,11 +174,11 @@ def _rows_first(made: _Nodes, image: ir.Value, height: ir.Value, width: ir.Value
 
 
 def _normalized(made: _Nodes, resized: ir.Value, spec: ImageSpec) -> ir.Value:
-    """uint8 [1, 3, S, S] RGB -> float32 of the same shape, in the spec's order of colours.
+    """uint8 [1, 3, S, S] RGB -> float32 of the same shape, in the spec's order of colors.
 
     A table of what each byte becomes gives the processor's bits; arithmetic on floats would depend on who runs it.
     """
-    if spec.colour_order == "BGR":
+    if spec.channel_order == "BGR":
         order = made.numbers("blue_green_red", 2, 1, 0)
         resized = made.op("Gather", "turned", resized, order, dtype=ir.DataType.UINT8, axis=1)
     bytes_ = made.op("Cast", "bytes", resized, dtype=ir.DataType.INT32, to=ir.DataType.INT32)
@@ -191,7 +191,7 @@ def _normalized(made: _Nodes, resized: ir.Value, spec: ImageSpec) -> ir.Value:
 
 
 def _table(spec: ImageSpec) -> NDArray[np.float32]:
-    """What each byte of each channel becomes, float32 [3 * 256], in the spec's order of colours."""
+    """What each byte of each channel becomes, float32 [3 * 256], in the spec's order of colors."""
     ramp = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)  # [256, 1, 3]
     return ImageProcessor(spec).normalize(ramp).reshape(3 * 256)
 

@@ -7,7 +7,7 @@ Weights are linked, not copied, so a layout takes a few megabytes. docs/layouts.
 
 from __future__ import annotations
 
-from .common import Progress, Source
+from .common import LayoutSource, Progress
 from .write import Layout, write_layout
 
-__all__ = ["Layout", "Progress", "Source", "write_layout"]
+__all__ = ["Layout", "LayoutSource", "Progress", "write_layout"]

@@ -28,7 +28,7 @@ _NO_LINK: Final = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.E
 
 
 @dataclass(frozen=True)
-class Source:
+class LayoutSource:
     """An artifact at one precision, out of which a layout is made.
 
     Attributes:
@@ -94,8 +94,8 @@ class Source:
         shutil.copyfile(source, target)
 
 
-def require_pixels(source: Source) -> None:
-    """Check that the vision graph takes normalised pixels, which is what the layouts' readers feed.
+def require_pixels(source: LayoutSource) -> None:
+    """Check that the vision graph takes normalized pixels, which is what the layouts' readers feed.
 
     Raises:
         ExportError: It takes something else.
@@ -109,7 +109,7 @@ def require_pixels(source: Source) -> None:
         )
 
 
-def require_file(source: Source, name: str) -> str:
+def require_file(source: LayoutSource, name: str) -> str:
     """A file that the artifact must have.
 
     Raises:

@@ -12,17 +12,17 @@ from typing import Any, Final
 
 from ...runtime.artifact.contract import Contract, ImageSpec, Role
 from ...runtime.errors import ExportError
-from .common import Source, embedding_only, narrow_input, rename_input
+from .common import LayoutSource, embedding_only, narrow_input, rename_input
 
 FILES: Final = ("tokenizer.json", "tokenizer_config.json")
 _BYTE: Final = 1 / 255  # what Immich multiplies a byte by
 
 
-def write(source: Source, folder: Path) -> None:
+def write(source: LayoutSource, folder: Path) -> None:
     """Write both towers with the inputs `image` and `text` and the output `embedding`, and their configuration.
 
     Raises:
-        ExportError: Immich cannot prepare pictures as the model needs them, or sends fewer than a fixed batch.
+        ExportError: Immich cannot prepare images as the model needs them, or sends fewer than a fixed batch.
     """
     if source.contract.batch not in (None, 1):
         raise ExportError(
@@ -47,7 +47,7 @@ def _config(contract: Contract) -> dict[str, Any]:
     """What Immich takes from open_clip's model configuration.
 
     With `clean` other than "canonicalize", Immich hands the text to tokenizer.json as it is, but for white space.
-    tokenizer.json canonicalises already; a second time would lose a literal </s> and a final capital sigma.
+    tokenizer.json canonicalizes already; a second time would lose a literal </s> and a final capital sigma.
     """
     tokenizer = contract.tokenizer
     assert tokenizer is not None  # noqa: S101  an artifact with a text tower has one
@@ -64,9 +64,9 @@ def _config(contract: Contract) -> dict[str, Any]:
 
 def _preprocessing(spec: ImageSpec) -> dict[str, Any]:
     """open_clip's description of the image section; "squash" is its word for a stretch to the exact size."""
-    if spec.height != spec.width or spec.colour_order != "RGB":
+    if spec.height != spec.width or spec.channel_order != "RGB":
         raise ExportError(
-            f"Immich makes square RGB pictures, and the model takes {spec.height} x {spec.width} {spec.colour_order}.",
+            f"Immich makes square RGB images, and the model takes {spec.height} x {spec.width} {spec.channel_order}.",
             "Run the artifact with siglip_onnx.runtime, or on Triton.",
         )
     scale = spec.rescale / _BYTE

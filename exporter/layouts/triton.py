@@ -1,4 +1,4 @@
-"""Triton's layout: a model repository with both towers, preprocessing, and an ensemble from picture to embedding.
+"""Triton's layout: a model repository with both towers, preprocessing, and an ensemble from image to embedding.
 
 Facts: protobuf/model_config.proto of triton-inference-server/common; for ensembles of models with and without batches,
 src/ensemble_scheduler/ensemble_utils.cc of triton-inference-server/core.
@@ -16,7 +16,7 @@ from ...runtime.artifact.contract import Role, TensorSpec
 from ...runtime.errors import ExportError
 from ..graph.naming import describe
 from ..graph.preprocess import preprocess_model
-from .common import MODEL, Source, embedding_only
+from .common import MODEL, LayoutSource, embedding_only
 
 VISION, TEXT, PREPROCESS, IMAGE = "siglip_vision", "siglip_text", "siglip_preprocess", "siglip_image"
 VERSION: Final = "1"
@@ -32,12 +32,12 @@ dynamic_batching {
   max_queue_delay_microseconds: 2000
 }
 """
-# Pictures of any size do not batch; that grey levels agree with Pillow's was measured on the CPU.
+# Images of any size do not batch; that gray levels agree with Pillow's was measured on the CPU.
 _ON_CPU: Final = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
 _PLACEHOLDER: Final = "An ensemble has no file of its own, but Triton wants a folder for its version.\n"
 
 
-def write(source: Source, folder: Path) -> None:
+def write(source: LayoutSource, folder: Path) -> None:
     """Write the repository: siglip_vision, siglip_text, siglip_preprocess and siglip_image.
 
     Raises:
@@ -52,7 +52,7 @@ def write(source: Source, folder: Path) -> None:
     _write_ensemble(folder / IMAGE, preprocess, source.contract.embedding.size)
 
 
-def _write_tower(source: Source, role: Role, folder: Path) -> None:
+def _write_tower(source: LayoutSource, role: Role, folder: Path) -> None:
     model = source.load(role)
     shape = model.graph.inputs[0].shape
     if shape is None or isinstance(shape[0], int):

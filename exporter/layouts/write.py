@@ -17,7 +17,7 @@ from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ExportError
 from ...runtime.files import new_folder
 from . import immich, optimum, triton
-from .common import Progress, Source, require_file, require_pixels
+from .common import LayoutSource, Progress, require_file, require_pixels
 
 MARKER: Final = "siglip-layout.json"
 
@@ -42,7 +42,7 @@ class Marker:
     layout: Layout
     artifact: str
     precision: Precision
-    made_with: str
+    provenance: str
     sources: dict[str, str]
     schema_version: Literal[1] = 1
 
@@ -52,8 +52,8 @@ class _Recipe:
     """Which graphs and other files of an artifact a layout is made from, and how."""
 
     roles: tuple[Role, ...]
-    files: Callable[[Source], tuple[str, ...]]
-    write: Callable[[Source, Path], None]
+    files: Callable[[LayoutSource], tuple[str, ...]]
+    write: Callable[[LayoutSource, Path], None]
 
 
 _RECIPES: Final = {
@@ -94,7 +94,7 @@ def write_layout(
         ArtifactError: The artifact is damaged, or lacks that precision or a file.
         ExportError: The layout cannot hold this model or its one tower, or cannot be written.
     """
-    source, folder = Source(Artifact.open(artifact), precision, progress, copy), target.resolve()
+    source, folder = LayoutSource(Artifact.open(artifact), precision, progress, copy), target.resolve()
     recipe = _RECIPES[layout]
     require_pixels(source)
     used = _used(source, recipe)
@@ -108,7 +108,7 @@ def write_layout(
     return folder
 
 
-def _used(source: Source, recipe: _Recipe) -> tuple[str, ...]:
+def _used(source: LayoutSource, recipe: _Recipe) -> tuple[str, ...]:
     """The files that a layout is made from."""
     variant = source.contract.variant(source.precision)
     if variant is not None and (missing := [role for role in recipe.roles if role not in variant.graphs]):
@@ -121,7 +121,7 @@ def _used(source: Source, recipe: _Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*(path for graph in graphs for path in (graph.path, *graph.data)), *files)))
 
 
-def _marker(source: Source, layout: Layout, used: tuple[str, ...]) -> bytes:
+def _marker(source: LayoutSource, layout: Layout, used: tuple[str, ...]) -> bytes:
     hashes = {inner: source.contract.files[inner].sha256 for inner in used}
     marker = Marker(layout, source.contract.name, source.precision, f"siglip-onnx {__version__}", hashes)
     return msgspec.json.format(msgspec.json.encode(marker), indent=2) + b"\n"

@@ -103,7 +103,7 @@ class LastTokenLayer(nn.Module):
 class AttentionPool(nn.Module):
     """The MAP head (arXiv:2106.04560): one learned query attends over the patches, then a residual MLP.
 
-    The query is the same for every picture, so its projection is made at export and `query` holds the result,
+    The query is the same for every image, so its projection is made at export and `query` holds the result,
     [1, heads, 1, head].
     """
 
@@ -154,7 +154,7 @@ class VisionTower(Tower):
         self.pool = AttentionPool(config, config.positions)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """A batch of pictures to [batch, patches, width] and [batch, width]."""
+        """A batch of images to [batch, patches, width] and [batch, width]."""
         split = self.split_bytes if self.bytes else self.split
         x = self.patches(split(pixel_values)) + self.positions
         for layer in self.layers:
@@ -171,7 +171,7 @@ class VisionTower(Tower):
         return tiles.permute(0, 2, 4, 1, 3, 5).contiguous().view(-1, self.grid**2, 3 * self.patch**2)
 
     def split_bytes(self, pixel_values: Tensor) -> Tensor:
-        """uint8 [batch, size, size, 3] to float32 [batch, patches, 3 * patch * patch], not yet normalised."""
+        """uint8 [batch, size, size, 3] to float32 [batch, patches, 3 * patch * patch], not yet normalized."""
         used = self.grid * self.patch
         if used < pixel_values.shape[1]:
             pixel_values = pixel_values[:, :used, :used]
@@ -180,7 +180,7 @@ class VisionTower(Tower):
 
 
 class NaflexTower(Tower):
-    """Patches, a mask and the shape of each picture's grid to the tower's outputs.
+    """Patches, a mask and the shape of each image's grid to the tower's outputs.
 
     pixel_values float32 [batch, patches, patch * patch * 3], pixel_attention_mask int64 [batch, patches],
     spatial_shapes int64 [batch, 2]: rows and columns of patches.
@@ -196,7 +196,7 @@ class NaflexTower(Tower):
         self.pool = AttentionPool(config, patches)
 
     def forward(self, pixel_values: Tensor, pixel_attention_mask: Tensor, spatial_shapes: Tensor) -> tuple[Tensor, ...]:
-        """A batch of pictures to [batch, patches, width] and [batch, width]."""
+        """A batch of images to [batch, patches, width] and [batch, width]."""
         mask = ((1 - pixel_attention_mask.to(torch.float32)) * _MASKED).view(-1, 1, 1, self.count)
         x = self.patches(pixel_values) + self.resized_positions(spatial_shapes.to(torch.float32))
         for layer in self.layers:
@@ -205,10 +205,10 @@ class NaflexTower(Tower):
         return self.ends(x, self.pool(x, mask))
 
     def resized_positions(self, shapes: Tensor) -> Tensor:
-        """The stored grid of positions resized to each picture's, [batch, patches, width]; padding gets the first.
+        """The stored grid of positions resized to each image's, [batch, patches, width]; padding gets the first.
 
         An antialiased bilinear resize (as torch's interpolate makes it) is a product with triangular weights along
-        each axis; written so, it needs no loop over pictures.
+        each axis; written so, it needs no loop over images.
         """
         rows, columns = shapes[:, 0:1], shapes[:, 1:2]
         place = torch.arange(self.count, dtype=torch.float32)
@@ -222,9 +222,9 @@ class NaflexTower(Tower):
     def weights(self, place: Tensor, length: Tensor) -> Tensor:
         """How much of each stored row goes into the place of an axis that is `length` long: [batch, patches, grid]."""
         scale = (self.grid / length).unsqueeze(2)
-        centre = (place.unsqueeze(2) + 0.5) * scale
+        center = (place.unsqueeze(2) + 0.5) * scale
         stored = torch.arange(self.grid, dtype=torch.float32) + 0.5
-        triangle = F.relu(1 - (stored - centre).abs() / scale.clamp(min=1.0))
+        triangle = F.relu(1 - (stored - center).abs() / scale.clamp(min=1.0))
         return triangle / triangle.sum(2, keepdim=True)
 
 

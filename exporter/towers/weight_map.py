@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...runtime.artifact.contract import ImageSpec
 from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
-from ..checkpoint.dialects import Source, Sources
+from ..checkpoint.dialects import Sources, WeightSource
 from ..options import ExportOptions, ImageInput
 
 
@@ -21,18 +21,18 @@ def vision_sources(config: VisionConfig, image: ImageSpec, options: ExportOption
     folded = options.image_input is ImageInput.BYTES
     return {
         **(_patches_of_bytes(patches, image) if folded else _patches(patches)),
-        "positions": Source(
+        "positions": WeightSource(
             (f"{old}embeddings.position_embedding.weight",),
             lambda p: p if config.naflex else resized(p, config.positions)[None],
         ),
         **_layers(old, config),
         **_norm("norm", f"{old}post_layernorm"),
-        "pool.query": Source(
+        "pool.query": WeightSource(
             (f"{head}probe", f"{head}attention.in_proj_weight", f"{head}attention.in_proj_bias"),
             lambda probe, weight, bias: _pool_query(probe, weight, bias, heads),
         ),
-        "pool.kv.weight": Source((f"{head}attention.in_proj_weight",), lambda w: w[w.shape[1] :].T),
-        "pool.kv.bias": Source((f"{head}attention.in_proj_bias",), lambda b: b[len(b) // 3 :]),
+        "pool.kv.weight": WeightSource((f"{head}attention.in_proj_weight",), lambda w: w[w.shape[1] :].T),
+        "pool.kv.bias": WeightSource((f"{head}attention.in_proj_bias",), lambda b: b[len(b) // 3 :]),
         **_linear("pool.out", f"{head}attention.out_proj"),
         **_norm("pool.norm", f"{head}layernorm"),
         **_linear("pool.mlp.fc1", f"{head}mlp.fc1"),
@@ -45,7 +45,7 @@ def text_sources(config: TextConfig, length: int, options: ExportOptions) -> Sou
     old, last = "text_model.", config.num_hidden_layers - 1
     return {
         **_copied("tokens", f"{old}embeddings.token_embedding.weight"),
-        "positions": Source((f"{old}embeddings.position_embedding.weight",), lambda p: p[None, :length]),
+        "positions": WeightSource((f"{old}embeddings.position_embedding.weight",), lambda p: p[None, :length]),
         **_layers(old, config),
         **(_last_layer(old, config, last) if options.pooled_only else {}),
         **_norm("norm", f"{old}final_layer_norm"),
@@ -67,19 +67,21 @@ def resized(positions: Tensor, count: int) -> Tensor:
 
 
 def _patches(old: str) -> Sources:
-    weight = Source((f"{old}.weight",), lambda w: w.flatten(1).T)
+    weight = WeightSource((f"{old}.weight",), lambda w: w.flatten(1).T)
     return {"patches.weight": weight, **_copied("patches.bias", f"{old}.bias")}
 
 
 def _patches_of_bytes(old: str, image: ImageSpec) -> Sources:
     return {
-        "patches.weight": Source((f"{old}.weight",), lambda w: _of_bytes(w.flatten(1), image)[0].T),
-        "patches.bias": Source((f"{old}.weight", f"{old}.bias"), lambda w, b: b + _of_bytes(w.flatten(1), image)[1]),
+        "patches.weight": WeightSource((f"{old}.weight",), lambda w: _of_bytes(w.flatten(1), image)[0].T),
+        "patches.bias": WeightSource(
+            (f"{old}.weight", f"{old}.bias"), lambda w, b: b + _of_bytes(w.flatten(1), image)[1]
+        ),
     }
 
 
 def _of_bytes(weight: Tensor, image: ImageSpec) -> tuple[Tensor, Tensor]:
-    """The patch embedding of bytes instead of normalised pixels: its weight, [out, 3 * patch * patch], and a bias.
+    """The patch embedding of bytes instead of normalized pixels: its weight, [out, 3 * patch * patch], and a bias.
 
     (byte * rescale - mean) / std is folded in, in float64 since it is done but once.
     """
@@ -92,11 +94,11 @@ def _of_bytes(weight: Tensor, image: ImageSpec) -> tuple[Tensor, Tensor]:
 
 
 def _copied(new: str, old: str) -> Sources:
-    return {new: Source((old,), lambda x: x)}
+    return {new: WeightSource((old,), lambda x: x)}
 
 
 def _linear(new: str, old: str) -> Sources:
-    return {f"{new}.weight": Source((f"{old}.weight",), lambda w: w.T), **_copied(f"{new}.bias", f"{old}.bias")}
+    return {f"{new}.weight": WeightSource((f"{old}.weight",), lambda w: w.T), **_copied(f"{new}.bias", f"{old}.bias")}
 
 
 def _norm(new: str, old: str) -> Sources:
@@ -111,10 +113,10 @@ def _layers(tower: str, config: TowerConfig) -> Sources:
         projections = [f"{old}self_attn.{p}_proj" for p in "qkv"]
         sources |= {
             **_norm(f"{new}norm1", f"{old}layer_norm1"),
-            f"{new}qkv.weight": Source(
+            f"{new}qkv.weight": WeightSource(
                 tuple(f"{p}.weight" for p in projections), lambda q, k, v: torch.cat([q * scale, k, v]).T
             ),
-            f"{new}qkv.bias": Source(
+            f"{new}qkv.bias": WeightSource(
                 tuple(f"{p}.bias" for p in projections), lambda q, k, v: torch.cat([q * scale, k, v])
             ),
             **_linear(f"{new}out", f"{old}self_attn.out_proj"),
@@ -131,10 +133,10 @@ def _last_layer(tower: str, config: TowerConfig, i: int) -> Sources:
     scale = 1 / math.sqrt(config.hidden_size // config.num_attention_heads)
     keys, values = f"{old}k_proj", f"{old}v_proj"
     return {
-        f"{new}q.weight": Source((f"{old}q_proj.weight",), lambda q: (q * scale).T),
-        f"{new}q.bias": Source((f"{old}q_proj.bias",), lambda q: q * scale),
-        f"{new}kv.weight": Source((f"{keys}.weight", f"{values}.weight"), lambda k, v: torch.cat([k, v]).T),
-        f"{new}kv.bias": Source((f"{keys}.bias", f"{values}.bias"), lambda k, v: torch.cat([k, v])),
+        f"{new}q.weight": WeightSource((f"{old}q_proj.weight",), lambda q: (q * scale).T),
+        f"{new}q.bias": WeightSource((f"{old}q_proj.bias",), lambda q: q * scale),
+        f"{new}kv.weight": WeightSource((f"{keys}.weight", f"{values}.weight"), lambda k, v: torch.cat([k, v]).T),
+        f"{new}kv.bias": WeightSource((f"{keys}.bias", f"{values}.bias"), lambda k, v: torch.cat([k, v])),
     }
 
 

@@ -17,7 +17,7 @@ _BUNDLED: Final = 5  # of the photos that come with siglip-onnx
 
 @dataclass(frozen=True)
 class Data:
-    """Pairs to calibrate with, pairs for a search to measure on, pairs to judge by, and unreadable pictures."""
+    """Pairs to calibrate with, pairs for a search to measure on, pairs to judge by, and unreadable images."""
 
     calibration: Samples
     searched: Samples
@@ -29,15 +29,15 @@ def read(folder: Path | None, due: int, asked: int | None, search: int = 0, *, s
     """Take evenly spaced pairs out of all for calibration and for a search; the rest judges.
 
     Args:
-        folder: Pictures with captions, in a form of docs/data.md; None for the bundled photos.
+        folder: Images with captions, in a form of docs/data.md; None for the bundled photos.
         due: How many pairs the recipe likes to calibrate with.
         asked: How many the user asked for, if so.
         search: How many pairs a search likes to measure on. It gets a quarter of all at most, as calibration does
             where nobody asked for more.
-        skip_unreadable: Leave out pictures that cannot be read, instead of refusing them.
+        skip_unreadable: Leave out images that cannot be read, instead of refusing them.
 
     Raises:
-        InputError: A picture cannot be read, or there are too few pairs.
+        InputError: An image cannot be read, or there are too few pairs.
     """
     samples, skipped = _readable(Samples.read(folder), skip_unreadable)
     there = len(samples.pairs)
@@ -47,7 +47,7 @@ def read(folder: Path | None, due: int, asked: int | None, search: int = 0, *, s
     count = min(due, spare, there // (4 if search else 2)) if asked is None else asked
     if count > spare or (due and count < 1):
         raise InputError(
-            f"{samples.name} has {there} pairs of picture and caption, but {max(count, 1) + search} to calibrate with "
+            f"{samples.name} has {there} pairs of image and caption, but {max(count, 1) + search} to calibrate with "
             f"and {JUDGED} others to judge by are needed.",
             f"Give more data, or ask for at most {spare} with --samples." if spare > 0 else "Give more data.",
         )
@@ -71,7 +71,7 @@ def _readable(samples: Samples, skip: bool) -> tuple[Samples, tuple[str, ...]]:
     if broken and not skip:
         first, problem = next(iter(broken.items()))
         raise InputError(
-            f"{len(broken)} of {len(samples.images)} pictures cannot be read, first {first}: {problem.what}",
+            f"{len(broken)} of {len(samples.images)} images cannot be read, first {first}: {problem.what}",
             "Replace them, or leave them out with --skip-unreadable.",
         )
     return samples.subset(i for i, name in enumerate(samples.images) if name not in broken), tuple(broken)

@@ -17,11 +17,11 @@ from ..calibration.blockwise import stream
 from ..sites import Array, Floats, sites
 
 Keep = frozenset[str]
-Step = Callable[[float], None]
+SearchStep = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Tower:
+class CalibrationTower:
     """A float32 tower and what to calibrate it with.
 
     Attributes:
@@ -32,7 +32,7 @@ class Tower:
 
     path: Path
     rows: Array
-    step: Step = field(default=lambda share: None)
+    step: SearchStep = field(default=lambda share: None)
 
     def load(self) -> ir.Model:
         """A fresh copy of the graph, whose weights are read when they are used."""
@@ -44,7 +44,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTower:
     """A calibrated tower.
 
     Attributes:
@@ -85,7 +85,7 @@ class Recipe(ABC):
         return {name: site.size for name, site in sites(graph).items()}
 
     @abstractmethod
-    def prepare(self, tower: Tower) -> Prepared:
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:
         """Calibrate a tower."""
 
 
@@ -95,7 +95,7 @@ def module(node: ir.Node) -> str:
 
 
 def seen(
-    tower: Tower, names: Iterable[str], reduce: Callable[[Array], Array] = lambda array: array
+    tower: CalibrationTower, names: Iterable[str], reduce: Callable[[Array], Array] = lambda array: array
 ) -> Iterator[tuple[str, Floats]]:
     """Values by name, float32 [samples, ...], as calibration finds them, or what is left of them."""
     wanted = set(names)

@@ -13,7 +13,7 @@ from ...runtime.artifact.contract import Precision
 from ...runtime.errors import InputError
 from ..sites import Array, Floats, Site, drop_unused, score_nodes, sites, weights
 from . import int8, smoothquant, weight_only
-from .base import Keep, Prepared, Recipe, Tower, module, seen, sensible
+from .base import CalibrationTower, Keep, PreparedTower, Recipe, module, seen, sensible
 from .cuda_fusion import fuse
 from .fp16 import bfloat16_weights, lower, out_of_range, touched
 from .smoothquant import Smoothing
@@ -51,7 +51,7 @@ class Fp16(Recipe):
     def __post_init__(self) -> None:
         sensible("headroom", self.headroom, 0)
 
-    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:  # noqa: D102
         model = tower.load()
         if unknown := set(self.float32).difference(node.op_type for node in model.graph):
             raise InputError(f"No tower has an operator {min(unknown)} to leave float32.", "Name one such as Softmax.")
@@ -77,7 +77,7 @@ class Fp16(Recipe):
 
         worst = {str(node.name): max(reasons(node), key=largest.__getitem__) for node in model.graph if reasons(node)}
         notes = {name: f"float32: {value} reaches {largest[value]:.4g}" for name, value in worst.items()}
-        return Prepared(derive, notes, fused=lambda keep: derive(keep, fuse))
+        return PreparedTower(derive, notes, fused=lambda keep: derive(keep, fuse))
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ class Bf16(Recipe):
 
     precision: ClassVar = Precision.BF16
 
-    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:  # noqa: D102
         def derive(keep: Keep) -> ir.Model:
             model = tower.load()
             bfloat16_weights(model.graph, keep)
             return model
 
-        return Prepared(derive, {})
+        return PreparedTower(derive, {})
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Int8(Recipe):
         """Sites, and the products of queries and keys, which have no weights, by the name of their node."""
         return super().candidates(graph) | (dict.fromkeys(score_nodes(graph), 1) if self.scores else {})
 
-    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:  # noqa: D102
         graph = tower.load().graph
         groups = smoothquant.smoothable(graph, _products(graph)) if self.smoothing else {}
         keys = _keys(graph) if self.scores else {}
@@ -149,7 +149,7 @@ class Int8(Recipe):
                     int8.scores(model.graph, node, name, largest[name], self.weight_bits)
             return model
 
-        return Prepared(derive, _told(found))
+        return PreparedTower(derive, _told(found))
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Int8Static(Recipe):
     def fitted(self) -> bool:  # noqa: D102
         return True
 
-    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:  # noqa: D102
         found: dict[str, Smoothing] = {}
         spans: dict[str, int8.Range] = {}
         graph = tower.load().graph
@@ -200,7 +200,7 @@ class Int8Static(Recipe):
 
             return _quantized(tower, found, keep, write, self.table_bits)
 
-        return Prepared(derive, _told(found))
+        return PreparedTower(derive, _told(found))
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class WeightOnly(Recipe):
     def fitted(self) -> bool:  # noqa: D102
         return self.rounding == "gptq"
 
-    def prepare(self, tower: Tower) -> Prepared:  # noqa: D102
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:  # noqa: D102
         graph = tower.load().graph
         fitted: dict[str, Packed] = {}
         if self.rounding == "gptq":
@@ -243,7 +243,7 @@ class WeightOnly(Recipe):
 
             return _quantized(tower, {}, keep, write, self.table_bits, finer if self.bits < 8 else None)
 
-        return Prepared(derive, {})
+        return PreparedTower(derive, {})
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _keys(graph: ir.Graph) -> dict[str, str]:
     return {str(node.inputs[1].name): name for name, node in score_nodes(graph).items() if node.inputs[1]}
 
 
-def _activations(tower: Tower, graph: ir.Graph) -> Iterator[tuple[str, Floats, list[Site]]]:
+def _activations(tower: CalibrationTower, graph: ir.Graph) -> Iterator[tuple[str, Floats, list[Site]]]:
     """Each activation that meets weights, float32 [samples, ..., width], with the sites that these are of."""
     behind: dict[str, list[Site]] = {}
     for site in _products(graph).values():
@@ -312,7 +312,7 @@ def _moments(x: Floats) -> Floats:
 
 
 def _quantized(
-    tower: Tower,
+    tower: CalibrationTower,
     smoothings: dict[str, Smoothing],
     keep: Keep,
     write: Write,

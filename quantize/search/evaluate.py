@@ -16,13 +16,13 @@ from ...runtime.artifact.contract import LogitSpec, Role
 from ...runtime.session import bare_session
 from ...validate.stats import metrics
 from ..sites import Array, Floats
-from .search import Measured
+from .search import Measurement
 
 _ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Yard:
+class Evaluator:
     """What a tower is measured by.
 
     Attributes:
@@ -39,18 +39,18 @@ class Yard:
     logits: LogitSpec
     fp32: Callable[[Array], Array]
 
-    def measure(self, model: ir.Model, folder: Path, timed: bool) -> Measured:
+    def measure(self, model: ir.Model, folder: Path, timed: bool) -> Measurement:
         """Write a tower into a folder of its own, run it and compare."""
         size = save(model, folder / "candidate.onnx")
         run = runner(folder / "candidate.onnx")
         found = {**self.wanted, self.role: embed(run, self.rows)}
         ours, theirs = self._logits(found), self._logits(self.wanted)
-        cosines = metrics.centred_cosines(found[self.role], self.wanted[self.role])
+        cosines = metrics.centered_cosines(found[self.role], self.wanted[self.role])
         truth = np.eye(len(ours), dtype=bool)
         drops = [metrics.recall_lost(turn(ours), turn(theirs), truth, 1) for turn in (lambda x: x, np.transpose)]
-        return Measured(
-            centred_cosine=_finite(cosines.mean()),
-            centred_cosine_min=_finite(cosines.min()),
+        return Measurement(
+            centered_cosine=_finite(cosines.mean()),
+            centered_cosine_min=_finite(cosines.min()),
             logit_sigma=_finite(metrics.residual_sigma(ours, theirs)),
             retrieval_drop=max(drops),
             bytes=size,

@@ -31,20 +31,20 @@ class Metric(StrEnum):
     taken off, RETRIEVAL_DROP the larger loss of R@1 of both directions.
     """
 
-    CENTRED_COSINE = "centred-cosine"
+    CENTRED_COSINE = "centered-cosine"
     LOGIT_SIGMA = "logit-sigma"
     RETRIEVAL_DROP = "retrieval-drop"
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A tower derived with some candidates kept, against the float32 tower.
 
     What came out as NaN is None and as bad as can be; speed is None where it was not timed.
     """
 
-    centred_cosine: float | None
-    centred_cosine_min: float | None
+    centered_cosine: float | None
+    centered_cosine_min: float | None
     logit_sigma: float | None
     retrieval_drop: float | None
     bytes: int
@@ -60,11 +60,11 @@ _SENSIBLE: Final = {
 
 
 @dataclass(frozen=True)
-class Step:
+class SearchStep:
     """What was kept, and what came of it."""
 
     keep: tuple[str, ...]
-    measured: Measured
+    measured: Measurement
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Goal:
     """What has to be reached.
 
     Attributes:
-        target: The least centred cosine, or the largest sigma or drop.
+        target: The least centered cosine, or the largest sigma or drop.
         metric: Of what.
         evaluations: The most towers that may be derived and measured.
 
@@ -94,28 +94,28 @@ class Goal:
                 f"{self.evaluations} evaluations are too few to search with.", f"Allow more than {_BISECTION}."
             )
 
-    def value(self, measured: Measured) -> float | None:
+    def value(self, measured: Measurement) -> float | None:
         """The metric as users know it."""
         return getattr(measured, str(self.metric).replace("-", "_"))  # type: ignore[no-any-return]
 
-    def loss(self, measured: Measured) -> float:
+    def loss(self, measured: Measurement) -> float:
         """The metric as something to make small."""
         value = self.value(measured)
         if value is None:
             return math.inf
         return 1 - value if self.metric is Metric.CENTRED_COSINE else value
 
-    def met(self, measured: Measured) -> bool:
+    def met(self, measured: Measurement) -> bool:
         """Whether the target is reached."""
         return self.loss(measured) <= (1 - self.target if self.metric is Metric.CENTRED_COSINE else self.target)
 
-    def told(self, measured: Measured) -> str:
+    def told(self, measured: Measurement) -> str:
         """The metric in words."""
         value = self.value(measured)
         return f"{self.metric} {'not a number' if value is None else f'{value:.6f}'}"
 
 
-class Diary:
+class SearchLog:
     """Every evaluation, written down at once, so that an interrupted search goes on where it was.
 
     Args:
@@ -125,19 +125,19 @@ class Diary:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        self.steps: dict[Keep, Step] = {}
+        self.steps: dict[Keep, SearchStep] = {}
         if path.exists():
             self._read()
 
     def _read(self) -> None:
         try:
-            found = msgspec.json.decode(self.path.read_bytes(), type=tuple[str, list[Step]])
+            found = msgspec.json.decode(self.path.read_bytes(), type=tuple[str, list[SearchStep]])
         except (OSError, msgspec.DecodeError):
             return  # a diary is a convenience; one that cannot be read is begun anew
         if found[0] == self.key:
             self.steps = {frozenset(step.keep): step for step in found[1]}
 
-    def add(self, step: Step) -> None:
+    def add(self, step: SearchStep) -> None:
         """Note a step; raises OSError where it cannot be written."""
         self.steps[frozenset(step.keep)] = step
         self.path.parent.mkdir(exist_ok=True)
@@ -150,9 +150,9 @@ class Diary:
 
 def search(
     candidates: dict[str, int],
-    evaluate: Callable[[Keep, bool], Measured],
+    evaluate: Callable[[Keep, bool], Measurement],
     goal: Goal,
-    diary: Diary,
+    diary: SearchLog,
     progress: Callable[[str], None],
 ) -> Keep:
     """The cheapest set found to keep.
@@ -168,10 +168,10 @@ def search(
         QuantizationError: The target is reached by no tower in which anything is quantized.
     """
 
-    def measure(keep: Keep, timed: bool = True) -> Measured:
+    def measure(keep: Keep, timed: bool = True) -> Measurement:
         known = diary.steps.get(keep)
         if known is None or (timed and known.measured.speed is None):
-            diary.add(Step(tuple(sorted(keep)), evaluate(keep, timed)))
+            diary.add(SearchStep(tuple(sorted(keep)), evaluate(keep, timed)))
         measured = diary.steps[keep].measured
         count = f"Evaluation {len(diary.steps)} of at most {goal.evaluations}"
         progress(f"{count}, {len(keep)} kept: {goal.told(measured)}")
@@ -224,7 +224,7 @@ def _union(groups: Iterable[Keep]) -> Keep:
     return frozenset().union(*groups)
 
 
-def _impossible(goal: Goal, diary: Diary, everything: Keep) -> QuantizationError:
+def _impossible(goal: Goal, diary: SearchLog, everything: Keep) -> QuantizationError:
     tried = [step for step in diary.steps.values() if set(step.keep) < everything and step.measured.speed is not None]
     best = min(tried, key=lambda step: goal.loss(step.measured))
     measured = best.measured

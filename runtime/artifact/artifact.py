@@ -19,10 +19,10 @@ from .contract import (
     Parity,
     Precision,
     Provider,
+    ReferenceKind,
     Role,
     Variant,
     Verdict,
-    Yardstick,
 )
 from .external_data import external_locations
 
@@ -252,7 +252,7 @@ def verdict_of(variant: Variant, contract: Contract, provider: Provider | None =
     order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
     given = [parity for parity in variant.parity if provider in (None, parity.provider)]
     verdicts = [parity.verdict for parity in given]
-    if any(parity.against is Yardstick.FP32 for parity in given):
+    if any(parity.against is ReferenceKind.FP32 for parity in given):
         base = contract.variant(Precision.FP32)
         proved = base is not None and verdict_of(base, contract, Provider.CPU) is Verdict.PASS
         verdicts += [] if proved else [Verdict.INCONCLUSIVE]

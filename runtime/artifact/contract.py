@@ -64,7 +64,7 @@ class Role(StrEnum):
     JOINT = "joint"
 
 
-class Yardstick(StrEnum):
+class ReferenceKind(StrEnum):
     """What a variant was compared with: the PyTorch reference, or this artifact's own fp32 variant."""
 
     CHECKPOINT = "checkpoint"
@@ -85,7 +85,7 @@ class TokenizerSpec:
 
     Attributes:
         file: The sentencepiece model, or the file of the tokenizers library.
-        canonicalisation: The rule for a text before its vocabulary sees it; `siglip` is described in
+        canonicalization: The rule for a text before its vocabulary sees it; `siglip` is described in
             docs/artifact.md and was introduced by big_vision (`canonicalize_text` in `prompt_engineering.py`), `gemma`
             lower-cases and does nothing else, as SigLIP 2 (arXiv:2502.14786) was trained.
         library: What reads `file`.
@@ -103,24 +103,24 @@ class TokenizerSpec:
     pad_id: int
     length: Annotated[int, msgspec.Meta(ge=2, le=65536)]
     vocab_size: int
-    canonicalisation: Literal["siglip", "gemma"] = "siglip"
+    canonicalization: Literal["siglip", "gemma"] = "siglip"
     library: Literal["sentencepiece", "tokenizers"] = "sentencepiece"
     padding_side: Literal["right"] = "right"
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a picture becomes pixel_values, float32 [3, height, width], or patches of them.
+    """How an image becomes pixel_values, float32 [3, height, width], or patches of them.
 
     Attributes:
-        resize: `stretch` ignores the aspect ratio; `patches` keeps it, to within a patch, and makes of a picture at
+        resize: `stretch` ignores the aspect ratio; `patches` keeps it, to within a patch, and makes of an image at
             most `max_patches` squares of `patch_size` pixels (NaFlex, arXiv:2502.14786). `height` and `width` are then
-            what a square picture becomes.
+            what a square image becomes.
         filter: Pillow's filter of that name, antialiased as Pillow's resize always is.
-        input: What the vision graph takes: `pixels` normalised as said here, float32 [batch, 3, height, width]; `bytes`
-            that are resized but not normalised, uint8 [batch, height, width, 3]; or one `picture` of any size, uint8
+        input: What the vision graph takes: `pixels` normalized as said here, float32 [batch, 3, height, width]; `bytes`
+            that are resized but not normalized, uint8 [batch, height, width, 3]; or one `image` of any size, uint8
             [height, width, 3].
-        rescale: Factor from a byte to the scale that `mean` and `std` are on, per channel in `colour_order`.
+        rescale: Factor from a byte to the scale that `mean` and `std` are on, per channel in `channel_order`.
     """
 
     height: Annotated[int, msgspec.Meta(ge=1, le=8192)]
@@ -131,10 +131,10 @@ class ImageSpec:
     std: tuple[float, float, float]
     resize: Literal["stretch", "patches"] = "stretch"
     antialias: Literal[True] = True
-    colour_order: Literal["RGB", "BGR"] = "RGB"
+    channel_order: Literal["RGB", "BGR"] = "RGB"
     patch_size: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
     max_patches: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
-    input: Literal["pixels", "bytes", "picture"] = "pixels"
+    input: Literal["pixels", "bytes", "image"] = "pixels"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class LogitSpec:
 
 @dataclass(frozen=True)
 class EmbeddingSpec:
-    """Which output of a tower is the embedding, how wide it is, and whether the graph has normalised it."""
+    """Which output of a tower is the embedding, how wide it is, and whether the graph has normalized it."""
 
     output: str
     size: int
@@ -187,7 +187,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class Blank:
+class ConstantInput:
     """An input of a graph that does not matter for the tower it stands for, and what it is given all the same.
 
     Attributes:
@@ -204,20 +204,20 @@ class Blank:
 
 
 @dataclass(frozen=True)
-class Usage:
+class IOBinding:
     """How a graph that another tool wrote stands for a tower.
 
     Attributes:
         takes: The input that is given the rows; they are cast to its dtype, as ids to int32 or pixels to float16.
         embedding: The output that is the embedding, in the place of the contract's.
-        normalized: Whether the graph normalises it, in the place of what the contract says.
+        normalized: Whether the graph normalizes it, in the place of what the contract says.
         blanks: Every other input.
     """
 
     takes: str
     embedding: str
     normalized: bool
-    blanks: tuple[Blank, ...] = ()
+    constant_inputs: tuple[ConstantInput, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,23 +233,26 @@ class Graph:
     opset: dict[str, int]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    usage: Usage | msgspec.UnsetType = msgspec.UNSET
+    usage: IOBinding | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        if isinstance(self.usage, Usage):
-            fed, has = {self.usage.takes, *(blank.name for blank in self.usage.blanks)}, {i.name for i in self.inputs}
+        if isinstance(self.usage, IOBinding):
+            fed, has = (
+                {self.usage.takes, *(blank.name for blank in self.usage.constant_inputs)},
+                {i.name for i in self.inputs},
+            )
             if fed != has:  # msgspec tells which place of a siglip.json this is about
                 raise ValueError(f"the usage feeds {', '.join(sorted(fed))}, the inputs are {', '.join(sorted(has))}")
 
     @property
     def takes(self) -> TensorSpec:
         """The input that is given the rows, or the first."""
-        name = self.usage.takes if isinstance(self.usage, Usage) else self.inputs[0].name
+        name = self.usage.takes if isinstance(self.usage, IOBinding) else self.inputs[0].name
         return next(spec for spec in self.inputs if spec.name == name)
 
     def embedding(self, usual: EmbeddingSpec) -> EmbeddingSpec:
         """Which of its outputs is the embedding; `usual` is what the contract says of its own graphs."""
-        if not isinstance(self.usage, Usage):
+        if not isinstance(self.usage, IOBinding):
             return usual
         return replace(usual, output=self.usage.embedding, normalized=self.usage.normalized)
 
@@ -257,7 +260,7 @@ class Graph:
     def batch(self) -> int | None:
         """How many rows it takes, no more and no fewer; None where that is free.
 
-        A graph that takes one decoded picture, [height, width, 3], has no dimension for more.
+        A graph that takes one decoded image, [height, width, 3], has no dimension for more.
         """
         first = self.takes.shape
         if self.takes.dtype == "uint8" and len(first) == 3:
@@ -273,7 +276,7 @@ class Parity:
     provider: Provider
     report: InnerPath
     report_sha256: Sha256
-    against: Yardstick = Yardstick.CHECKPOINT
+    against: ReferenceKind = ReferenceKind.CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -282,14 +285,14 @@ class Variant:
 
     Attributes:
         graphs: The graph of each role. A variant of one tower has the fp32 graph of the other.
-        made_for: The one provider that the graphs are for, or None.
-        made_with: Versions of the tools, and options.
+        target_provider: The one provider that the graphs are for, or None.
+        provenance: Versions of the tools, and options.
     """
 
     precision: Precision
     graphs: dict[Role, Graph]
-    made_with: dict[str, str]
-    made_for: Provider | None = None
+    provenance: dict[str, str]
+    target_provider: Provider | None = None
     parity: tuple[Parity, ...] = ()
 
     @property
@@ -325,19 +328,19 @@ class Contract:
 
     def variant(self, precision: Precision, provider: Provider = Provider.CPU) -> Variant | None:
         """The variant of that precision that was made for the provider, else the one made for none, else None."""
-        found = {v.made_for: v for v in self.variants if v.precision == precision}
+        found = {v.target_provider: v for v in self.variants if v.precision == precision}
         return found.get(provider) or found.get(None)
 
     def made(self, variant: Variant) -> Variant | None:
         """The variant here of the same precision and provider, without its verdicts."""
-        key = (variant.precision, variant.made_for)
-        found = next((v for v in self.variants if (v.precision, v.made_for) == key), None)
+        key = (variant.precision, variant.target_provider)
+        found = next((v for v in self.variants if (v.precision, v.target_provider) == key), None)
         return found and replace(found, parity=())
 
     def with_variant(self, variant: Variant) -> Contract:
         """The same contract with `variant` in the place of the one of its precision and provider, or added."""
-        key = (variant.precision, variant.made_for)
-        others = tuple(v for v in self.variants if (v.precision, v.made_for) != key)
+        key = (variant.precision, variant.target_provider)
+        others = tuple(v for v in self.variants if (v.precision, v.target_provider) != key)
         return replace(self, variants=(*others, variant))
 
     def without_verdicts(self) -> Contract:

@@ -1,8 +1,8 @@
-"""Collections: embed a million pictures or texts into a file, and search it."""
+"""Collections: embed a million images or texts into a file, and search it."""
 
-from .embeddings_file import VectorType
-from .items import Inputs, Kind
-from .job import Cluster, EmbedJob, Engine, embed
+from .embeddings_file import VectorDtype
+from .items import Inputs, Modality
+from .job import Backend, Cluster, EmbedJob, embed
 from .retrieval import Hit, search
 
-__all__ = ["Cluster", "EmbedJob", "Engine", "Hit", "Inputs", "Kind", "VectorType", "embed", "search"]
+__all__ = ["Backend", "Cluster", "EmbedJob", "Hit", "Inputs", "Modality", "VectorDtype", "embed", "search"]

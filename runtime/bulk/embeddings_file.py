@@ -17,7 +17,7 @@ METADATA_KEY: Final = b"siglip_onnx"
 ROW_GROUP: Final = 8192
 
 
-class VectorType(StrEnum):
+class VectorDtype(StrEnum):
     """How a number of an embedding is kept; int8 comes with a scale for each row."""
 
     FLOAT32 = "float32"
@@ -47,7 +47,7 @@ class About:
     artifact: str
     precision: str
     provider: str
-    vectors: VectorType
+    vectors: VectorDtype
     size: int
     scale: float
     bias: float
@@ -84,7 +84,7 @@ def schema(about: About) -> Any:
     texts = [arrow.field("text", arrow.string()), arrow.field("cut", arrow.bool_())]
     fields += texts if about.kind == "text" else []
     fields += [arrow.field("embedding", arrow.list_(number, about.size))]
-    fields += [arrow.field("scale", arrow.float32())] if about.vectors is VectorType.INT8 else []
+    fields += [arrow.field("scale", arrow.float32())] if about.vectors is VectorDtype.INT8 else []
     return arrow.schema([*fields, arrow.field("error", arrow.string())])
 
 
@@ -115,7 +115,7 @@ def table(
         columns["cut"] = arrow.array([cut for _, cut in texts])
     mask = arrow.array(bad)
     columns["embedding"] = arrow.FixedSizeListArray.from_arrays(arrow.array(numbers.ravel()), about.size, mask=mask)
-    if about.vectors is VectorType.INT8:
+    if about.vectors is VectorDtype.INT8:
         columns["scale"] = arrow.array(scales, mask=bad)
     columns["error"] = arrow.array(map(_written, errors), arrow.string())
     return arrow.table(columns, schema=schema(about))
@@ -126,9 +126,9 @@ def _written(text: str | None) -> str | None:
     return text if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
-def pack(vectors: NDArray[np.float32], kind: VectorType) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def pack(vectors: NDArray[np.float32], kind: VectorDtype) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Vectors [rows, size] in their type, and for int8 the scale of each row, by which its numbers are multiplied."""
-    if kind is not VectorType.INT8:
+    if kind is not VectorDtype.INT8:
         return vectors.astype(kind), np.ones(len(vectors), np.float32)
     scales = np.maximum(np.abs(vectors).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
     return np.rint(vectors / scales[:, None]).astype(np.int8), scales.astype(np.float32)
@@ -142,7 +142,7 @@ def unpack(batch: Any, about: About) -> tuple[NDArray[np.intp], NDArray[np.float
     if len(numbers) != len(places):  # depends on the version whether flatten leaves out what is null
         numbers = numbers[places]
     vectors = numbers.astype(np.float32)
-    if about.vectors is VectorType.INT8:
+    if about.vectors is VectorDtype.INT8:
         vectors *= np.asarray(batch.column("scale"))[places].astype(np.float32)[:, None]
     return places, vectors
 

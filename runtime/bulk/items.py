@@ -1,4 +1,4 @@
-"""What there is to embed: pictures and texts in folders, tables and archives, always in the same order."""
+"""What there is to embed: images and texts in folders, tables and archives, always in the same order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from ..errors import InputError
 
-# Endings of picture files, of the formats in runtime/preprocessing/image.py.
-PICTURES: Final = frozenset(
+# Endings of image files, of the formats in runtime/preprocessing/image.py.
+IMAGES: Final = frozenset(
     f".{ending}"
     for ending in (
         *("avif", "bmp", "gif", "ico", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tga", "tif", "tiff"),
@@ -29,7 +29,7 @@ PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how files of gzip, bzip2 a
 _TABLE_BATCH: Final = 64  # rows of a parquet file that are in memory at once
 
 
-class Kind(StrEnum):
+class Modality(StrEnum):
     """What is embedded."""
 
     IMAGE = "image"
@@ -37,7 +37,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """Bytes in a file: those of one member of an uncompressed archive."""
 
     file: str
@@ -63,17 +63,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture or text.
+    """One image or text.
 
     Attributes:
         id: What it is called in the output: a path, `archive.tar:member`, or `table.csv#row`.
         content: A path, the bytes of a file, where they are, or a text; None where there is none.
         error: Why there is none.
-        stamp: Size and time of the last change of a picture in a folder, by which it is noticed that it changed.
+        stamp: Size and time of the last change of an image in a folder, by which it is noticed that it changed.
     """
 
     id: str
-    content: str | bytes | Member | None
+    content: str | bytes | ArchiveMember | None
     error: str | None = None
     stamp: str = ""
 
@@ -83,15 +83,15 @@ class Inputs:
     """Where items come from.
 
     Attributes:
-        paths: Folders (of pictures, with all below), pictures, patterns such as `*.jpg`, tables (.csv, .tsv, .jsonl,
+        paths: Folders (of images, with all below), images, patterns such as `*.jpg`, tables (.csv, .tsv, .jsonl,
             .parquet), archives (.tar, .tar.gz, as webdataset writes them), or files of texts, one a line (.txt).
         kind: What they hold.
-        column: The column of a table with the text, the picture's path (from the table's folder) or its bytes.
+        column: The column of a table with the text, the image's path (from the table's folder) or its bytes.
         id_column: The column of a table that names an item.
     """
 
     paths: tuple[str, ...]
-    kind: Kind = Kind.IMAGE
+    kind: Modality = Modality.IMAGE
     column: str | None = None
     id_column: str | None = None
 
@@ -125,23 +125,23 @@ class Inputs:
 
     def _of(self, path: str) -> Iterator[Item]:
         if os.path.isdir(path):
-            self._only(Kind.IMAGE, path, "A folder")
-            yield from _pictures(path)
+            self._only(Modality.IMAGE, path, "A folder")
+            yield from _images(path)
             return
         name = path.lower()
         reader = next((reader for ending, reader in _READERS.items() if name.endswith(ending)), None)
         if reader is not None:
             yield from reader(self, path)
         else:
-            self._only(Kind.IMAGE, path, "A file of this kind")
+            self._only(Modality.IMAGE, path, "A file of this kind")
             yield Item(path, path)
 
-    def _only(self, kind: Kind, path: str, what: str) -> None:
+    def _only(self, kind: Modality, path: str, what: str) -> None:
         if self.kind is not kind:
             raise InputError(
                 f"{what} holds {kind}s, and {self.kind}s were asked for: {path}.",
                 "Texts come from .txt, .csv, .tsv, .jsonl, .parquet or .tar files."
-                if kind is Kind.IMAGE
+                if kind is Modality.IMAGE
                 else "Use --kind text.",
             )
 
@@ -151,13 +151,13 @@ class Inputs:
         if self.id_column is not None and cells.get(self.id_column) is not None:
             name = str(cells[self.id_column])
         value = cells.get(str(self.column))
-        if isinstance(value, dict):  # how Hugging Face datasets keep pictures
+        if isinstance(value, dict):  # how Hugging Face datasets keep images
             value = value.get("bytes") or value.get("path")
-        if self.kind is Kind.TEXT and isinstance(value, str):
+        if self.kind is Modality.TEXT and isinstance(value, str):
             return Item(name, value)
-        if self.kind is Kind.IMAGE and isinstance(value, str) and value:
+        if self.kind is Modality.IMAGE and isinstance(value, str) and value:
             return Item(name, os.path.join(os.path.dirname(file), value))
-        if self.kind is Kind.IMAGE and isinstance(value, bytes) and value:
+        if self.kind is Modality.IMAGE and isinstance(value, bytes) and value:
             return _bounded(name, len(value), lambda: value)
         found = "nothing" if value is None or value in ("", b"") else f"a {type(value).__name__}"
         return Item(name, None, f"Column {self.column!r} of row {row} holds {found}.")
@@ -171,16 +171,16 @@ class Inputs:
                 raise InputError(f"{file} has no column {column!r}.", f"It has {', '.join(columns) or 'none'}.")
 
 
-def _pictures(folder: str) -> Iterator[Item]:
-    """Every picture below a folder; links to folders are not followed, since they may lead in circles."""
+def _images(folder: str) -> Iterator[Item]:
+    """Every image below a folder; links to folders are not followed, since they may lead in circles."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read ({error.strerror}).", "Make it readable.") from error
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            yield from _pictures(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in PICTURES:
+            yield from _images(entry.path)
+        elif os.path.splitext(entry.name)[1].lower() in IMAGES:
             yield Item(entry.path, entry.path, stamp=_stamp(entry))
 
 
@@ -192,14 +192,14 @@ def _stamp(entry: os.DirEntry[str]) -> str:
     return f"{found.st_size}-{found.st_mtime_ns}"
 
 
-def _bounded(name: str, size: int, read: Callable[[], bytes | Member]) -> Item:
+def _bounded(name: str, size: int, read: Callable[[], bytes | ArchiveMember]) -> Item:
     if size > MAX_MEMBER:
         return Item(name, None, f"It has {size:,} bytes, more than the {MAX_MEMBER:,} that are read.")
     return Item(name, read())
 
 
 def _lines(inputs: Inputs, path: str) -> Iterator[Item]:
-    inputs._only(Kind.TEXT, path, "A file with a text a line")
+    inputs._only(Modality.TEXT, path, "A file with a text a line")
     for row, line in enumerate(decoded_lines(path)):
         if line.strip():
             yield Item(f"{path}#{row}", line.strip())
@@ -275,8 +275,8 @@ class StrictInfo(tarfile.TarInfo):
 
 
 def _archive(inputs: Inputs, path: str) -> Iterator[Item]:
-    """Members of a tar that are pictures, or for texts its .txt members; nothing is unpacked."""
-    endings = PICTURES if inputs.kind is Kind.IMAGE else {".txt"}
+    """Members of a tar that are images, or for texts its .txt members; nothing is unpacked."""
+    endings = IMAGES if inputs.kind is Modality.IMAGE else {".txt"}
     try:
         with Path(path).open("rb") as file:
             packed = file.read(6).startswith(PACKED)
@@ -288,18 +288,18 @@ def _archive(inputs: Inputs, path: str) -> Iterator[Item]:
         raise InputError(f"{path} cannot be read as an archive ({error}).", "Copy it again.") from error
 
 
-def _member(kind: Kind, archive: tarfile.TarFile, path: str, member: tarfile.TarInfo, packed: bool) -> Item:
+def _member(kind: Modality, archive: tarfile.TarFile, path: str, member: tarfile.TarInfo, packed: bool) -> Item:
     if member.islnk():
         return Item(f"{path}:{member.name}", None, f"It is a link to {member.linkname}, which is not followed.")
 
-    def read() -> bytes | Member:
-        if not packed and kind is Kind.IMAGE:
-            return Member(path, member.offset_data, member.size)
+    def read() -> bytes | ArchiveMember:
+        if not packed and kind is Modality.IMAGE:
+            return ArchiveMember(path, member.offset_data, member.size)
         file = archive.extractfile(member)
         return file.read(MAX_MEMBER) if file else b""
 
     item = _bounded(f"{path}:{member.name}", member.size, read)
-    if kind is Kind.TEXT and isinstance(item.content, bytes):
+    if kind is Modality.TEXT and isinstance(item.content, bytes):
         try:
             return Item(item.id, item.content.decode("utf-8-sig").strip())
         except UnicodeDecodeError as error:

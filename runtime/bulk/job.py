@@ -18,19 +18,19 @@ from ..artifact.contract import Precision, Role
 from ..engines import host
 from ..errors import InputError, SiglipOnnxError
 from ..model import Siglip
-from ..preprocessing.prefetch import ahead, batched
-from ..preprocessing.tokenizer import Cut
+from ..preprocessing.prefetch import batched, prefetch
+from ..preprocessing.tokenizer import Truncation
 from ..session import identity
 from ..vectors import normalized, usable
-from .embeddings_file import About, VectorType, table
-from .items import Inputs, Item, Kind, Member
+from .embeddings_file import About, VectorDtype, table
+from .items import ArchiveMember, Inputs, Item, Modality
 from .part_files import CHUNK, Chunk, DoneChunk, Missing, Parts
 
 Progress = Callable[[int, int], None]
 _DECODE_AHEAD = 2  # batches that are decoded while one is in the tower
 
 
-class Engine(StrEnum):
+class Backend(StrEnum):
     """Where the work is done: in this process, or by Ray Data's workers."""
 
     LOCAL = "local"
@@ -59,7 +59,7 @@ class EmbedJob:
     """What to embed, with what, and how it is kept.
 
     Attributes:
-        inputs: The pictures or texts.
+        inputs: The images or texts.
         output: The parquet file.
         vectors: How numbers are kept.
         template: What the model reads for a text; `{}` stands for it.
@@ -73,10 +73,10 @@ class EmbedJob:
 
     inputs: Inputs
     output: Path
-    vectors: VectorType = VectorType.FLOAT32
+    vectors: VectorDtype = VectorDtype.FLOAT32
     template: str = "{}"
     batch_size: int | None = None
-    engine: Engine = Engine.LOCAL
+    engine: Backend = Backend.LOCAL
     cluster: Cluster = field(default_factory=Cluster)
     save_every: float = 30.0
     overwrite: bool = False
@@ -84,7 +84,7 @@ class EmbedJob:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedItem:
     """An item on its way into the tower.
 
     Attributes:
@@ -112,27 +112,27 @@ class Stages:
         if "{}" not in job.template:
             raise InputError(f"The template {job.template!r} has no place for a text.", "Write {} where it belongs.")
         self.model, self.job = model, job
-        self.role = Role.VISION if job.inputs.kind is Kind.IMAGE else Role.TEXT
+        self.role = Role.VISION if job.inputs.kind is Modality.IMAGE else Role.TEXT
         self.batch = model.batch_size(self.role, job.batch_size)
         self.about = describe(model, job, self.role)
 
-    def prepare(self, item: Item) -> Prepared:
+    def prepare(self, item: Item) -> PreparedItem:
         """Decode one item; whatever is wrong with it is noted, since one bad item must not stop the others."""
         kept = item if self.role is Role.TEXT else Item(item.id, None)
         if item.error is not None or item.content is None:
-            return Prepared(kept, None, item.error or "There is nothing.")
+            return PreparedItem(kept, None, item.error or "There is nothing.")
         try:
-            content = item.content.read() if isinstance(item.content, Member) else item.content
+            content = item.content.read() if isinstance(item.content, ArchiveMember) else item.content
             if self.role is Role.VISION:
-                return Prepared(kept, self.model.images.bytes_of(content))
+                return PreparedItem(kept, self.model.images.bytes_of(content))
             text = self.job.template.replace("{}", str(content))
-            cuts: list[Cut] = []
+            cuts: list[Truncation] = []
             self.model.tokenizer([text], cuts.append)
-            return Prepared(kept, text, cut=bool(cuts))
+            return PreparedItem(kept, text, cut=bool(cuts))
         except SiglipOnnxError as error:
-            return Prepared(kept, None, error.what)
+            return PreparedItem(kept, None, error.what)
         except Exception as error:  # a defect of a decoder, which is no reason to lose the others
-            return Prepared(kept, None, f"{type(error).__name__}: {error}")
+            return PreparedItem(kept, None, f"{type(error).__name__}: {error}")
 
     def inputs(self, values: Sequence[NDArray[np.uint8] | str]) -> NDArray[Any]:
         """What the tower takes for prepared values: pixel_values or input_ids."""
@@ -146,7 +146,7 @@ class Stages:
             fine = usable(rows)[:, None]
             yield np.where(fine, normalized(np.where(fine, rows, np.float32(1))), np.float32(np.nan))
 
-    def rows(self, prepared: Sequence[Prepared], vectors: Sequence[NDArray[np.float32]]) -> Any:
+    def rows(self, prepared: Sequence[PreparedItem], vectors: Sequence[NDArray[np.float32]]) -> Any:
         """The table of a chunk, with the vectors of those items that have no error so far."""
         stacked = np.stack(vectors) if vectors else np.empty((0, self.about.size), np.float32)
         items, errors = [one.item for one in prepared], [one.error for one in prepared]
@@ -157,7 +157,7 @@ class Stages:
         texts = [(one.item.content if isinstance(one.item.content, str) else None, one.cut) for one in prepared]
         return table(self.about, [item.id for item in items], texts, errors, stacked)
 
-    def chunk(self, items: Sequence[Prepared]) -> Any:
+    def chunk(self, items: Sequence[PreparedItem]) -> Any:
         """The table of a chunk whose items are prepared."""
         good = [one.value for one in items if one.value is not None]
         batches = (self.inputs(batch) for batch in batched(good, self.batch))
@@ -172,7 +172,7 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
         job: What to do.
         progress: Told how many rows are done, and how many of them have an error.
 
-    >>> about = embed(folder, EmbedJob(Inputs((picture,)), output))
+    >>> about = embed(folder, EmbedJob(Inputs((image,)), output))
     >>> about.rows, about.errors
     (1, 0)
 
@@ -200,7 +200,7 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
 
 
 def _engine(job: EmbedJob) -> Callable[[Stages, Missing], Iterator[DoneChunk]]:
-    if job.engine is Engine.LOCAL:
+    if job.engine is Backend.LOCAL:
         return run_local
     from .ray_backend import run_on_ray
 
@@ -233,7 +233,7 @@ class _Flow:
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
-        self._whole: deque[tuple[Chunk, list[Prepared]]] = deque()  # every item is prepared
+        self._whole: deque[tuple[Chunk, list[PreparedItem]]] = deque()  # every item is prepared
         self.vectors: deque[NDArray[np.float32]] = deque()
         self.ended = False
 
@@ -247,9 +247,9 @@ class _Flow:
                 yield from chunk.items
 
         depth = max(_DECODE_AHEAD * self._stages.batch, 2 * host.cores())
-        prepared: list[Prepared] = []
+        prepared: list[PreparedItem] = []
         good: list[NDArray[np.uint8] | str] = []
-        for future in ahead(pool, self._stages.prepare, items(), depth):
+        for future in prefetch(pool, self._stages.prepare, items(), depth):
             prepared.append(one := future.result())
             good += [] if one.value is None else [one.value]
             whole = len(prepared) == len(listed[0].items)
@@ -275,7 +275,7 @@ class _Flow:
             yield chunk.number, chunk.digest, self._stages.rows(prepared, [self.vectors.popleft() for _ in range(due)])
 
     @staticmethod
-    def _due(prepared: list[Prepared]) -> int:
+    def _due(prepared: list[PreparedItem]) -> int:
         return sum(one.value is not None for one in prepared)
 
 

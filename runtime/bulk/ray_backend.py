@@ -28,8 +28,8 @@ from ..errors import ProviderError, SiglipOnnxError
 from ..model import Siglip
 from ..preprocessing.image import ImageOptions
 from .embeddings_file import pyarrow
-from .items import Item, Member
-from .job import Cluster, EmbedJob, Prepared, Stages
+from .items import ArchiveMember, Item
+from .job import Cluster, EmbedJob, PreparedItem, Stages
 from .part_files import DoneChunk, Missing
 
 # An item as it is listed: its name; a path or text, bytes, or where they are (file, offset, size); or an error.
@@ -100,7 +100,7 @@ class _Recipe:
 
 @functools.cache
 def _stages(recipe: _Recipe) -> Stages:
-    os.chdir(recipe.folder)  # names of pictures are relative to where the command was given
+    os.chdir(recipe.folder)  # names of images are relative to where the command was given
     model = Siglip(Artifact.open(recipe.artifact), recipe.precision, recipe.options, recipe.image_options)
     return Stages(model, recipe.job)
 
@@ -152,10 +152,10 @@ class _Embedder:
             stream.write_table(table)
         return _row(chunk=row["chunk"], digest=row["digest"], rows=sink.getvalue().to_pybytes())
 
-    def _prepared(self, decoded: _Decoded) -> Prepared:
+    def _prepared(self, decoded: _Decoded) -> PreparedItem:
         name, text, pixels, prompt, error, cut = decoded
         shaped = None if pixels is None else np.frombuffer(pixels[0], np.uint8).reshape(pixels[1])
-        return Prepared(Item(name, text), prompt if shaped is None else shaped, error, cut)
+        return PreparedItem(Item(name, text), prompt if shaped is None else shaped, error, cut)
 
 
 def _packed(item: Item) -> _Listed:
@@ -164,17 +164,17 @@ def _packed(item: Item) -> _Listed:
         item.id,
         content if isinstance(content, str) else None,
         content if isinstance(content, bytes) else None,
-        (content.file, content.offset, content.size) if isinstance(content, Member) else None,
+        (content.file, content.offset, content.size) if isinstance(content, ArchiveMember) else None,
         item.error,
     )
 
 
 def _item(listed: _Listed) -> Item:
     name, text, data, member, error = listed
-    return Item(name, Member(*member) if member is not None else text if data is None else data, error)
+    return Item(name, ArchiveMember(*member) if member is not None else text if data is None else data, error)
 
 
-def _decoded(one: Prepared) -> _Decoded:
+def _decoded(one: PreparedItem) -> _Decoded:
     text = one.item.content if isinstance(one.item.content, str) else None
     pixels = (one.value.tobytes(), one.value.shape) if isinstance(one.value, np.ndarray) else None
     return one.item.id, text, pixels, one.value if isinstance(one.value, str) else None, one.error, one.cut

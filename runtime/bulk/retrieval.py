@@ -16,7 +16,7 @@ from ..model import Siglip
 from ..preprocessing.image import ImageInput
 from ..vectors import sigmoid
 from .embeddings_file import About, pyarrow, read_about, unpack
-from .items import Kind
+from .items import Modality
 from .job import checkpoint_of
 
 Floats = NDArray[np.float32]
@@ -31,7 +31,7 @@ class Hit:
     Attributes:
         id: Its name.
         cosine: Of its vector and the query's.
-        probability: That picture and text belong together; None where both are texts or both pictures, for which the
+        probability: That image and text belong together; None where both are texts or both images, for which the
             model has none.
         text: Of a text.
     """
@@ -46,7 +46,7 @@ def search(
     queries: Sequence[str] | Sequence[ImageInput],
     file: str | Path,
     *,
-    kind: Kind = Kind.TEXT,
+    kind: Modality = Modality.TEXT,
     top: int = 10,
     model: Siglip | None = None,
     options: SessionOptions | None = None,
@@ -54,7 +54,7 @@ def search(
     """The rows of a file that are most similar to each query, best first.
 
     Args:
-        queries: Texts, or pictures as `Siglip.encode_image` takes them.
+        queries: Texts, or images as `Siglip.encode_image` takes them.
         file: What `embed` has written.
         kind: What the queries are.
         top: How many rows each.
@@ -62,7 +62,7 @@ def search(
         options: How that one is loaded.
 
     >>> best = search(["a bear"], output)[0][0]  # in what `embed` has written
-    >>> best.id == picture
+    >>> best.id == image
     True
 
     Raises:
@@ -77,7 +77,7 @@ def search(
             f"{file} was made with another checkpoint than {chosen.artifact.folder} (its model was {about.model}).",
             "Name the artifact that it was made with.",
         )
-    wanted: Floats = chosen.encode_text(queries) if kind is Kind.TEXT else chosen.encode_image(queries)  # type: ignore[arg-type]
+    wanted: Floats = chosen.encode_text(queries) if kind is Modality.TEXT else chosen.encode_image(queries)  # type: ignore[arg-type]
     cosines, places = nearest(wanted, vectors(str(file), about), top)
     found = _rows(str(file), about, places)
     crossing = kind != about.kind
@@ -129,7 +129,7 @@ def _rows(file: str, about: About, places: Places) -> dict[int, dict[str, Any]]:
     _, parquet = pyarrow()
     due, start = sorted({int(place) for place in places.ravel() if place >= 0}), 0
     found: dict[int, dict[str, Any]] = {}
-    columns = ["id", "text"] if about.kind == Kind.TEXT else ["id"]
+    columns = ["id", "text"] if about.kind == Modality.TEXT else ["id"]
     with parquet.ParquetFile(file) as opened:
         for group in range(opened.num_row_groups):
             count = opened.metadata.row_group(group).num_rows

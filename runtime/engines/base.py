@@ -18,7 +18,7 @@ UNKNOWN = "?"  # a free dimension whose name a program does not keep
 
 
 @dataclass(frozen=True)
-class Source:
+class GraphSource:
     """A graph to load: its path or bytes, the precision of its variant, and a hash that vouches for what is there.
 
     Without the hash nothing that is compiled is kept.
@@ -46,7 +46,7 @@ class Engine(Protocol):
         """The outputs of these names; raises ProviderError."""
 
 
-def load(source: Source, options: SessionOptions) -> Engine:
+def load(source: GraphSource, options: SessionOptions) -> Engine:
     """Load a graph on the provider that the options name, and on no other.
 
     Raises:

@@ -17,7 +17,7 @@ from ..artifact.contract import Provider, TensorSpec
 from ..errors import ProviderError
 from ..files import new_folder
 from . import host
-from .base import UNKNOWN, Array, Source, first_line
+from .base import UNKNOWN, Array, GraphSource, first_line
 from .options import SessionOptions
 from .providers import PROVIDERS, openvino_config
 
@@ -38,7 +38,7 @@ class OpenVinoEngine:
         ProviderError: OpenVINO is missing, cannot compile the graph, or not in the arithmetic that was asked for.
     """
 
-    def __init__(self, source: Source, options: SessionOptions) -> None:
+    def __init__(self, source: GraphSource, options: SessionOptions) -> None:
         self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
         config = openvino_config(options, source.precision)
         _refuse_after_fork()
@@ -129,7 +129,7 @@ def openvino() -> Any:
     return openvino
 
 
-def _compiled(source: Source, config: dict[str, str], *, keep: bool) -> Any:
+def _compiled(source: GraphSource, config: dict[str, str], *, keep: bool) -> Any:
     module = openvino()
     core, graph = module.Core(), source.graph
     if not (keep and source.identity):

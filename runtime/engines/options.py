@@ -10,7 +10,7 @@ from ..artifact.contract import Precision, Provider
 from ..errors import InputError
 
 
-class Hint(StrEnum):
+class OpenVinoPrecision(StrEnum):
     """The arithmetic that OpenVINO may compute in, by its own names (`INFERENCE_PRECISION_HINT`)."""
 
     F32 = "f32"
@@ -18,7 +18,7 @@ class Hint(StrEnum):
     F16 = "f16"
 
 
-class Mode(StrEnum):
+class OpenVinoPerformance(StrEnum):
     """What OpenVINO spends the cores on: one request at a time, or several at once (`PERFORMANCE_HINT`)."""
 
     LATENCY = "latency"
@@ -27,7 +27,7 @@ class Mode(StrEnum):
 
 # What a variant is computed in by OpenVINO unless the user says otherwise. Its own default is bfloat16 wherever the
 # processor has it, whatever the file says.
-HINTS: Final = dict.fromkeys(Precision, Hint.F32) | {Precision.BF16: Hint.BF16}
+OPENVINO_PRECISIONS: Final = dict.fromkeys(Precision, OpenVinoPrecision.F32) | {Precision.BF16: OpenVinoPrecision.BF16}
 _OPENVINO: Final = (Provider.OPENVINO, Provider.OPENVINO_ORT)
 
 
@@ -59,8 +59,8 @@ class SessionOptions:
     device: int = 0
     memory_limit: int | None = None
     cuda_graphs: bool = False
-    hint: Hint | None = None
-    mode: Mode = Mode.LATENCY
+    openvino_precision: OpenVinoPrecision | None = None
+    openvino_performance: OpenVinoPerformance = OpenVinoPerformance.LATENCY
     cache: bool = False
 
     def __post_init__(self) -> None:
@@ -76,8 +76,17 @@ class SessionOptions:
 
     def for_its_provider(self) -> SessionOptions:
         """The same without what only another provider would look at."""
-        hint, mode = (self.hint, self.mode) if self.provider in _OPENVINO else (None, Mode.LATENCY)
-        return replace(self, hint=hint, mode=mode, cuda_graphs=self.cuda_graphs and self.provider is Provider.CUDA)
+        openvino_precision, openvino_performance = (
+            (self.openvino_precision, self.openvino_performance)
+            if self.provider in _OPENVINO
+            else (None, OpenVinoPerformance.LATENCY)
+        )
+        return replace(
+            self,
+            openvino_precision=openvino_precision,
+            openvino_performance=openvino_performance,
+            cuda_graphs=self.cuda_graphs and self.provider is Provider.CUDA,
+        )
 
     def check_provider(self) -> None:
         """Refuse options that the provider would not look at.
@@ -85,7 +94,9 @@ class SessionOptions:
         Raises:
             InputError: An option is for another provider.
         """
-        if self.provider not in _OPENVINO and (self.hint or self.mode is not Mode.LATENCY):
+        if self.provider not in _OPENVINO and (
+            self.openvino_precision or self.openvino_performance is not OpenVinoPerformance.LATENCY
+        ):
             raise InputError(f"hint and mode are for OpenVINO, not for {self.provider}.", "Leave them out.")
         if self.provider is not Provider.CUDA and self.cuda_graphs:
             raise InputError(f"cuda_graphs is for CUDA, not for {self.provider}.", "Leave it out.")

@@ -16,7 +16,7 @@ from .. import privacy
 from ..artifact.contract import Provider, TensorSpec
 from ..errors import ArtifactError, ProviderError
 from . import host
-from .base import Array, Source, first_line
+from .base import Array, GraphSource, first_line
 from .options import SessionOptions
 from .providers import PROVIDERS, ProviderSpec
 
@@ -65,7 +65,7 @@ class OrtEngine:
         ProviderError: The provider does not run it, or not all of it, and `allow_fallback` is off.
     """
 
-    def __init__(self, source: Source, options: SessionOptions) -> None:
+    def __init__(self, source: GraphSource, options: SessionOptions) -> None:
         self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
         self.spec = PROVIDERS[options.provider]
         try:
@@ -96,7 +96,7 @@ class OrtEngine:
                 "If memory is short, use smaller batches.",
             ) from error
 
-    def _load(self, source: Source, options: SessionOptions, *, fallback: bool) -> Any:
+    def _load(self, source: GraphSource, options: SessionOptions, *, fallback: bool) -> Any:
         ort = onnxruntime()
         config = session_config(options, fallback=fallback)
         graph = str(source.graph) if isinstance(source.graph, Path) else source.graph
@@ -111,7 +111,7 @@ class OrtEngine:
             providers.append((_CPU, {}))
         return ort.InferenceSession(graph, config, providers=providers, enable_fallback=0)
 
-    def _explained(self, error: Exception, source: Source, options: SessionOptions) -> Exception:
+    def _explained(self, error: Exception, source: GraphSource, options: SessionOptions) -> Exception:
         """What went wrong, told by its cause: the graph, the provider, or nodes that the provider cannot run."""
         ort = onnxruntime()
         if options.provider is not Provider.CPU and not options.allow_fallback:

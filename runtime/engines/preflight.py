@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..artifact.contract import Provider
 from ..errors import ProviderError
 from ..versions import installed_version
-from .base import Source, load
+from .base import GraphSource, load
 from .options import SessionOptions
 from .ort import onnxruntime
 from .providers import PROVIDERS, fits_system
@@ -32,80 +32,84 @@ _ON_NVIDIA: Final = (Provider.CUDA, Provider.TENSORRT)
 
 
 @dataclass(frozen=True)
-class Problem:
+class ProviderProblem:
     """What stands in the way of a provider, and what to do about it; a sentence each."""
 
     cause: str
     fix: str
 
 
-def problem(provider: Provider, options: SessionOptions | None = None) -> Problem | None:
+def check_provider(provider: Provider, options: SessionOptions | None = None) -> ProviderProblem | None:
     """The first thing that keeps a provider from running here, or None if it has run the probe."""
     strict = replace(options or SessionOptions(), provider=provider, allow_fallback=False, cache=False)
     probe = functools.partial(_probe, options=strict)
     if PROVIDERS[provider].npm:
         return probe(provider)  # none of the causes below is one of theirs, and what fails says why
-    causes: tuple[Callable[[Provider], Problem | None], ...] = (_package, _build, _offered, _nvidia, probe)
+    causes: tuple[Callable[[Provider], ProviderProblem | None], ...] = (_package, _build, _offered, _nvidia, probe)
     if not (wrong := _system(provider)) and provider not in _ON_NVIDIA and probe(provider) is None:
         return None  # what works needs no search for causes; on a GPU a failed probe would print pages first
     return wrong or next(filter(None, (cause(provider) for cause in causes)), None)
 
 
-def require(provider: Provider, options: SessionOptions | None = None) -> None:
+def ensure_provider(provider: Provider, options: SessionOptions | None = None) -> None:
     """Return only if the provider runs here.
 
     Raises:
         ProviderError: It does not; the message names the cause and the fix.
     """
-    if found := problem(provider, options):
+    if found := check_provider(provider, options):
         raise ProviderError(f"The provider {provider} cannot be used here: {found.cause}", found.fix)
 
 
-def _system(provider: Provider) -> Problem | None:
+def _system(provider: Provider) -> ProviderProblem | None:
     if fits_system(provider):
         return None
     systems = " and ".join(_SYSTEMS[system] for system in PROVIDERS[provider].systems)
-    return Problem(f"it is for {systems}, and this is {_SYSTEMS.get(sys.platform, sys.platform)}.", "Use another.")
+    return ProviderProblem(
+        f"it is for {systems}, and this is {_SYSTEMS.get(sys.platform, sys.platform)}.", "Use another."
+    )
 
 
-def _package(provider: Provider) -> Problem | None:
+def _package(provider: Provider) -> ProviderProblem | None:
     spec = PROVIDERS[provider]
     if any(installed_version(package) for package in spec.packages):
         return None
     clashing = [build for build in _BUILDS if installed_version(build)] if {*spec.packages} & {*_BUILDS} else []
     first = f"pip uninstall -y {' '.join(clashing)} && " if clashing else ""
-    return Problem(
+    return ProviderProblem(
         f"it comes with the package {' or '.join(spec.packages)}, which is not installed.",
         f"Run: {first}{spec.install}.",
     )
 
 
-def _build(provider: Provider) -> Problem | None:
+def _build(provider: Provider) -> ProviderProblem | None:
     """Two builds of ONNX Runtime overwrite each other's files, and which one is left is chance."""
     installed = [build for build in _BUILDS if installed_version(build)]
     if len(installed) < 2 or provider is Provider.OPENVINO:
         return None
     keep = next((package for package in PROVIDERS[provider].packages if package in installed), installed[0])
-    return Problem(
+    return ProviderProblem(
         f"{' and '.join(installed)} are both installed, and overwrite each other's files.",
         f"Run: pip uninstall -y {' '.join(installed)} && pip install {keep}.",
     )
 
 
-def _offered(provider: Provider) -> Problem | None:
+def _offered(provider: Provider) -> ProviderProblem | None:
     spec = PROVIDERS[provider]
     if provider is Provider.OPENVINO or spec.plugin:
         return None
     try:
         ort = onnxruntime()
     except ProviderError as error:
-        return Problem(error.what, error.next_step)
+        return ProviderProblem(error.what, error.next_step)
     if spec.name in ort.get_available_providers():
         return None
-    return Problem(f"the installed ONNX Runtime {ort.__version__} has no {spec.name}.", f"Install it: {spec.install}.")
+    return ProviderProblem(
+        f"the installed ONNX Runtime {ort.__version__} has no {spec.name}.", f"Install it: {spec.install}."
+    )
 
 
-def _nvidia(provider: Provider) -> Problem | None:
+def _nvidia(provider: Provider) -> ProviderProblem | None:
     if provider not in _ON_NVIDIA:
         return None
     ort = onnxruntime()
@@ -113,7 +117,7 @@ def _nvidia(provider: Provider) -> Problem | None:
     return _driver(cuda) or _libraries(provider, cuda)
 
 
-def _driver(wanted: str) -> Problem | None:
+def _driver(wanted: str) -> ProviderProblem | None:
     """The driver's version and whether it shows a GPU.
 
     Functions: https://docs.nvidia.com/cuda/cuda-driver-api/ (cuDriverGetVersion gives 1000 * major + 10 * minor).
@@ -121,32 +125,32 @@ def _driver(wanted: str) -> Problem | None:
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     driver = _library(name)
     if driver is None:
-        return Problem(
+        return ProviderProblem(
             f"there is no NVIDIA driver ({name} is not found).",
             "Install one; in a container, start it with its GPUs (docker run --gpus all).",
         )
     version, count = ctypes.c_int(), ctypes.c_int()
     if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value // 1000 < int(wanted.split(".")[0]):
         found = f"{version.value // 1000}.{version.value % 1000 // 10}"
-        return Problem(
+        return ProviderProblem(
             f"the NVIDIA driver is for CUDA {found} at most, and this ONNX Runtime was built for CUDA {wanted}.",
             f"Update the driver, or install an onnxruntime-gpu for CUDA {found.split('.')[0]}.",
         )
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         told = "" if shown is None else f" (CUDA_VISIBLE_DEVICES is {shown!r})"
-        return Problem(f"the NVIDIA driver shows no GPU{told}.", "Check nvidia-smi.")
+        return ProviderProblem(f"the NVIDIA driver shows no GPU{told}.", "Check nvidia-smi.")
     return None
 
 
-def _libraries(provider: Provider, cuda: str) -> Problem | None:
+def _libraries(provider: Provider, cuda: str) -> ProviderProblem | None:
     if sys.platform == "win32":
         return None  # the probe tells
     preload_cuda()
     missing = list(_missing(provider, cuda.split(".")[0]))
     if not missing:
         return None
-    return Problem(
+    return ProviderProblem(
         f"{', '.join(missing)} cannot be loaded; this ONNX Runtime needs CUDA {cuda} and cuDNN 9.",
         "Run: pip install 'onnxruntime-gpu[cuda,cudnn]'; or name the folder with the libraries in LD_LIBRARY_PATH "
         f"(now {os.environ.get('LD_LIBRARY_PATH') or 'empty'}).",
@@ -175,9 +179,9 @@ def _library(name: str) -> Any | None:
         return None
 
 
-def _probe(provider: Provider, options: SessionOptions) -> Problem | None:
+def _probe(provider: Provider, options: SessionOptions) -> ProviderProblem | None:
     try:
-        load(Source(PROBE), options)
+        load(GraphSource(PROBE), options)
     except ProviderError as error:
-        return Problem(error.what, error.next_step)
+        return ProviderProblem(error.what, error.next_step)
     return None

@@ -16,7 +16,7 @@ from .. import user_cache
 from ..artifact.artifact import verdict_of
 from ..artifact.contract import Contract, Precision, Provider, Role, Verdict
 from . import host
-from .options import HINTS, SessionOptions
+from .options import OPENVINO_PRECISIONS, SessionOptions
 
 Options = Mapping[str, str]
 
@@ -33,7 +33,7 @@ class ProviderSpec:
         name: What ONNX Runtime calls it, in Python or in JavaScript; OpenVINO's own entry has its device here.
         packages: Distributions that bring it; one of them is enough.
         install: How to get them.
-        batch: How many pictures and texts at once are fastest; docs/runtime.md has the measurements.
+        batch: How many images and texts at once are fastest; docs/runtime.md has the measurements.
         plugin: The module that knows where its library is, if ONNX Runtime loads it at run time.
         devices: Where such a plugin offers devices, a sentence; an error ends with it where the plugin offers none.
         without_device: What to do there, a sentence.
@@ -84,8 +84,8 @@ def _tensorrt(options: SessionOptions, precision: Precision) -> Options:
 def openvino_config(options: SessionOptions, precision: Precision) -> dict[str, str]:
     """OpenVINO's own properties (https://docs.openvino.ai/2026/api/ie_python_api/api.html, `openvino.properties`)."""
     return {
-        "INFERENCE_PRECISION_HINT": options.hint or HINTS[precision],
-        "PERFORMANCE_HINT": options.mode.upper(),
+        "INFERENCE_PRECISION_HINT": options.openvino_precision or OPENVINO_PRECISIONS[precision],
+        "PERFORMANCE_HINT": options.openvino_performance.upper(),
         "INFERENCE_NUM_THREADS": str(options.threads or host.cores()),
     }
 

@@ -1,4 +1,4 @@
-"""Pictures to pixel_values, bit for bit as the reference (transformers' PIL `SiglipImageProcessor`) makes them."""
+"""Images to pixel_values, bit for bit as the reference (transformers' PIL `SiglipImageProcessor`) makes them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ImageInput = str | Path | bytes | Image.Image | NDArray[np.generic]
 FORMATS: Final = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # Those that Pillow knows from the start; the others' decoders take 15 ms and 3 MB to load.
 _COMMON: Final = ("BMP", "GIF", "JPEG", "PNG", "PPM")
-# Pillow warns above this many pixels (a 256 MiB RGB picture) that a file may be a decompression bomb.
+# Pillow warns above this many pixels (a 256 MiB RGB image) that a file may be a decompression bomb.
 MAX_PIXELS: Final = 89_478_485
 
 
@@ -49,7 +49,7 @@ class ImageOptions:
     Attributes:
         exif_orientation: Turn a photo as its EXIF orientation says.
         transparency: What becomes of an alpha channel.
-        max_pixels: Larger pictures are refused before they are decoded.
+        max_pixels: Larger images are refused before they are decoded.
         reduced_jpeg: Decode files of JPEGs at the smallest of 1/2, 1/4 or 1/8 of their size that has at least one and a
             half times the pixels each way that the model sees. Faster; docs/runtime.md has how much embeddings drift.
     """
@@ -61,10 +61,10 @@ class ImageOptions:
 
 
 class ImageProcessor:
-    """Turns pictures into what the vision graph takes, by the contract. It keeps no state, so threads may share it.
+    """Turns images into what the vision graph takes, by the contract. It keeps no state, so threads may share it.
 
-    A row, of one picture, is by the contract's `image.input`: pixel_values, float32 [3, height, width]; bytes, uint8
-    [height, width, 3]; the decoded picture itself; or with `resize: patches` a record of the three inputs of a NaFlex
+    A row, of one image, is by the contract's `image.input`: pixel_values, float32 [3, height, width]; bytes, uint8
+    [height, width, 3]; the decoded image itself; or with `resize: patches` a record of the three inputs of a NaFlex
     graph: pixel_values float32 [patches, patch * patch * 3], pixel_attention_mask int64 [patches] and spatial_shapes
     int64 [2]. Rows of records behave as any other array's do.
 
@@ -76,19 +76,19 @@ class ImageProcessor:
     def __init__(self, spec: ImageSpec, options: ImageOptions | None = None) -> None:
         self.spec, self.options = spec, options or ImageOptions()
         self._filter = Image.Resampling[spec.filter.upper()]
-        self._table = _normalised_bytes(spec)
+        self._table = _normalized_bytes(spec)
 
     def __call__(self, images: Sequence[ImageInput]) -> Row:
-        """The rows of pictures, one behind the other, such as float32 [images, 3, height, width].
+        """The rows of images, one behind the other, such as float32 [images, 3, height, width].
 
         Raises:
-            InputError: A picture is missing, damaged, too large, or of a form that `load_image` does not take; or the
-                graph takes pictures of any size, and these have several.
+            InputError: An image is missing, damaged, too large, or of a form that `load_image` does not take; or the
+                graph takes images of any size, and these have several.
         """
         rows = [self.one(image) for image in images]
         if len({row.shape for row in rows}) > 1:
             raise InputError(
-                "Pictures of different sizes make no array, and this artifact resizes them in its graph.",
+                "Images of different sizes make no array, and this artifact resizes them in its graph.",
                 "Pass them one at a time.",
             )
         return np.stack(rows)
@@ -100,34 +100,34 @@ class ImageProcessor:
         return low - (high - low) / 2, high + (high - low) / 2
 
     def one(self, image: ImageInput) -> Row:
-        """The row of one picture; errors as for several."""
+        """The row of one image; errors as for several."""
         return self.row(self.bytes_of(image))
 
     def bytes_of(self, image: ImageInput) -> NDArray[np.uint8]:
-        """One picture, uint8 [height, width, 3] RGB, resized unless the graph does that; errors as for several."""
+        """One image, uint8 [height, width, 3] RGB, resized unless the graph does that; errors as for several."""
         decoded = load_image(image, self.options, (self.spec.width, self.spec.height))
-        if self.spec.input == "picture":
+        if self.spec.input == "image":
             return np.asarray(decoded)
         return np.asarray(decoded.resize(self._size(decoded), self._filter))
 
     def row(self, resized: NDArray[np.uint8]) -> Row:
         """The row of what `bytes_of` gives."""
         if self.spec.input != "pixels":
-            return resized[:, :, ::-1] if self.spec.colour_order == "BGR" else resized
+            return resized[:, :, ::-1] if self.spec.channel_order == "BGR" else resized
         pixels = self.normalize(resized)
         if self.spec.patch_size is None or self.spec.max_patches is None:
             return pixels
         return _patches(pixels, self.spec.patch_size, self.spec.max_patches)
 
     def normalize(self, resized: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixel values, float32 [3, height, width], of a resized picture, uint8 [height, width, 3] RGB."""
+        """Pixel values, float32 [3, height, width], of a resized image, uint8 [height, width, 3] RGB."""
         channels = resized.transpose(2, 0, 1)  # [3, height, width]
-        if self.spec.colour_order == "BGR":
+        if self.spec.channel_order == "BGR":
             channels = channels[::-1]
         return np.stack([table[channel] for table, channel in zip(self._table, channels, strict=True)])
 
     def rows_of(self, pixel_values: Row) -> Row:
-        """Rows for the graph of normalised pixels, float32 [images, 3, height, width], whose bytes it may want."""
+        """Rows for the graph of normalized pixels, float32 [images, 3, height, width], whose bytes it may want."""
         if self.spec.input == "pixels":
             return pixel_values
         mean, std = (np.asarray(values)[:, None, None] for values in (self.spec.mean, self.spec.std))
@@ -143,7 +143,7 @@ class ImageProcessor:
         return columns * patch, rows * patch
 
 
-def _normalised_bytes(spec: ImageSpec) -> NDArray[np.float32]:
+def _normalized_bytes(spec: ImageSpec) -> NDArray[np.float32]:
     """What each byte of each channel becomes, float32 [3, 256].
 
     The reference rescales in float64, rounds to float32, then subtracts and divides in float32.
@@ -154,7 +154,7 @@ def _normalised_bytes(spec: ImageSpec) -> NDArray[np.float32]:
 
 
 def patch_grid(height: int, width: int, patch: int, limit: int) -> tuple[int, int]:
-    """Rows and columns of patches that a picture becomes: as many as fit into `limit`, about as wide as it is high.
+    """Rows and columns of patches that an image becomes: as many as fit into `limit`, about as wide as it is high.
 
     The bisection, its bounds and where it stops are the reference's (transformers, `image_processing_pil_siglip2.py`),
     since each of them decides about a row.
@@ -175,13 +175,13 @@ def patch_grid(height: int, width: int, patch: int, limit: int) -> tuple[int, in
 
 
 def patches_dtype(patch: int, count: int) -> np.dtype[np.void]:
-    """A record of what a NaFlex graph takes for one picture."""
+    """A record of what a NaFlex graph takes for one image."""
     pixels = ("pixel_values", np.float32, (count, 3 * patch**2))
     return np.dtype([pixels, ("pixel_attention_mask", np.int64, (count,)), ("spatial_shapes", np.int64, (2,))])
 
 
 def _patches(pixels: NDArray[np.float32], patch: int, count: int) -> NDArray[np.void]:
-    """Pixels, float32 [3, height, width], cut into patches, row by row, with the colours of a pixel side by side."""
+    """Pixels, float32 [3, height, width], cut into patches, row by row, with the colors of a pixel side by side."""
     rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
     tiles = pixels.reshape(3, rows, patch, columns, patch).transpose(1, 3, 2, 4, 0)
     record = np.zeros((), patches_dtype(patch, count))
@@ -192,7 +192,7 @@ def _patches(pixels: NDArray[np.float32], patch: int, count: int) -> NDArray[np.
 
 
 def load_image(image: ImageInput, options: ImageOptions, due: tuple[int, int] = (0, 0)) -> Image.Image:
-    """Decode one picture to RGB.
+    """Decode one image to RGB.
 
     Args:
         image: A path, the bytes of a file, a Pillow image, or an array [height, width] or [height, width, 1, 3 or 4]:
@@ -201,9 +201,9 @@ def load_image(image: ImageInput, options: ImageOptions, due: tuple[int, int] = 
         due: Width and height that it will be resized to.
 
     Raises:
-        InputError: The picture is missing, damaged, too large, or of another form.
+        InputError: The image is missing, damaged, too large, or of another form.
     """
-    name = f"The picture {image}" if isinstance(image, str | Path) else "A picture"
+    name = f"The image {image}" if isinstance(image, str | Path) else "An image"
     try:
         with contextlib.ExitStack() as files:
             opened = _open(image)
@@ -248,7 +248,7 @@ def _open(image: ImageInput) -> Image.Image:
     if isinstance(image, str | Path):
         return _from_file(image)
     raise InputError(
-        f"A picture may not be a {type(image).__name__}.",
+        f"An image may not be a {type(image).__name__}.",
         "Pass a path, the bytes of a file, a Pillow image or a NumPy array [height, width, channels].",
     )
 
@@ -272,7 +272,7 @@ def _formats() -> tuple[str, ...]:
 def _from_array(array: NDArray[np.generic]) -> Image.Image:
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or 0 in array.shape:
         raise InputError(
-            f"An array of shape {list(array.shape)} is no picture.",
+            f"An array of shape {list(array.shape)} is no image.",
             "Pass [height, width] or [height, width, channels] with 1, 3 or 4 channels, channels last.",
         )
     levels = array if array.dtype == np.uint8 else _levels(array)
@@ -282,12 +282,12 @@ def _from_array(array: NDArray[np.generic]) -> Image.Image:
 def _levels(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            f"An array of {array.dtype} is no picture.", "Pass uint8 in [0, 255], or floating point in [0, 1]."
+            f"An array of {array.dtype} is no image.", "Pass uint8 in [0, 255], or floating point in [0, 1]."
         )
     values = array.astype(np.float64)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise InputError(
-            f"A picture of {array.dtype} has values outside [0, 1] (smallest {values.min()}, largest {values.max()}).",
+            f"An image of {array.dtype} has values outside [0, 1] (smallest {values.min()}, largest {values.max()}).",
             "Scale it to [0, 1], or pass uint8.",
         )
     return np.asarray(np.rint(values * 255), dtype=np.uint8)
@@ -306,6 +306,6 @@ def _to_rgb(image: Image.Image, options: ImageOptions) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if options.transparency is Transparency.DROP or not image.has_transparency_data:
         return image.convert("RGB")
-    picture = image.convert("RGBA")
-    behind = Image.new("RGBA", picture.size, str(options.transparency))
-    return Image.alpha_composite(behind, picture).convert("RGB")
+    image = image.convert("RGBA")
+    behind = Image.new("RGBA", image.size, str(options.transparency))
+    return Image.alpha_composite(behind, image).convert("RGB")

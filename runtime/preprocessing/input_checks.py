@@ -13,7 +13,7 @@ from ..errors import InputError
 
 
 def check_rows(role: Role, inputs: NDArray[Any], span: tuple[float, float]) -> None:
-    """Refuse rows with values that no picture or vocabulary has; dtype and shape are the session's to check.
+    """Refuse rows with values that no image or vocabulary has; dtype and shape are the session's to check.
 
     Args:
         role: Which tower they are for.
@@ -44,7 +44,7 @@ def _check_patches(rows: NDArray[Any]) -> None:
         raise InputError("A row of patches has a mask that does not fit its spatial_shapes.", "Use model.images.")
 
 
-def require_several(items: object, what: str) -> None:
+def require_batch(items: object, what: str) -> None:
     """Refuse one item where a sequence is due; most single items are sequences of something else."""
     one_array = isinstance(items, np.ndarray) and items.ndim <= 3
     if one_array or isinstance(items, str | bytes) or not isinstance(items, Sized):

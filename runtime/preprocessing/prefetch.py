@@ -12,7 +12,7 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
-def ahead(
+def prefetch(
     executor: Executor, function: Callable[[_In], _Out], items: Iterable[_In], depth: int
 ) -> Iterator[Future[_Out]]:
     """`function` of each item, in order, as futures; at most `depth` items are worked on or waiting to be taken.

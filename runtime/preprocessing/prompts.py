@@ -11,27 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .tokenizer import Cut
+from .tokenizer import Truncation
 
 FloatArray = NDArray[np.float32]
 DEFAULT_ENTRIES = 4096  # 16 MB at 1024 numbers each
 
 
-class TextCutWarning(UserWarning):
+class TextTruncatedWarning(UserWarning):
     """A text is longer than the model reads; the end of it counts for nothing."""
 
 
-def warn_of_cut(cut: Cut) -> None:
+def warn_truncated(cut: Truncation) -> None:
     """Warn of a text that is too long, and say behind which words it is cut."""
     warnings.warn(
         f"Text {cut.place} ({cut.text[:40]!r} …) has {cut.pieces} pieces, of which the model reads {cut.read}: it is "
         f"cut behind {cut.last_words!r}.",
-        TextCutWarning,
+        TextTruncatedWarning,
         stacklevel=2,
     )
 
 
-def fill(templates: str | Sequence[str], labels: Sequence[str]) -> list[list[str]]:
+def format_prompts(templates: str | Sequence[str], labels: Sequence[str]) -> list[list[str]]:
     """For each label every template with the label in the place of `{}`.
 
     Raises:

@@ -27,7 +27,7 @@ _WITHOUT_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
-class Cut:
+class Truncation:
     """A text that is longer than the model reads.
 
     Attributes:
@@ -65,7 +65,7 @@ class Tokenizer(ABC):
         """
         return (GemmaTokenizer if spec.library == "tokenizers" else SiglipTokenizer)(file, spec)
 
-    def __call__(self, texts: Sequence[str], on_cut: Callable[[Cut], None] | None = None) -> NDArray[np.int64]:
+    def __call__(self, texts: Sequence[str], on_cut: Callable[[Truncation], None] | None = None) -> NDArray[np.int64]:
         """Ids of each text, closed by the end id, cut or padded to the contract's length: int64 [texts, length].
 
         Args:
@@ -82,7 +82,7 @@ class Tokenizer(ABC):
             known = [*pieces[:room], self.spec.eos_id]
             row[: len(known)] = known
             if on_cut and len(pieces) > room:
-                on_cut(Cut(place, text, len(pieces), room, " ".join(self.decode(known[:-1]).split()[-4:])))
+                on_cut(Truncation(place, text, len(pieces), room, " ".join(self.decode(known[:-1]).split()[-4:])))
         return ids
 
     @abstractmethod
@@ -129,10 +129,10 @@ class GemmaTokenizer(Tokenizer):
 
 
 class SiglipTokenizer(Tokenizer):
-    """SigLIP's: sentencepiece behind canonicalisation."""
+    """SigLIP's: sentencepiece behind canonicalization."""
 
     def __init__(self, file: Path, spec: TokenizerSpec) -> None:
-        import sentencepiece  # 5 MB that whoever has pictures alone does without
+        import sentencepiece  # 5 MB that whoever has images alone does without
 
         super().__init__(spec)
         try:

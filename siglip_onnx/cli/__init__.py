@@ -16,9 +16,9 @@ from .. import __version__
 from ..runtime.errors import SiglipOnnxError
 
 _COMMANDS: Final = {
-    "classify": "Name pictures: how probable is each label?",
+    "classify": "Name images: how probable is each label?",
     "doctor": "Show what is installed and which providers work.",
-    "embed": "Embed a collection of pictures or texts.",
+    "embed": "Embed a collection of images or texts.",
     "export": "Turn a checkpoint into an ONNX artifact.",
     "freeze-labels": "Make a classifier of fixed labels, without a text tower.",
     "inspect": "Show what an artifact is and what was said of it.",
@@ -63,7 +63,7 @@ def cli(debug: bool) -> None:
 
     \b
     Exit codes: 0 success or PASS, 1 parity FAIL, 2 wrong usage, 3 runtime or provider missing, 4 INCONCLUSIVE,
-    5 checkpoint, 6 export, 7 artifact, 8 picture, text or data, 9 quantization, 70 a defect of siglip-onnx,
+    5 checkpoint, 6 export, 7 artifact, 8 image, text or data, 9 quantization, 70 a defect of siglip-onnx,
     130 interrupted, 141 nobody reads the output, 143 terminated.
     """  # noqa: D301  click takes \b for "keep these lines as they are"
 

@@ -34,7 +34,7 @@ from .console import (
     help="A file with a label a line, or - for standard input.",
 )
 @template_option
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Labels to show for each picture.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Labels to show for each image.")
 @with_image_options
 @auto_precision_option
 @session_options(auto=True)
@@ -52,7 +52,7 @@ def command(
     image_options: ImageOptions,
     as_json: bool,
 ) -> None:
-    """Tell how probable each label is for each of the pictures IMAGES, by the model in ARTIFACT.
+    """Tell how probable each label is for each of the images IMAGES, by the model in ARTIFACT.
 
     A classifier of frozen labels has its own and needs none.
     """
@@ -66,12 +66,12 @@ def command(
         tell_choice(model, precision, provider)
         if not choices and model.contract.labels is None:
             raise click.UsageError("Give at least one --label, or a file with --labels-from.")
-        step("Looking at the pictures")
+        step("Looking at the images")
         ranked = model.classify(images, choices or None, template=templates)
     if as_json:
         print_json({image: best[:top] for image, best in zip(images, ranked, strict=True)})
         return
-    rows = table("picture", "label", "probability")
+    rows = table("image", "label", "probability")
     for image, best in zip(images, ranked, strict=True):
         for label in best[:top]:
             rows.add_row(image if label is best[0] else "", label.label, f"{label.probability:.4f}")

@@ -17,12 +17,12 @@ import rich.text
 from ..runtime import ImageOptions
 from ..runtime.artifact.contract import Precision, Provider, Verdict
 from ..runtime.auto_select import AUTO
-from ..runtime.engines.options import Hint, Mode, SessionOptions
+from ..runtime.engines.options import OpenVinoPerformance, OpenVinoPrecision, SessionOptions
 from ..runtime.files import as_json
 from ..runtime.model import Siglip
 from ..runtime.preprocessing.image import Transparency
 
-COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
+COLORS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
 
 artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
@@ -47,10 +47,15 @@ _SESSION_OPTIONS = (
     click.option("--memory-limit", type=click.IntRange(1), help="MiB of device memory for CUDA or TensorRT."),
     click.option("--cuda-graphs", is_flag=True, help="Replay recorded CUDA graphs for small batches."),
     click.option(
-        "--hint", type=click.Choice([h.value for h in Hint]), help="OpenVINO's arithmetic; by default the variant's."
+        "--hint",
+        type=click.Choice([h.value for h in OpenVinoPrecision]),
+        help="OpenVINO's arithmetic; by default the variant's.",
     ),
     click.option(
-        "--mode", type=click.Choice([m.value for m in Mode]), default="latency", help="What OpenVINO is tuned for."
+        "--mode",
+        type=click.Choice([m.value for m in OpenVinoPerformance]),
+        default="latency",
+        help="What OpenVINO is tuned for.",
     ),
     click.option("--cache", is_flag=True, help="Keep what a provider compiled for the next start."),
 )
@@ -93,14 +98,18 @@ def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Cal
 
 
 def _options(
-    provider: str | None, memory_limit: int | None, hint: str | None, mode: str, **others: Any
+    provider: str | None,
+    memory_limit: int | None,
+    openvino_precision: str | None,
+    openvino_performance: str,
+    **others: Any,
 ) -> SessionOptions:
     """What the command line said; the provider may still be chosen when the model is loaded."""
     return SessionOptions(
         provider=Provider.CPU if provider in (AUTO, None) else Provider(provider),
         memory_limit=None if memory_limit is None else memory_limit * 2**20,
-        hint=None if hint is None else Hint(hint),
-        mode=Mode(mode),
+        openvino_precision=None if openvino_precision is None else OpenVinoPrecision(openvino_precision),
+        openvino_performance=OpenVinoPerformance(openvino_performance),
         **others,
     )
 
@@ -119,7 +128,7 @@ _IMAGE_OPTIONS = (
 
 
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of a command that looks at pictures: `image_options`."""
+    """Options of a command that looks at images: `image_options`."""
 
     @functools.wraps(command)
     def with_options(exif_orientation: bool, transparency: str, reduced_jpeg: bool, **arguments: Any) -> Any:
@@ -148,9 +157,9 @@ def table(*headers: str) -> rich.table.Table:
     return rich.table.Table(*headers, box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
 
 
-def coloured(verdict: Verdict | None) -> rich.text.Text:
-    """A verdict in its colour."""
-    return rich.text.Text("not judged", "dim") if verdict is None else rich.text.Text(verdict, COLOURS[verdict])
+def colored(verdict: Verdict | None) -> rich.text.Text:
+    """A verdict in its color."""
+    return rich.text.Text("not judged", "dim") if verdict is None else rich.text.Text(verdict, COLORS[verdict])
 
 
 def tell_choice(model: Siglip, precision: str, provider: str) -> None:

@@ -13,7 +13,7 @@ from .. import __version__
 from ..runtime import Artifact
 from ..runtime.artifact.contract import Provider
 from ..runtime.engines import host
-from ..runtime.engines.preflight import Problem, problem
+from ..runtime.engines.preflight import ProviderProblem, check_provider
 from ..runtime.engines.providers import PROVIDERS, ranked
 from ..runtime.errors import ProviderError
 from ..runtime.versions import installed_version
@@ -63,7 +63,7 @@ class _Package:
 class _Provider:
     name: Provider
     works: bool
-    problem: Problem | None
+    problem: ProviderProblem | None
 
 
 @click.command()
@@ -78,7 +78,7 @@ def command(artifact: Path | None, as_json: bool) -> int:
     packages = [_package(name, purpose) for name, purpose in _PACKAGES.items()]
     with progress() as step:
         step("Trying providers")
-        providers = [_Provider(name, (found := problem(name)) is None, found) for name in PROVIDERS]
+        providers = [_Provider(name, (found := check_provider(name)) is None, found) for name in PROVIDERS]
     working = {provider.name for provider in providers if provider.works}
     choices = _choices(artifact, working)
     if as_json:
@@ -134,7 +134,7 @@ def _print(packages: list[_Package], providers: list[_Provider]) -> None:
     rows = table("provider", "works", "why not", "what to do")
     for provider in providers:
         works = rich.text.Text("yes", "green") if provider.works else rich.text.Text("no", "dim")
-        told = provider.problem or Problem("", "")
+        told = provider.problem or ProviderProblem("", "")
         rows.add_row(provider.name, works, rich.text.Text(told.cause), rich.text.Text(told.fix))
     stdout().print(rows)
 

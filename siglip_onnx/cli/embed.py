@@ -12,7 +12,7 @@ import rich.console
 import rich.progress
 
 from ..runtime import ImageOptions, SessionOptions, Siglip, SiglipOnnxError
-from ..runtime.bulk import Cluster, EmbedJob, Engine, Inputs, Kind, VectorType, embed
+from ..runtime.bulk import Backend, Cluster, EmbedJob, Inputs, Modality, VectorDtype, embed
 from .console import auto_precision_option, json_option, print_json, session_options, tell_choice
 from .console import image_options as with_image_options
 
@@ -23,16 +23,16 @@ _SUFFIX = ".parquet"
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The parquet file to write.")
-@click.option("--kind", type=click.Choice([k.value for k in Kind]), default="image", show_default=True)
-@click.option("--column", help="Of tables: the column with the text, or with the picture's path or bytes.")
+@click.option("--kind", type=click.Choice([k.value for k in Modality]), default="image", show_default=True)
+@click.option("--column", help="Of tables: the column with the text, or with the image's path or bytes.")
 @click.option("--id-column", help="Of tables: the column that names a row; by default it is file#row.")
 @click.option(
-    "--vectors", type=click.Choice([v.value for v in VectorType]), default="float32", show_default=True,
+    "--vectors", type=click.Choice([v.value for v in VectorDtype]), default="float32", show_default=True,
     help="How numbers are kept.",
 )  # fmt: skip
 @click.option("--template", default="{}", show_default=True, help='What the model reads, as in "a photo of {}".')
 @click.option("--batch-size", type=click.IntRange(1), help="By default what is fastest on the provider.")
-@click.option("--engine", type=click.Choice([e.value for e in Engine]), default="local", show_default=True)
+@click.option("--engine", type=click.Choice([e.value for e in Backend]), default="local", show_default=True)
 @click.option("--ray-address", help="Of a running Ray cluster; by default one is started on this machine.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Ray actors with a model each.")
 @click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True)
@@ -68,23 +68,23 @@ def command(
     options: SessionOptions,
     as_json: bool,
 ) -> None:
-    """Embed the pictures or texts in INPUTS with the model in ARTIFACT, and write a parquet file.
+    """Embed the images or texts in INPUTS with the model in ARTIFACT, and write a parquet file.
 
-    INPUTS are folders, pictures, patterns, tables (.csv, .tsv, .jsonl, .parquet), archives (.tar, .tar.gz) or files
+    INPUTS are folders, images, patterns, tables (.csv, .tsv, .jsonl, .parquet), archives (.tar, .tar.gz) or files
     with a text a line (.txt). What cannot be read gets its reason in the column `error`. A run that was stopped, in
     whatever way, goes on where it was when the same command is given again.
     """
     if output.suffix != _SUFFIX:
         raise click.UsageError(f"The output is a parquet file; call it {output.name}{_SUFFIX}.")
-    chosen = Inputs(inputs, Kind(kind), column, id_column)
+    chosen = Inputs(inputs, Modality(kind), column, id_column)
     cluster = Cluster(ray_address, workers, gpus_per_worker, cores_per_worker)
     job = EmbedJob(
         chosen,
         output,
-        vectors=VectorType(vectors),
+        vectors=VectorDtype(vectors),
         template=template,
         batch_size=batch_size,
-        engine=Engine(engine),
+        engine=Backend(engine),
         cluster=cluster,
         save_every=save_every,
         overwrite=overwrite,

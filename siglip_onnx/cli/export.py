@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 @click.option("--normalized", is_flag=True, help="Scale embeddings to length 1 in the graph.")
 @click.option(
     "--image-input",
-    type=click.Choice(["pixels", "bytes", "picture"]),
+    type=click.Choice(["pixels", "bytes", "image"]),
     default="pixels",
     show_default=True,
-    help="What the vision graph takes: normalised pixels, bytes that are resized already, or a decoded picture of any "
+    help="What the vision graph takes: normalized pixels, bytes that are resized already, or a decoded image of any "
     "size.",
 )
 @click.option(

@@ -9,7 +9,7 @@ import click
 from ..runtime import Artifact
 from ..runtime.artifact.artifact import verdict_of
 from ..runtime.artifact.contract import Contract, Graph, ImageSpec
-from .console import artifact_argument, coloured, json_option, print_json, progress, stdout, table
+from .console import artifact_argument, colored, json_option, print_json, progress, stdout, table
 
 
 @click.command()
@@ -33,7 +33,7 @@ def command(artifact: Path, verify: bool, as_json: bool) -> None:
 def _describe(contract: Contract) -> None:
     text, labels, logits = contract.tokenizer, contract.labels, contract.logits
     click.echo(contract.name)
-    click.echo(f"  pictures  {_pictures(contract.image)}")
+    click.echo(f"  images  {_images(contract.image)}")
     if text:
         click.echo(f"  texts     {text.length} ids of {text.vocab_size}, padded with {text.pad_id}")
     if labels:
@@ -46,18 +46,20 @@ def _describe(contract: Contract) -> None:
         for role, graph in variant.graphs.items():
             opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in graph.opset.items())
             size = f"{_size(contract, graph) / 1e6:,.1f}"
-            verdict = coloured(verdict_of(variant, contract))
+            verdict = colored(verdict_of(variant, contract))
             against = ", ".join(dict.fromkeys(parity.against for parity in variant.parity))
-            rows.add_row(variant.precision, variant.made_for or "any", role, graph.path, size, opset, verdict, against)
+            rows.add_row(
+                variant.precision, variant.target_provider or "any", role, graph.path, size, opset, verdict, against
+            )
     stdout().print(rows)
 
 
-def _pictures(image: ImageSpec) -> str:
+def _images(image: ImageSpec) -> str:
     if image.max_patches:
         size = f"at most {image.max_patches} patches of {image.patch_size} x {image.patch_size}"
     else:
         size = f"{image.width} x {image.height}"
-    where = {"pixels": "", "bytes": ", normalised in the graph", "picture": ", resized in the graph"}[image.input]
+    where = {"pixels": "", "bytes": ", normalized in the graph", "image": ", resized in the graph"}[image.input]
     return f"{size}, {image.filter}, mean {image.mean}, std {image.std}{where}"
 
 

@@ -12,10 +12,10 @@ import rich.text
 
 from ..runtime.artifact.contract import Precision, Provider, Role
 from ..runtime.errors import InputError, ProviderError
-from .console import artifact_argument, coloured, json_option, print_json, progress, stdout, table
+from .console import artifact_argument, colored, json_option, print_json, progress, stdout, table
 
 if TYPE_CHECKING:
-    from ..quantize import Goal, Recipe, Result
+    from ..quantize import Goal, QuantizeResult, Recipe
 
 _PRECISIONS = [p.value for p in Precision if p is not Precision.FP32]
 
@@ -31,13 +31,13 @@ _PRECISIONS = [p.value for p in Precision if p is not Precision.FP32]
     "photos that come with siglip-onnx.",
 )
 @click.option("--samples", type=click.IntRange(min=1), help="Pairs of it to calibrate with; the others judge.")
-@click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave out images that cannot be read.")
 @click.option("--auto", is_flag=True, help="Search for what to leave at higher precision until --target is met.")
 @click.option("--target", type=float, help="What --auto has to reach; by default 0.999, 0.2 or 0.005 of the metric.")
 @click.option(
     "--metric",
-    type=click.Choice(["centred-cosine", "logit-sigma", "retrieval-drop"]),
-    help="What --target is about; by default centred-cosine.",
+    type=click.Choice(["centered-cosine", "logit-sigma", "retrieval-drop"]),
+    help="What --target is about; by default centered-cosine.",
 )
 @click.option("--evaluations", type=int, help="The most towers that --auto may try; by default 160.")
 @click.option("--keep", multiple=True, metavar="SITE", help="Leave this at higher precision, as in layers.0.mlp.fc2.")
@@ -78,8 +78,8 @@ def command(
     9 where no variant can be made.
     """
     try:
-        from ..quantize import RECIPES, Job, quantize
-        from ..validate import Gates
+        from ..quantize import RECIPES, QuantizeRequest, quantize
+        from ..validate import LimitTable
     except ImportError as error:
         raise ProviderError(
             f"Quantizing needs packages that are not installed ({error}).",
@@ -89,9 +89,9 @@ def command(
     goal = _goal(auto, target, metric, evaluations)
     towers = {"towers": (Role(tower),)} if tower else {}
     if gates_file is not None:
-        job["gates"] = Gates.read(gates_file)
+        job["gates"] = LimitTable.read(gates_file)
     with progress() as step:
-        result = quantize(artifact, recipe, Job(**job, **towers, goal=goal), progress=step)  # type: ignore[arg-type]
+        result = quantize(artifact, recipe, QuantizeRequest(**job, **towers, goal=goal), progress=step)  # type: ignore[arg-type]
     if as_json:
         print_json({"record": result.record, "reports": result.reports})
     else:
@@ -111,7 +111,7 @@ def _goal(auto: bool, target: float | None, metric: str | None, evaluations: int
     return Goal(reached, about) if evaluations is None else Goal(reached, about, evaluations)
 
 
-def _exit(result: Result) -> int:
+def _exit(result: QuantizeResult) -> int:
     return 1 if any(report.verdict == "FAIL" for report in result.reports) else 4
 
 
@@ -136,7 +136,7 @@ def _shown(value: object) -> str:
     return ",".join(value) if isinstance(value, tuple) else str(value).lower()
 
 
-def _print(result: Result) -> None:
+def _print(result: QuantizeResult) -> None:
     record, console = result.record, stdout()
     rows = table("tower", "MB", "of fp32", "kept at higher precision", "calibration", "seconds")
     for role, tower in record.towers.items():
@@ -152,11 +152,11 @@ def _print(result: Result) -> None:
     for name in record.skipped:
         console.print(f"Left out as unreadable: {name}", soft_wrap=True)
     for report in result.reports:
-        judged = f" {report.artifact} at {report.precision} on {report.provider}, on {report.data.images} pictures and "
+        judged = f" {report.artifact} at {report.precision} on {report.provider}, on {report.data.images} images and "
         tail = f"{report.data.texts} texts of {report.data.name}, against {report.reference}."
-        console.print(coloured(report.verdict), judged + tail, sep="", soft_wrap=True)
+        console.print(colored(report.verdict), judged + tail, sep="", soft_wrap=True)
         if problem := report.first_problem():
-            console.print(f"First problem: {problem.rung} / {problem.name}. {problem.detail}", soft_wrap=True)
+            console.print(f"First problem: {problem.group} / {problem.name}. {problem.detail}", soft_wrap=True)
     if record.fused and all(report.provider is not Provider.CUDA for report in result.reports):
         console.print(
             "The CUDA graphs were compared with the plain ones in float32 and carry no verdict yet: run "

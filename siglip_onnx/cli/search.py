@@ -8,7 +8,7 @@ import click
 import rich.text
 
 from ..runtime import SessionOptions, Siglip
-from ..runtime.bulk import Hit, Kind, search
+from ..runtime.bulk import Hit, Modality, search
 from ..runtime.bulk.embeddings_file import read_about
 from .console import json_option, print_json, progress, session_options, stdout, table
 
@@ -16,7 +16,7 @@ from .console import json_option, print_json, progress, session_options, stdout,
 @click.command()
 @click.argument("query")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--image", is_flag=True, help="QUERY is a picture's path, not a text.")
+@click.option("--image", is_flag=True, help="QUERY is an image's path, not a text.")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="How many rows to show.")
 @click.option("--artifact", type=click.Path(path_type=Path), help="The model; by default where FILE says that it was.")
 @session_options(auto=False, default=None)
@@ -37,7 +37,7 @@ def command(
     the provider that FILE was made with.
     """
     about = read_about(str(file))
-    kind = Kind.IMAGE if image else Kind.TEXT
+    kind = Modality.IMAGE if image else Modality.TEXT
     with progress() as step:
         step("Searching")
         model = Siglip.load(artifact or about.artifact, about.precision, provider or about.provider, options=options)

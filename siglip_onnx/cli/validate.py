@@ -15,7 +15,7 @@ from ..runtime.errors import InputError, ProviderError, SiglipOnnxError
 from ..runtime.files import write_file
 from .console import (
     artifact_argument,
-    coloured,
+    colored,
     dialect_option,
     json_option,
     precision_option,
@@ -27,7 +27,7 @@ from .console import (
 )
 
 if TYPE_CHECKING:
-    from ..validate.matrix.runner import Outcome, Plan
+    from ..validate.matrix.runner import MatrixPlan, MatrixResult
     from ..validate.matrix.worker import Job
     from ..validate.report.report import Check, Report
 
@@ -64,8 +64,8 @@ _NAMES = "NAME[,NAME…]"
 @click.option("--precisions", metavar=_NAMES, callback=_PRECISIONS, help="Several variants, or all: a cell for each.")
 @click.option("--providers", metavar=_NAMES, callback=_PROVIDERS, help="What runs them: a cell for each.")
 @click.option("--optional", metavar=_NAMES, callback=_PROVIDERS, help="Providers whose cells may be missing.")
-@click.option("--data", type=_PATH, help="Your pictures; by default a few photos that come with siglip-onnx.")
-@click.option("--sample", type=click.IntRange(1), help="So many pictures of them, drawn at random.")
+@click.option("--data", type=_PATH, help="Your images; by default a few photos that come with siglip-onnx.")
+@click.option("--sample", type=click.IntRange(1), help="So many images of them, drawn at random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn at random.")
 @click.option("--labels", type=_PATH, help="A file with a label a line to choose among.")
 @click.option("--template", "templates", multiple=True, help='What is read for a label, as in "a photo of {}".')
@@ -112,7 +112,7 @@ def command(
     The exit code is 0 for PASS, 1 for FAIL and 4 for INCONCLUSIVE.
     """
     try:
-        from ..validate.matrix.runner import Plan
+        from ..validate.matrix.runner import MatrixPlan
         from ..validate.open_model import is_artifact
     except ImportError as error:
         raise ProviderError(
@@ -133,7 +133,7 @@ def command(
         _forget(job, folder, f"parity-{precision}-{provider}")
         return _one(job, Precision(precision), Provider(provider), folder, explain=explain, as_json=as_json)
     _forget(job, folder)
-    plan = Plan(
+    plan = MatrixPlan(
         precisions=_precisions(job, precisions or (precision,)),
         providers=tuple(map(Provider, providers or (provider,))),
         optional=frozenset(map(Provider, optional)),
@@ -197,10 +197,10 @@ def _one(
     """A single cell, in this process."""
     from ..validate import report_path, store, validate
     from ..validate.data.samples import Samples
-    from ..validate.open_model import open_subject
+    from ..validate.open_model import open_model
 
     with progress() as step:
-        subject = open_subject(job, precision, provider)
+        subject = open_model(job, precision, provider)
         samples = Samples.read(job.data, job.data_options)
         terms = job.terms(precision, provider, subject.without)
         report, html, _ = validate(subject.model, job.checkpoint, samples, terms, progress=step)
@@ -218,7 +218,7 @@ def _one(
     return _EXIT[report.verdict]
 
 
-def _several(job: Job, plan: Plan, folder: Path | None, *, explain: bool, as_json: bool) -> int:
+def _several(job: Job, plan: MatrixPlan, folder: Path | None, *, explain: bool, as_json: bool) -> int:
     """A gate of many cells."""
     from ..validate.matrix.output_files import matrix_files, store_cells
     from ..validate.matrix.runner import run_matrix
@@ -241,12 +241,12 @@ def _several(job: Job, plan: Plan, folder: Path | None, *, explain: bool, as_jso
 
 def _explain(job: Job, report: Report, folder: Path) -> None:
     """Say why a cell fails, and leave what shows it beside the report."""
-    from ..validate.explain.from_report import blame
+    from ..validate.explain.from_report import explain_report
 
     place = folder / f"why-{report.precision}-{report.provider}"
     try:
         with progress() as step:
-            explanation = blame(job, report, place, progress=step)
+            explanation = explain_report(job, report, place, progress=step)
     except SiglipOnnxError as error:  # the verdict stands, and so does its exit code
         click.echo(f"It could not be explained: {error}", err=True)
     else:
@@ -271,10 +271,8 @@ def _print(report: Report, path: Path, notes: tuple[str, ...]) -> None:
     for note in notes:
         console.print(note, soft_wrap=True)
     console.print(_checks(report.checks))
-    judged = f" {report.artifact} at {report.precision} on {report.provider}, on {report.data.images} pictures and "
-    console.print(
-        coloured(report.verdict), f"{judged}{report.data.texts} texts of {report.data.name}, ", sep="", end=""
-    )
+    judged = f" {report.artifact} at {report.precision} on {report.provider}, on {report.data.images} images and "
+    console.print(colored(report.verdict), f"{judged}{report.data.texts} texts of {report.data.name}, ", sep="", end="")
     console.print(f"against {report.reference}.")
     if report.data.scope:
         console.print(f"Note: {report.data.scope}.", soft_wrap=True)
@@ -284,28 +282,28 @@ def _print(report: Report, path: Path, notes: tuple[str, ...]) -> None:
 def _checks(checks: tuple[Check, ...]) -> Any:
     from ..validate.report import formatting
 
-    rows = table("rung", "check", "required", "allowed", "noise", "verdict", "on")
+    rows = table("group", "check", "required", "allowed", "noise", "verdict", "on")
     for check in checks:
         numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
-        rows.add_row(check.rung, check.name, *numbers, coloured(check.verdict), rich.text.Text(check.detail))
+        rows.add_row(check.group, check.name, *numbers, colored(check.verdict), rich.text.Text(check.detail))
     return rows
 
 
-def _print_matrix(outcome: Outcome, folder: Path) -> None:
+def _print_matrix(outcome: MatrixResult, folder: Path) -> None:
     from ..validate.report import formatting
 
     matrix, console = outcome.matrix, stdout()
     rows = table("precision", "provider", "verdict", "first problem", "required", "allowed", "seconds")
     for cell in matrix.cells:
         problem = cell.report.first_problem() if cell.report else None
-        name = f"{problem.rung}: {problem.name}" if problem else cell.problem or formatting.NOTHING
+        name = f"{problem.group}: {problem.name}" if problem else cell.problem or formatting.NOTHING
         numbers = (formatting.required(problem), formatting.allowed(problem)) if problem else (formatting.NOTHING,) * 2
         optional = "" if cell.required else " (optional)"
-        row = (cell.precision, cell.provider + optional, coloured(cell.verdict), rich.text.Text(name), *numbers)
+        row = (cell.precision, cell.provider + optional, colored(cell.verdict), rich.text.Text(name), *numbers)
         rows.add_row(*row, f"{cell.seconds:.0f}")
     console.print(rows)
-    data = f"{matrix.data.images} pictures and {matrix.data.texts} texts of {matrix.data.name}"
-    console.print(coloured(matrix.verdict), f" {matrix.artifact} on {data}, against {matrix.reference}.", sep="")
+    data = f"{matrix.data.images} images and {matrix.data.texts} texts of {matrix.data.name}"
+    console.print(colored(matrix.verdict), f" {matrix.artifact} on {data}, against {matrix.reference}.", sep="")
     if matrix.data.scope:
         console.print(f"Note: {matrix.data.scope}.", soft_wrap=True)
     console.print(f"Report: {folder / 'parity.html'} (and .json, .xml, .md)", soft_wrap=True)

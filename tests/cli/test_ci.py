@@ -110,7 +110,7 @@ def test_a_github_job_of_a_good_artifact_is_green(artifact: Path, tmp_path: Path
     assert found.run.code == 0, found.run.out
     assert found.outputs == {"verdict": "PASS", "exit-code": "0", "report": "parity"}
     assert found.summary.startswith("# ✅ PASS")
-    assert "10 pictures" in found.summary
+    assert "10 images" in found.summary
     assert sorted(path.suffix for path in (tmp_path / "parity").iterdir()) == [".html", ".json", ".md", ".xml"]
     again = github(tmp_path, artifact=str(artifact), reference=str(CHECKPOINT))
     assert again.run.code == errors.InputError.exit_code
@@ -137,7 +137,7 @@ def test_a_gitlab_job_has_the_verdict_as_its_exit_code_and_the_checks_in_its_rep
     (junit,) = TEMPLATE["artifacts"]["reports"].values()
     run = gitlab(tmp_path / "good", artifact=str(artifact), reference=str(CHECKPOINT), options="--sample=10\n--seed=3")
     assert run.code == 0, run.err
-    assert "10 pictures" in run.out
+    assert "10 images" in run.out
     assert problems((tmp_path / "good" / junit).parent) == []
     run = gitlab(tmp_path / "bad", artifact=str(no_bias), reference=str(CHECKPOINT))
     assert run.code == 1, run.err

@@ -43,7 +43,7 @@ def test_every_error_has_an_exit_code_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((DATA / "images" / "odd").glob("BAD_*")), ids=lambda path: path.name)
-def test_a_bad_picture_is_one_paragraph(artifact: Path, path: Path) -> None:
+def test_a_bad_image_is_one_paragraph(artifact: Path, path: Path) -> None:
     run = cli("classify", artifact, path, "--label", "cat")
     assert run.code == errors.InputError.exit_code
     assert is_one_paragraph(run.err)
@@ -51,7 +51,7 @@ def test_a_bad_picture_is_one_paragraph(artifact: Path, path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["one_pixel_red.png", "aspect_2000x4.png"])
-def test_an_extreme_picture_is_classified(artifact: Path, name: str) -> None:
+def test_an_extreme_image_is_classified(artifact: Path, name: str) -> None:
     assert cli("classify", artifact, DATA / "images" / "odd" / name, "--label", "cat").code == 0
 
 
@@ -83,9 +83,9 @@ def test_exit_codes(artifact: Path, arguments: tuple[str | Path, ...], code: int
 
 
 def test_names_are_shown_as_they_are(artifact: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "[red]:bear:[a].webp"
-    picture.write_bytes(BEAR.read_bytes())
-    run = cli("classify", artifact, picture, "--label", "[/b]", "--label", ":bear:")
+    image = tmp_path / "[red]:bear:[a].webp"
+    image.write_bytes(BEAR.read_bytes())
+    run = cli("classify", artifact, image, "--label", "[/b]", "--label", ":bear:")
     assert run.code == 0
     assert all(name in run.out.replace("\n", "") for name in ("[red]:bear:[a].webp", "[/b]", ":bear:"))
 

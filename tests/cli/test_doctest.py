@@ -39,7 +39,7 @@ def test_examples_hold(passed: Path, tmp_path: Path) -> None:
     assert bulk[0].embed is embed_function
     names = {
         "folder": str(passed),
-        "picture": str(EVAL / "distorted-noto-1f43b.webp"),
+        "image": str(EVAL / "distorted-noto-1f43b.webp"),
         "output": tmp_path / "o.parquet",
         "Siglip": Siglip,
         "Role": Role,

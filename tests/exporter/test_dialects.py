@@ -251,10 +251,10 @@ def test_layers_that_the_config_does_not_know_of_are_not_left_out(tmp_path: Path
 @pytest.mark.parametrize(
     "name", ["siglip2-base-patch16-224", "siglip2-base-patch16-naflex", "siglip-so400m-patch14-384"]
 )
-def test_how_pictures_are_resized_is_never_guessed(tmp_path: Path, name: str) -> None:
+def test_how_images_are_resized_is_never_guessed(tmp_path: Path, name: str) -> None:
     folder = to_big_vision(small(MEMBERS[name], tmp_path / "transformers"), tmp_path / "there")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(CheckpointError, match="do not say how pictures are resized"):
+    with pytest.raises(CheckpointError, match="do not say how images are resized"):
         Checkpoint.open(folder)
 
 

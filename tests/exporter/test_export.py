@@ -85,7 +85,7 @@ def test_the_trained_model_computes_what_transformers_computes(artifact: Path) -
     ("vision", "text"),
     [
         pytest.param({"patch_size": 16}, {"vocab_size": 2000}, id="two heads"),
-        pytest.param({"image_size": 70, "patch_size": 16}, {"vocab_size": 2000}, id="a picture that leaves a rest"),
+        pytest.param({"image_size": 70, "patch_size": 16}, {"vocab_size": 2000}, id="an image that leaves a rest"),
         pytest.param(
             {"patch_size": 32, "hidden_act": "gelu"},
             {

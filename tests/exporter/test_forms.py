@@ -1,4 +1,4 @@
-"""Artifacts of other forms run like any other: fixed batches, bytes, pictures, patches, frozen labels."""
+"""Artifacts of other forms run like any other: fixed batches, bytes, images, patches, frozen labels."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from siglip_onnx.runtime.errors import (
 )
 from siglip_onnx.runtime.preprocessing.image import patch_grid
 from siglip_onnx.runtime.preprocessing.tokenizer import Tokenizer
-from siglip_onnx.validate.data.samples import TEXT_PROBES, picture_probes
-from siglip_onnx.validate.reference.pytorch import Reference
+from siglip_onnx.validate.data.samples import TEXT_PROBES, image_probes
+from siglip_onnx.validate.reference.pytorch import PyTorchReference
 
 from ..conftest import CHECKPOINT, EVAL, cli, is_one_paragraph
 from ..support.family import MEMBERS, small
@@ -46,22 +46,22 @@ def quiet(step: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def naflex(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Siglip]:
+def naflex(tmp_path_factory: pytest.TempPathFactory) -> tuple[PyTorchReference, Siglip]:
     folder = tmp_path_factory.mktemp("naflex")
     checkpoint = small(MEMBERS["siglip2-base-patch16-naflex"], folder / "checkpoint")
     artifact = export(checkpoint, folder / "artifact", progress=quiet)
-    return Reference(Checkpoint.open(checkpoint)), Siglip(artifact)
+    return PyTorchReference(Checkpoint.open(checkpoint)), Siglip(artifact)
 
 
-def test_patches_are_the_references(naflex: tuple[Reference, Siglip]) -> None:
+def test_patches_are_the_references(naflex: tuple[PyTorchReference, Siglip]) -> None:
     reference, model = naflex
-    pictures = [*FILES, *picture_probes().values()]
-    assert np.array_equal(model.images(pictures), reference.pixels(pictures))
+    images = [*FILES, *image_probes().values()]
+    assert np.array_equal(model.images(images), reference.pixels(images))
 
 
-def test_pictures_of_any_shape_compute_what_transformers_computes(naflex: tuple[Reference, Siglip]) -> None:
+def test_images_of_any_shape_compute_what_transformers_computes(naflex: tuple[PyTorchReference, Siglip]) -> None:
     reference, model = naflex
-    rows = reference.pixels([*FILES, *picture_probes().values()])
+    rows = reference.pixels([*FILES, *image_probes().values()])
     rows = rows[rows["spatial_shapes"][:, 1] > 1]  # see the next test
     assert len({tuple(shape) for shape in rows["spatial_shapes"]}) >= 3
     found, wanted = model.encode(Role.VISION, rows), reference.embeddings(Role.VISION, rows)
@@ -82,7 +82,7 @@ def test_a_single_column_is_resized_as_it_is_defined() -> None:
         torch.testing.assert_close(found, wanted[0].flatten(1).T, atol=1e-5, rtol=0)
 
 
-def test_a_mask_that_does_not_fit_its_shapes_is_refused(naflex: tuple[Reference, Siglip]) -> None:
+def test_a_mask_that_does_not_fit_its_shapes_is_refused(naflex: tuple[PyTorchReference, Siglip]) -> None:
     model = naflex[1]
     rows = model.images(FILES)
     rows["spatial_shapes"][2] += 1
@@ -94,7 +94,7 @@ def test_a_mask_that_does_not_fit_its_shapes_is_refused(naflex: tuple[Reference,
         model.encode(Role.VISION, rows)
 
 
-def test_texts_of_siglip_2_are_the_references(naflex: tuple[Reference, Siglip]) -> None:
+def test_texts_of_siglip_2_are_the_references(naflex: tuple[PyTorchReference, Siglip]) -> None:
     """Lower case comes from the artifact's own tokenizer.json, so that every consumer of it has it."""
     import tokenizers
 
@@ -116,7 +116,9 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
         Checkpoint.open(folder)
 
 
-def test_the_wrong_vocabulary_is_refused_by_the_runtime(naflex: tuple[Reference, Siglip], tmp_path: Path) -> None:
+def test_the_wrong_vocabulary_is_refused_by_the_runtime(
+    naflex: tuple[PyTorchReference, Siglip], tmp_path: Path
+) -> None:
     model = naflex[1]
     (tmp_path / "tokenizer.json").write_text("{}")
     assert model.contract.tokenizer is not None
@@ -131,7 +133,7 @@ def test_the_grid_is_the_references(height: int, width: int, patch: int, limit: 
     assert (rows * patch, columns * patch) == get_image_size_for_max_num_patches(height, width, patch, limit)
 
 
-def test_a_fixed_batch_takes_any_number_of_pictures(model: Siglip, tmp_path: Path) -> None:
+def test_a_fixed_batch_takes_any_number_of_images(model: Siglip, tmp_path: Path) -> None:
     fixed = Siglip(export(CHECKPOINT, tmp_path / "artifact", ExportOptions(batch=3), progress=quiet))
     assert fixed.session(Role.VISION).graph.inputs[0].shape[0] == 3
     for count in (1, 3, 5):
@@ -144,15 +146,15 @@ def test_a_fixed_batch_takes_any_number_of_pictures(model: Siglip, tmp_path: Pat
     assert "a batch fixed to 3" in run.err
 
 
-def test_a_graph_that_resizes_takes_decoded_pictures(model: Siglip, tmp_path: Path) -> None:
-    options = ExportOptions(image_input=ImageInput.PICTURE, pooled_only=True, normalized=True)
+def test_a_graph_that_resizes_takes_decoded_images(model: Siglip, tmp_path: Path) -> None:
+    options = ExportOptions(image_input=ImageInput.IMAGE, pooled_only=True, normalized=True)
     whole = Siglip(export(CHECKPOINT, tmp_path / "artifact", options, progress=quiet))
     large = Image.open(FILES[0]).convert("RGB").resize((500, 300))
     found, wanted = whole.encode_image([large, FILES[1]]), model.encode_image([large, FILES[1]])
     np.testing.assert_allclose(found, wanted, atol=5e-3)
     assert [spec.name for spec in whole.session(Role.TEXT).graph.outputs] == ["pooler_output"]
     np.testing.assert_allclose(np.linalg.norm(whole.encode(Role.TEXT, whole.tokenizer(["x"])), axis=1), 1, atol=1e-6)
-    with pytest.raises(ProviderError, match="resizes pictures otherwise"):
+    with pytest.raises(ProviderError, match="resizes images otherwise"):
         Siglip.load(tmp_path / "artifact", provider="openvino").encode_image([large])
     with pytest.raises(InputError, match="3 dimensions"):
         whole.encode(Role.VISION, np.asarray(large))
@@ -160,7 +162,7 @@ def test_a_graph_that_resizes_takes_decoded_pictures(model: Siglip, tmp_path: Pa
         whole.images([large, FILES[1]])
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"image_size": 0}, {"image_input": ImageInput.PICTURE, "batch": 2}])
+@pytest.mark.parametrize("options", [{"batch": 0}, {"image_size": 0}, {"image_input": ImageInput.IMAGE, "batch": 2}])
 def test_options_that_cannot_be_are_refused(options: dict) -> None:
     with pytest.raises(ExportError):
         ExportOptions(**options)

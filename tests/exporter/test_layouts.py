@@ -21,7 +21,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from siglip_onnx.exporter.layouts import Layout, write_layout
-from siglip_onnx.quantize import RECIPES, Job, quantize
+from siglip_onnx.quantize import RECIPES, QuantizeRequest, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role
 from siglip_onnx.runtime.errors import ArtifactError, ExportError
@@ -192,11 +192,11 @@ def test_an_artifact_of_one_tower_is_refused(broken: Path, tmp_path: Path) -> No
 # --- Immich ------------------------------------------------------------------------------------------------------
 
 
-def immich_pixels(folder: Path, picture: Image.Image) -> np.ndarray:
+def immich_pixels(folder: Path, image: Image.Image) -> np.ndarray:
     """Pixels as Immich makes them where it knows resize_mode: float32 [1, 3, S, S]."""
     told = json.loads((folder / "visual" / "preprocess_cfg.json").read_text())
     assert (told["resize_mode"], told["mode"]) == ("squash", "RGB")
-    resized = picture.resize(tuple(told["size"]), Image.Resampling[told["interpolation"].upper()])
+    resized = image.resize(tuple(told["size"]), Image.Resampling[told["interpolation"].upper()])
     mean, std = np.array(told["mean"], np.float32), np.array(told["std"], np.float32)
     pixels = np.asarray(resized, np.float32) / 255
     return ((pixels - mean) / std).transpose(2, 0, 1)[None]
@@ -219,15 +219,15 @@ def immich(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.name)
-def test_immich_gets_our_embedding_of_a_picture(immich: Path, model: Siglip, path: Path) -> None:
-    picture = load_image(path, ImageOptions())
-    pixels = immich_pixels(immich, picture)
-    np.testing.assert_allclose(pixels, model.images([picture]), atol=5e-7)
+def test_immich_gets_our_embedding_of_an_image(immich: Path, model: Siglip, path: Path) -> None:
+    image = load_image(path, ImageOptions())
+    pixels = immich_pixels(immich, image)
+    np.testing.assert_allclose(pixels, model.images([image]), atol=5e-7)
     found = run(immich / "visual" / "model.onnx", image=pixels)
-    np.testing.assert_allclose(found, model.encode_image([picture]), atol=2e-6)
+    np.testing.assert_allclose(found, model.encode_image([image]), atol=2e-6)
 
 
-@pytest.mark.filterwarnings("ignore::siglip_onnx.runtime.preprocessing.prompts.TextCutWarning")
+@pytest.mark.filterwarnings("ignore::siglip_onnx.runtime.preprocessing.prompts.TextTruncatedWarning")
 @pytest.mark.parametrize("text", TEXTS)
 def test_immich_gets_our_embedding_of_a_text(immich: Path, model: Siglip, text: str) -> None:
     ids = immich_ids(immich, text)
@@ -249,12 +249,12 @@ def test_another_scale_of_bytes_is_put_into_immichs_own(broken: Path, tmp_path: 
     one = (1.0, 1.0, 1.0)
     rewrite(broken, lambda c: replace(c, image=replace(c.image, rescale=2 / 255, mean=one, std=one)))
     folder = written(broken, tmp_path / "layout", Layout.IMMICH)
-    picture = load_image(PHOTOS[0], ImageOptions())
-    np.testing.assert_allclose(immich_pixels(folder, picture), Siglip.load(broken).images([picture]), atol=5e-7)
+    image = load_image(PHOTOS[0], ImageOptions())
+    np.testing.assert_allclose(immich_pixels(folder, image), Siglip.load(broken).images([image]), atol=5e-7)
 
 
 def test_what_immich_cannot_prepare_is_refused(broken: Path, tmp_path: Path) -> None:
-    rewrite(broken, lambda c: replace(c, image=replace(c.image, colour_order="BGR")))
+    rewrite(broken, lambda c: replace(c, image=replace(c.image, channel_order="BGR")))
     with pytest.raises(ExportError, match="64 x 64 BGR"):
         written(broken, tmp_path / "layout", Layout.IMMICH)
 
@@ -287,7 +287,7 @@ def test_tritons_configuration_is_what_the_graph_says(triton: Path, name: str) -
         assert real == [(n, kind, [-1, *dims] if batched else dims) for n, kind, dims in told]
 
 
-def test_tritons_ensemble_gives_our_embedding_of_a_picture(triton: Path, model: Siglip) -> None:
+def test_tritons_ensemble_gives_our_embedding_of_an_image(triton: Path, model: Siglip) -> None:
     config = (triton / "siglip_image" / "config.pbtxt").read_text()
     assert (triton / "siglip_image" / "1").is_dir()
     steps = re.findall(
@@ -298,13 +298,13 @@ def test_tritons_ensemble_gives_our_embedding_of_a_picture(triton: Path, model: 
     assert [step[0] for step in steps] == ["siglip_preprocess", "siglip_vision"]
     ((taken, _, _),), ((given, _, shape),) = tensors(config, "input"), tensors(config, "output")
     for path in PHOTOS:
-        picture = load_image(path, ImageOptions())
-        known = {taken: np.asarray(picture)}
+        image = load_image(path, ImageOptions())
+        known = {taken: np.asarray(image)}
         for name, input_name, source, output_name, target in steps:
             session = onnxruntime.InferenceSession(triton / name / "1" / "model.onnx")
             known[target] = session.run([output_name], {input_name: known[source]})[0]
         assert list(known[given].shape) == shape
-        assert known[given][0] @ model.encode_image([picture])[0] > 0.9999
+        assert known[given][0] @ model.encode_image([image])[0] > 0.9999
 
 
 def test_triton_may_form_batches(triton: Path, model: Siglip) -> None:
@@ -358,7 +358,7 @@ def test_optimum_finds_the_joint_graph_and_its_files_side_by_side(
 
 
 def test_another_precision_has_its_own_weights_under_the_usual_names(emoji: Path, pairs: Path, tmp_path: Path) -> None:
-    quantize(emoji, RECIPES[Precision.INT8](), Job(data=pairs), progress=quiet)
+    quantize(emoji, RECIPES[Precision.INT8](), QuantizeRequest(data=pairs), progress=quiet)
     model = Siglip.load(emoji, "int8")
     for layout, graph in ((Layout.IMMICH, "visual/model.onnx"), (Layout.OPTIMUM, "vision_model.onnx")):
         folder = written(emoji, tmp_path / layout, layout, Precision.INT8)

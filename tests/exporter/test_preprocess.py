@@ -1,4 +1,4 @@
-"""A graph prepares pictures as the processor does: the same greys to within one level, then the same bits."""
+"""A graph prepares images as the processor does: the same grays to within one level, then the same bits."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from ..conftest import DATA
 HALF = (0.5, 0.5, 0.5)
 SPEC = ImageSpec(384, 384, "bicubic", 1 / 255, HALF, HALF)  # siglip-large-patch16-384's
 IMAGES = DATA / "images"
-PICTURES = sorted(
+IMAGES = sorted(
     path
     for path in (*IMAGES.glob("photos/*"), *IMAGES.glob("odd/*"))
     if path.suffix != ".json" and not path.name.startswith("BAD_")
 )
-FEW = 2e-3  # the share of values that may be one level off; the worst picture here has 1 in 4,000
+FEW = 2e-3  # the share of values that may be one level off; the worst image here has 1 in 4,000
 Run = Callable[[np.ndarray], np.ndarray]
 
 
 def running(spec: ImageSpec) -> Run:
     session = onnxruntime.InferenceSession(ir.to_proto(preprocess_model(spec)).SerializeToString())
-    return lambda picture: np.asarray(session.run(["pixel_values"], {"image": picture})[0])
+    return lambda image: np.asarray(session.run(["pixel_values"], {"image": image})[0])
 
 
 RUN = running(SPEC)
@@ -47,9 +47,9 @@ def decoded(path: Path) -> np.ndarray:
     return np.asarray(load_image(path, ImageOptions()))
 
 
-def levels_off(found: np.ndarray, picture: np.ndarray, spec: ImageSpec = SPEC) -> np.ndarray:
-    """By how many grey levels each value is off, and whether it is the float of a grey level at all."""
-    wanted = ImageProcessor(spec)([picture])
+def levels_off(found: np.ndarray, image: np.ndarray, spec: ImageSpec = SPEC) -> np.ndarray:
+    """By how many gray levels each value is off, and whether it is the float of a gray level at all."""
+    wanted = ImageProcessor(spec)([image])
     assert (found.shape, found.dtype) == (wanted.shape, np.float32)
     to_levels = np.asarray(spec.std).reshape(1, 3, 1, 1) / spec.rescale
     off = (found - wanted) * to_levels
@@ -57,13 +57,13 @@ def levels_off(found: np.ndarray, picture: np.ndarray, spec: ImageSpec = SPEC) -
     return np.abs(np.rint(off)).astype(int)
 
 
-@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
-def test_every_test_picture_comes_out_the_same_to_one_grey_level(
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_every_test_image_comes_out_the_same_to_one_gray_level(
     path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    picture = decoded(path)
-    off = levels_off(RUN(picture), picture)
-    record_property("grey_levels_off", int(off.max()))
+    image = decoded(path)
+    off = levels_off(RUN(image), image)
+    record_property("gray_levels_off", int(off.max()))
     record_property("values_off", float((off > 0).mean()))
     assert off.max() <= 1
     assert (off > 0).mean() < FEW
@@ -73,27 +73,27 @@ SIZES = [(1, 1), (1, 7), (7, 1), (384, 384), (384, 900), (383, 385), (4, 2000), 
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[1]}x{size[0]}")
-def test_noise_of_any_size_comes_out_the_same_to_a_grey_level_for_each_of_two_passes(size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    off = levels_off(RUN(picture), picture)
+def test_noise_of_any_size_comes_out_the_same_to_a_gray_level_for_each_of_two_passes(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    off = levels_off(RUN(image), image)
     assert off.max() <= 2
-    assert (off > 1).mean() < 1e-4  # the sharpest edges there can be, where a picture is three pixels wide
+    assert (off > 1).mean() < 1e-4  # the sharpest edges there can be, where an image is three pixels wide
     assert (off > 0).mean() < FEW
 
 
-def test_a_picture_of_the_right_size_is_the_processors_to_the_bit() -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (384, 384, 3), np.uint8)
+def test_an_image_of_the_right_size_is_the_processors_to_the_bit() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (384, 384, 3), np.uint8)
     for order in ("RGB", "BGR"):
-        spec = replace(SPEC, mean=(0.48, 0.45, 0.41), std=(0.27, 0.26, 0.28), colour_order=order)
-        assert running(spec)(picture).tobytes() == ImageProcessor(spec)([picture]).tobytes()
+        spec = replace(SPEC, mean=(0.48, 0.45, 0.41), std=(0.27, 0.26, 0.28), channel_order=order)
+        assert running(spec)(image).tobytes() == ImageProcessor(spec)([image]).tobytes()
 
 
 def test_a_bilinear_model_differs_by_a_level_for_each_of_two_passes_at_most() -> None:
     spec = replace(SPEC, filter="bilinear")
     run = running(spec)
-    for path in PICTURES:
-        picture = decoded(path)
-        assert levels_off(run(picture), picture, spec).max() <= 2
+    for path in IMAGES:
+        image = decoded(path)
+        assert levels_off(run(image), image, spec).max() <= 2
 
 
 def test_onnx_own_reference_computes_the_same() -> None:
@@ -101,9 +101,9 @@ def test_onnx_own_reference_computes_the_same() -> None:
     model = ir.to_proto(preprocess_model(spec))
     onnx.checker.check_model(model, full_check=True)
     for name in ("one_pixel_red.png", "cat_exif_orientation6.jpg"):
-        picture = decoded(IMAGES / "odd" / name)
-        found = ReferenceEvaluator(model).run(["pixel_values"], {"image": picture})[0]
-        assert levels_off(np.asarray(found), picture, spec).max() <= 1
+        image = decoded(IMAGES / "odd" / name)
+        found = ReferenceEvaluator(model).run(["pixel_values"], {"image": image})[0]
+        assert levels_off(np.asarray(found), image, spec).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["lanczos", "box", "hamming", "nearest"])
@@ -120,26 +120,26 @@ def test_a_model_of_patches_is_refused() -> None:
 # --- joined to a tower -------------------------------------------------------------------------------------------
 
 
-def test_a_joined_tower_gives_the_embedding_of_a_picture(artifact: Path, model: Siglip, tmp_path: Path) -> None:
+def test_a_joined_tower_gives_the_embedding_of_an_image(artifact: Path, model: Siglip, tmp_path: Path) -> None:
     onnx_folder = Path(shutil.copytree(artifact / "onnx", tmp_path / "onnx"))
     joined = join_preprocess(ir.load(onnx_folder / "vision_model.onnx"), model.contract.image)
-    ir.save(joined, onnx_folder / "picture.onnx")
-    session = onnxruntime.InferenceSession(onnx_folder / "picture.onnx")
+    ir.save(joined, onnx_folder / "image.onnx")
+    session = onnxruntime.InferenceSession(onnx_folder / "image.onnx")
     assert [output.shape[0] for output in session.get_outputs()] == [1, 1, 1]
-    for path in PICTURES[:6]:
-        picture = decoded(path)
-        _, pooled, pixels = session.run(["last_hidden_state", "pooler_output", "pixel_values"], {"image": picture})
-        assert levels_off(pixels, picture, model.contract.image).max() <= 1
+    for path in IMAGES[:6]:
+        image = decoded(path)
+        _, pooled, pixels = session.run(["last_hidden_state", "pooler_output", "pixel_values"], {"image": image})
+        assert levels_off(pixels, image, model.contract.image).max() <= 1
         found = pooled[0] / np.linalg.norm(pooled[0])
-        assert found @ model.encode_image([Image.fromarray(picture)])[0] > 0.9999
+        assert found @ model.encode_image([Image.fromarray(image)])[0] > 0.9999
 
 
 def test_joining_neither_reads_nor_copies_weights(artifact: Path, model: Siglip, tmp_path: Path) -> None:
     shutil.copy(artifact / "onnx" / "vision_model.onnx", tmp_path)  # without its data
     joined = join_preprocess(ir.load(tmp_path / "vision_model.onnx"), model.contract.image)
-    ir.save(joined, tmp_path / "picture.onnx")
-    assert (tmp_path / "picture.onnx").stat().st_size < 200_000
-    graph = onnx.load(tmp_path / "picture.onnx", load_external_data=False).graph
+    ir.save(joined, tmp_path / "image.onnx")
+    assert (tmp_path / "image.onnx").stat().st_size < 200_000
+    graph = onnx.load(tmp_path / "image.onnx", load_external_data=False).graph
     assert {e.value for t in graph.initializer for e in t.external_data if e.key == "location"} == {
         "vision_model.onnx_data"
     }

@@ -12,12 +12,12 @@ from typing import Final
 from PIL import Image
 
 from siglip_onnx.exporter import export
-from siglip_onnx.quantize import RECIPES, Job, quantize
+from siglip_onnx.quantize import RECIPES, QuantizeRequest, quantize
 from siglip_onnx.runtime.artifact.contract import Precision
 
 from ..conftest import quick_pairs, quiet
 from .fault import Bench, write_lines
-from .judge import CHECKPOINT, EVAL, GATES, judge, keep
+from .judge import CHECKPOINT, DEFAULT_LIMITS, EVAL, judge, keep
 
 PAIRS: Final = 12
 _LABELS: Final = 50
@@ -33,7 +33,7 @@ def make_bench(folder: Path, derived: Sequence[Precision] = DERIVED) -> Bench:
     bench.answers.mkdir()
     _judge(bench, Precision.FP32)
     with tempfile.TemporaryDirectory() as calibration:
-        job = Job(data=quick_pairs(Path(calibration)), gates=GATES)
+        job = QuantizeRequest(data=quick_pairs(Path(calibration)), gates=DEFAULT_LIMITS)
         for precision in derived:
             quantize(bench.artifact, RECIPES[precision](), job, progress=quiet)
             _judge(bench, precision)
@@ -41,7 +41,7 @@ def make_bench(folder: Path, derived: Sequence[Precision] = DERIVED) -> Bench:
 
 
 def write_data(folder: Path, pairs: int = PAIRS) -> None:
-    """Some pictures of the evaluation set with their captions, and labels; the first picture is a photo on its side."""
+    """Some images of the evaluation set with their captions, and labels; the first image is a photo on its side."""
     folder.mkdir(parents=True)
     rows = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text("utf-8").splitlines()[-pairs:]]
     for row in rows[1:]:
@@ -57,8 +57,8 @@ def _photo(source: Path, folder: Path) -> str:
     exif = Image.Exif()
     exif.update(_EXIF)
     name = f"{source.stem}.jpg"
-    with Image.open(source) as picture:
-        large = picture.convert("RGB").resize((400, 300))
+    with Image.open(source) as image:
+        large = image.convert("RGB").resize((400, 300))
     large.save(folder / name, exif=exif, quality=95)
     return name
 

@@ -29,7 +29,7 @@ class Clean:
     """A verdict that must not be a FAIL.
 
     Attributes:
-        seed: Which pictures of the evaluation set are drawn.
+        seed: Which images of the evaluation set are drawn.
         size: How many.
         threads: That the towers run on.
         precision: Of the variant.
@@ -60,7 +60,7 @@ def verdict(bench: Bench, clean: Clean) -> Found:
     options = SessionOptions(threads=clean.threads)
     report = judge(bench.artifact, samples, precision=clean.precision, options=options, answers=answers)
     problem = report.first_problem()
-    where = str(problem.rung) if problem else ""
+    where = str(problem.group) if problem else ""
     return Found(where, report.verdict, f"{problem.name}: {problem.value}, {problem.detail}" if problem else "")
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from siglip_onnx.runtime import SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict
 from siglip_onnx.runtime.errors import SiglipOnnxError
-from siglip_onnx.validate import Report, Rung
+from siglip_onnx.validate import CheckGroup, Report
 
 from .edits import Change
 from .judge import judge
@@ -21,7 +21,7 @@ from .judge import judge
 ONE_THREAD: Final = SessionOptions(threads=1)  # as many faults run at a time as there are cores
 
 
-class Group(StrEnum):
+class FaultArea(StrEnum):
     """Where a defect is made."""
 
     CHECKPOINT = "checkpoint"
@@ -62,7 +62,7 @@ class Bench:
 
     @property
     def data(self) -> Path:
-        """Pictures with captions, and labels."""
+        """Images with captions, and labels."""
         return self.folder / Place.DATA
 
     @property
@@ -90,7 +90,7 @@ class Fault:
     Attributes:
         name: What is wrong, in a few words.
         group: Where such a defect is made.
-        caught: The rung that must find it first, or the error that must refuse it.
+        caught: The group that must find it first, or the error that must refuse it.
         make: Puts it into a copy of `place`.
         code: Puts it into the loaded model, where it is one of the runtime's code.
         precision: Of the variant that is judged.
@@ -102,8 +102,8 @@ class Fault:
     """
 
     name: str
-    group: Group
-    caught: Rung | type[SiglipOnnxError]
+    area: FaultArea
+    caught: CheckGroup | type[SiglipOnnxError]
     make: Change = nothing
     code: Callable[[Siglip], None] = as_it_is
     precision: Precision = Precision.FP32
@@ -114,15 +114,15 @@ class Fault:
     elsewhere: Role | None = None
 
     @property
-    def rung(self) -> Rung:
-        """The rung that must find it."""
-        assert isinstance(self.caught, Rung), self.name
+    def group(self) -> CheckGroup:
+        """The group that must find it."""
+        assert isinstance(self.caught, CheckGroup), self.name
         return self.caught
 
     @property
     def due(self) -> str:
         """The name of what must find it."""
-        return str(self.caught) if isinstance(self.caught, Rung) else self.caught.__name__
+        return str(self.caught) if isinstance(self.caught, CheckGroup) else self.caught.__name__
 
 
 def climbed(bench: Bench, fault: Fault) -> Report:
@@ -142,7 +142,7 @@ class Found:
     """What became of a fault.
 
     Attributes:
-        where: The rung that found it, the error that refused it, or nothing.
+        where: The group that found it, the error that refused it, or nothing.
         verdict: What was said.
         detail: In whose words.
     """
@@ -163,7 +163,7 @@ def find(bench: Bench, fault: Fault) -> Found:
     if problem is None:
         return Found("", report.verdict)
     found = "" if problem.value is None else f"{problem.value:.4g} where {problem.sense} {problem.limit:.4g} is due"
-    return Found(str(problem.rung), report.verdict, f"{problem.name}: {found or problem.detail}")
+    return Found(str(problem.group), report.verdict, f"{problem.name}: {found or problem.detail}")
 
 
 def is_caught(fault: Fault, found: Found) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider
-from siglip_onnx.validate import Gates, Report, Terms, store, validate
+from siglip_onnx.validate import LimitTable, Report, Terms, store, validate
 from siglip_onnx.validate.checks.regression import accepted
 from siglip_onnx.validate.data.samples import Samples
 
@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[2]
 CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
 EVAL: Final = ROOT / "examples" / "emoji" / "eval"
 # A dozen pairs prove no margin of two percent; every other limit is the default.
-GATES: Final = Gates({("default",): {"margin": 0.25}}, "defaults but for the margin")
+DEFAULT_LIMITS: Final = LimitTable({("default",): {"margin": 0.25}}, "defaults but for the margin")
 
 
 def judge(
@@ -48,7 +48,7 @@ def judge(
     with Siglip(Artifact.open(artifact), precision, options) as model:
         if code is not None:
             code(model)
-        terms = Terms(gates=GATES, accepted=release, answers=answers)
+        terms = Terms(gates=DEFAULT_LIMITS, accepted=release, answers=answers)
         return validate(model, checkpoint, data, terms, progress=lambda step: None).report
 
 

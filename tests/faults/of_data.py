@@ -13,10 +13,10 @@ import numpy as np
 
 from siglip_onnx.runtime.artifact.contract import Verdict
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.validate import Rung
+from siglip_onnx.validate import CheckGroup
 
 from .edits import Change
-from .fault import Fault, Group, Place, lines, write_lines
+from .fault import Fault, FaultArea, Place, lines, write_lines
 
 
 def _in_lines(edit: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> Change:
@@ -27,11 +27,11 @@ def _first(folder: Path) -> Path:
     return folder / lines(folder)[0]["image"]
 
 
-def _no_picture(folder: Path) -> None:
+def _no_image(folder: Path) -> None:
     _first(folder).write_bytes(b"<!doctype html><title>404</title>")
 
 
-def _half_a_picture(folder: Path) -> None:
+def _half_an_image(folder: Path) -> None:
     data = _first(folder).read_bytes()
     _first(folder).write_bytes(data[: len(data) // 2])
 
@@ -93,29 +93,29 @@ def _cut(folder: Path) -> None:
 
 
 def _refused(name: str, make: Change) -> Fault:
-    return Fault(name, Group.DATA, InputError, make, place=Place.DATA)
+    return Fault(name, FaultArea.DATA, InputError, make, place=Place.DATA)
 
 
-def _undecided(name: str, make: Change, rung: Rung) -> Fault:
-    return Fault(name, Group.DATA, rung, make, place=Place.DATA, verdict=Verdict.INCONCLUSIVE)
+def _undecided(name: str, make: Change, group: CheckGroup) -> Fault:
+    return Fault(name, FaultArea.DATA, group, make, place=Place.DATA, verdict=Verdict.INCONCLUSIVE)
 
 
 def _answers(name: str, make: Change) -> Fault:
-    return Fault(name, Group.DATA, InputError, make, place=Place.ANSWERS)
+    return Fault(name, FaultArea.DATA, InputError, make, place=Place.ANSWERS)
 
 
 FAULTS: Final = (
     _refused("no sample at all", _empty),
-    _refused("a picture that is none", _no_picture),
-    _refused("half a picture", _half_a_picture),
-    _refused("a picture that is missing", _missing),
-    _refused("a picture named twice", _in_lines(lambda rows: [*rows, rows[0]])),
+    _refused("an image that is none", _no_image),
+    _refused("half an image", _half_an_image),
+    _refused("an image that is missing", _missing),
+    _refused("an image named twice", _in_lines(lambda rows: [*rows, rows[0]])),
     _refused("a caption that is no Unicode", _half_surrogate),
-    _undecided("three samples", _in_lines(lambda rows: rows[:3]), Rung.EMBEDDINGS),
+    _undecided("three samples", _in_lines(lambda rows: rows[:3]), CheckGroup.EMBEDDINGS),
     # Once the mean of equal embeddings is taken off, rounding is all that is left to compare.
-    Fault("one picture for all names", Group.DATA, Rung.EMBEDDINGS, _all_the_same, place=Place.DATA),
-    _undecided("captions shifted by one picture", _in_lines(_shifted), Rung.NON_INFERIORITY),
-    _undecided("one caption for all pictures", _in_lines(_same_caption), Rung.RETRIEVAL),
+    Fault("one image for all names", FaultArea.DATA, CheckGroup.EMBEDDINGS, _all_the_same, place=Place.DATA),
+    _undecided("captions shifted by one image", _in_lines(_shifted), CheckGroup.NON_INFERIORITY),
+    _undecided("one caption for all images", _in_lines(_same_caption), CheckGroup.RETRIEVAL),
     _answers("answers of another model", _in_answers(_meta(identity="0" * 64))),
     _answers("answers about other data", _in_answers(_meta(data="0" * 64))),
     _answers("answers cut off", _cut),

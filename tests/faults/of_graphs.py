@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from siglip_onnx.exporter import export
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role, TensorSpec
-from siglip_onnx.validate import Report, Rung
+from siglip_onnx.validate import CheckGroup, Report
 
 from ..conftest import quiet, rewrite
 from .edits import (
@@ -34,7 +34,7 @@ from .edits import (
     rewire,
     set_attribute,
 )
-from .fault import Bench, Fault, Group
+from .fault import Bench, Fault, FaultArea
 from .judge import CHECKPOINT, judge
 
 _POOLED: Final = "pooler_output"
@@ -183,7 +183,7 @@ def _reversed(graph: Graph) -> None:
 
 
 def _fix_the_batch(folder: Path) -> None:
-    """A tower traced for one picture, with a contract that says so."""
+    """A tower traced for one image, with a contract that says so."""
 
     def specs(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         return tuple(replace(t, shape=tuple(1 if d == "batch" else d for d in t.shape)) for t in tensors)
@@ -245,18 +245,18 @@ def _fault(
     name: str,
     edit: Callable[[Graph], None],
     role: Role,
-    caught: Rung = Rung.EMBEDDINGS,
-    group: Group = Group.GRAPH,
+    caught: CheckGroup = CheckGroup.EMBEDDINGS,
+    area: FaultArea = FaultArea.GRAPH,
 ) -> Fault:
-    return Fault(name, group, caught, in_graph(role, edit), elsewhere=role)
+    return Fault(name, area, caught, in_graph(role, edit), elsewhere=role)
 
 
 FAULTS: Final = (
     _fault("erf Gelu", _erf_gelu, Role.VISION),
     Fault(
         "LayerNorm epsilon of 1e-5",
-        Group.GRAPH,
-        Rung.EMBEDDINGS,
+        FaultArea.GRAPH,
+        CheckGroup.EMBEDDINGS,
         ask=_on_a_small_stream(in_graph(Role.VISION, _larger_epsilon)),
     ),
     _fault("q and k swapped", _queries_are_keys, Role.TEXT),
@@ -267,20 +267,20 @@ FAULTS: Final = (
     _fault("last layer dropped", _last_layer_dropped, Role.VISION),
     _fault("one residual dropped", _residual_dropped, Role.TEXT),
     _fault("final LayerNorm dropped", _final_norm_dropped, Role.VISION),
-    _fault("noise of one millionth", _random, Role.VISION, Rung.DETERMINISM),
-    Fault("an output dropped", Group.GRAPH, Rung.CONTRACT, in_graph(Role.VISION, _output_dropped)),
-    Fault("joint graph without its bias", Group.GRAPH, Rung.LOGITS, in_joint(_joint_bias_dropped)),
-    Fault("joint graph's logits transposed", Group.GRAPH, Rung.LOGITS, in_joint(_joint_turned)),
-    _fault("rows of a batch leak into each other", _leaking, Role.VISION, Rung.BATCH, Group.BATCH),
-    _fault("rows of a batch reversed", _reversed, Role.TEXT, Rung.BATCH, Group.BATCH),
-    Fault("batch fixed to 1", Group.BATCH, Rung.CONTRACT, _fix_the_batch),
+    _fault("noise of one millionth", _random, Role.VISION, CheckGroup.DETERMINISM),
+    Fault("an output dropped", FaultArea.GRAPH, CheckGroup.CONTRACT, in_graph(Role.VISION, _output_dropped)),
+    Fault("joint graph without its bias", FaultArea.GRAPH, CheckGroup.LOGITS, in_joint(_joint_bias_dropped)),
+    Fault("joint graph's logits transposed", FaultArea.GRAPH, CheckGroup.LOGITS, in_joint(_joint_turned)),
+    _fault("rows of a batch leak into each other", _leaking, Role.VISION, CheckGroup.BATCH, FaultArea.BATCH),
+    _fault("rows of a batch reversed", _reversed, Role.TEXT, CheckGroup.BATCH, FaultArea.BATCH),
+    Fault("batch fixed to 1", FaultArea.BATCH, CheckGroup.CONTRACT, _fix_the_batch),
     # Ranges of activations are found over a batch, so int8 differs in batches by more than fp32 may.
-    Fault("int8 passed off as fp32", Group.QUANTIZATION, Rung.BATCH, _passed_off(Precision.INT8)),
-    Fault("fp16 passed off as fp32", Group.QUANTIZATION, Rung.EMBEDDINGS, _passed_off(Precision.FP16)),
+    Fault("int8 passed off as fp32", FaultArea.QUANTIZATION, CheckGroup.BATCH, _passed_off(Precision.INT8)),
+    Fault("fp16 passed off as fp32", FaultArea.QUANTIZATION, CheckGroup.EMBEDDINGS, _passed_off(Precision.FP16)),
     Fault(
         "a graph of the variant missing",
-        Group.QUANTIZATION,
-        Rung.CONTRACT,
+        FaultArea.QUANTIZATION,
+        CheckGroup.CONTRACT,
         _claimed_only,
         precision=Precision.INT8,
     ),

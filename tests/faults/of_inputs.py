@@ -1,4 +1,4 @@
-"""Texts and pictures that reach the towers as something else, by the files or by the runtime's code."""
+"""Texts and images that reach the towers as something else, by the files or by the runtime's code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 
 from siglip_onnx.runtime import ImageOptions, Siglip
 from siglip_onnx.runtime.preprocessing.image import ImageInput, ImageProcessor, Transparency, load_image
-from siglip_onnx.validate import Rung
+from siglip_onnx.validate import CheckGroup
 
 from ..conftest import rewrite
 from .edits import Change, in_contract, in_file
-from .fault import Fault, Group
+from .fault import Fault, FaultArea
 
 _PIECES: Final = ("▁face", "▁hand")  # of the bundled vocabulary; many captions have one of them
 
@@ -92,7 +92,7 @@ def _with_options(options: ImageOptions) -> Callable[[Siglip], None]:
 
 
 class _Careless(ImageProcessor):
-    """A processor that decodes and resizes by a function of the decoded picture and the size that is due."""
+    """A processor that decodes and resizes by a function of the decoded image and the size that is due."""
 
     def __init__(self, model: Siglip, resize: Callable[[Image.Image, tuple[int, int]], Image.Image]) -> None:
         super().__init__(model.contract.image)
@@ -117,13 +117,13 @@ def _not_antialiased(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of the picture, as CLIP has it."""
+    """The middle of the image, as CLIP has it."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.resize(size, Image.Resampling.BICUBIC, (left, top, left + side, top + side))
 
 
-def _grey(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _gray(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.convert("L").convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
@@ -143,7 +143,7 @@ def _as_floats(model: Siglip) -> None:
 
 
 def _turned(model: Siglip) -> None:
-    """Height and width exchanged, which no shape shows where pictures are square."""
+    """Height and width exchanged, which no shape shows where images are square."""
     images = model.images
 
     class Turned(ImageProcessor):
@@ -154,22 +154,22 @@ def _turned(model: Siglip) -> None:
 
 
 def _text(name: str, make: Change) -> Fault:
-    return Fault(name, Group.TOKENIZER, Rung.TOKENS, make)
+    return Fault(name, FaultArea.TOKENIZER, CheckGroup.TOKENS, make)
 
 
-def _picture(name: str, make: Change) -> Fault:
-    return Fault(name, Group.IMAGE, Rung.PIXELS, make)
+def _image(name: str, make: Change) -> Fault:
+    return Fault(name, FaultArea.IMAGE, CheckGroup.PIXELS, make)
 
 
 def _decoding(name: str, code: Callable[[Siglip], None]) -> Fault:
-    return Fault(name, Group.IMAGE, Rung.PIXELS, code=code)
+    return Fault(name, FaultArea.IMAGE, CheckGroup.PIXELS, code=code)
 
 
 FAULTS: Final = (
     _text("pad id 0", in_contract("tokenizer", pad_id=0)),
     _text("no lower-casing", in_contract("tokenizer", lower_case=False)),
-    Fault("punctuation kept", Group.TOKENIZER, Rung.TOKENS, code=_reading(str.lower)),
-    Fault("punctuation turned into spaces", Group.TOKENIZER, Rung.TOKENS, code=_reading(_spaced)),
+    Fault("punctuation kept", FaultArea.TOKENIZER, CheckGroup.TOKENS, code=_reading(str.lower)),
+    Fault("punctuation turned into spaces", FaultArea.TOKENIZER, CheckGroup.TOKENS, code=_reading(_spaced)),
     _text("end id of another vocabulary", in_contract("tokenizer", eos_id=2)),
     _text("texts half as long", in_contract("tokenizer", length=32)),
     _text("unknown piece read as text", in_contract("tokenizer", special_pieces={"</s>": 1})),
@@ -180,15 +180,15 @@ FAULTS: Final = (
     _text("tokenizer.json keeps the case", _in_tokenizer_json(_case_kept)),
     _text("tokenizer.json without a vocabulary", _in_tokenizer_json(_no_model)),
     _text("tokenizer_config.json of a cased model", in_file("tokenizer_config.json", do_lower_case=False)),
-    _picture("mean and std of ImageNet", in_contract("image", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))),
-    _picture("bilinear resize", in_contract("image", filter="bilinear")),
-    _picture("red and blue swapped", in_contract("image", colour_order="BGR")),
-    _picture("rescaled by 1/256", in_contract("image", rescale=1 / 256)),
-    _picture("preprocessor_config.json with another mean", in_file("preprocessor_config.json", image_mean=[0, 0, 0])),
-    _picture("pictures of one pixel more", in_contract("image", height=65, width=65)),
+    _image("mean and std of ImageNet", in_contract("image", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))),
+    _image("bilinear resize", in_contract("image", filter="bilinear")),
+    _image("red and blue swapped", in_contract("image", channel_order="BGR")),
+    _image("rescaled by 1/256", in_contract("image", rescale=1 / 256)),
+    _image("preprocessor_config.json with another mean", in_file("preprocessor_config.json", image_mean=[0, 0, 0])),
+    _image("images of one pixel more", in_contract("image", height=65, width=65)),
     _decoding("no antialiasing", _resizing(_not_antialiased)),
     _decoding("cropped, not stretched", _resizing(_cropped)),
-    _decoding("grey", _resizing(_grey)),
+    _decoding("gray", _resizing(_gray)),
     _decoding("resized twice", _resizing(_twice)),
     _decoding("rows and columns exchanged", _turned),
     _decoding("rescaled in float32", _as_floats),

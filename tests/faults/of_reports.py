@@ -11,11 +11,11 @@ from typing import Any, Final
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role, Verdict
 from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError
-from siglip_onnx.validate import Report, Rung
+from siglip_onnx.validate import CheckGroup, Report
 
 from ..conftest import rewrite
 from .edits import Array, Change, in_contract, in_weights
-from .fault import Bench, Fault, Group, climbed
+from .fault import Bench, Fault, FaultArea, climbed
 from .judge import earlier, judge, keep, report_file
 
 
@@ -50,7 +50,7 @@ def _older(content: dict[str, Any]) -> None:
 
 
 def _rung_missing(content: dict[str, Any]) -> None:
-    content["checks"] = [check for check in content["checks"] if check["rung"] != "embeddings"]
+    content["checks"] = [check for check in content["checks"] if check["group"] != "embeddings"]
 
 
 def _one_metric_more(content: dict[str, Any]) -> None:
@@ -124,11 +124,11 @@ def _kept_too_late(bench: Bench, fault: Fault) -> Report:
 
 
 def _on_file(name: str, make: Change) -> Fault:
-    return Fault(name, Group.REPORT, ArtifactError, make, ask=_verified)
+    return Fault(name, FaultArea.REPORT, ArtifactError, make, ask=_verified)
 
 
-def _released(name: str, make: Change, caught: Rung | type[InputError], verdict: Verdict = Verdict.FAIL) -> Fault:
-    return Fault(name, Group.REPORT, caught, make, ask=_after_release, verdict=verdict)
+def _released(name: str, make: Change, caught: CheckGroup | type[InputError], verdict: Verdict = Verdict.FAIL) -> Fault:
+    return Fault(name, FaultArea.REPORT, caught, make, ask=_after_release, verdict=verdict)
 
 
 FAULTS: Final = (
@@ -136,10 +136,10 @@ FAULTS: Final = (
     _on_file("a number edited", _in_report(_better)),
     _on_file("verdict edited in the contract", _verdict_in_contract),
     _on_file("report missing", _removed),
-    Fault("report of another artifact", Group.REPORT, ArtifactError, ask=_kept_too_late),
+    Fault("report of another artifact", FaultArea.REPORT, ArtifactError, ask=_kept_too_late),
     Fault(
         "fp32 never judged",
-        Group.REPORT,
+        FaultArea.REPORT,
         InconclusiveError,
         _unjudged,
         precision=Precision.INT8,
@@ -149,13 +149,13 @@ FAULTS: Final = (
     _released("baseline of an older schema", _in_report(_older), InputError),
     _released("baseline that says FAIL", _in_report(lambda content: content.update(verdict="FAIL")), InputError),
     _released("baseline whose checks fail", _in_report(_passing), InputError),
-    _released("baseline without a rung", _in_report(_rung_missing), InputError),
-    _released("baseline on other data", _in_report(_other_data), Rung.BASELINE, Verdict.INCONCLUSIVE),
-    _released("a metric missing", _in_report(_one_metric_more), Rung.BASELINE),
+    _released("baseline without a group", _in_report(_rung_missing), InputError),
+    _released("baseline on other data", _in_report(_other_data), CheckGroup.BASELINE, Verdict.INCONCLUSIVE),
+    _released("a metric missing", _in_report(_one_metric_more), CheckGroup.BASELINE),
     Fault(
         "worse than the release before",
-        Group.REPORT,
-        Rung.BASELINE,
+        FaultArea.REPORT,
+        CheckGroup.BASELINE,
         in_weights(Role.VISION, _a_bit_worse, Precision.INT8),
         precision=Precision.INT8,
         ask=_after_release,

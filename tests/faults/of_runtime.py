@@ -15,11 +15,11 @@ from siglip_onnx.runtime import SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Contract, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError
 from siglip_onnx.runtime.vectors import FloatArray
-from siglip_onnx.validate import Report, Rung
+from siglip_onnx.validate import CheckGroup, Report
 
 from ..conftest import quiet, rewrite
 from .edits import in_contract
-from .fault import Bench, Fault, Group
+from .fault import Bench, Fault, FaultArea
 from .judge import judge
 
 
@@ -50,7 +50,7 @@ def _sum_of_one(model: Siglip) -> None:
     vars(model)["probabilities"] = probabilities
 
 
-def _not_normalised(model: Siglip) -> None:
+def _not_normalized(model: Siglip) -> None:
     """Users get embeddings as the graph gives them, where `normalize` promises length 1."""
     encode = model.encode_image
     vars(model)["encode_image"] = lambda images, **options: encode(images, **options, normalize=False)
@@ -91,12 +91,12 @@ def _older_schema(folder: Path) -> None:
     path.write_text(path.read_text("utf-8").replace('"schema_version": 1', '"schema_version": 0'), "utf-8")
 
 
-def _fault(name: str, make: Callable[[Path], None], caught: Rung) -> Fault:
-    return Fault(name, Group.RUNTIME, caught, make)
+def _fault(name: str, make: Callable[[Path], None], caught: CheckGroup) -> Fault:
+    return Fault(name, FaultArea.RUNTIME, caught, make)
 
 
-def _code(name: str, code: Callable[[Siglip], None], caught: Rung) -> Fault:
-    return Fault(name, Group.RUNTIME, caught, code=code)
+def _code(name: str, code: Callable[[Siglip], None], caught: CheckGroup) -> Fault:
+    return Fault(name, FaultArea.RUNTIME, caught, code=code)
 
 
 _LABELS: Final = 20
@@ -104,30 +104,32 @@ _LABELS: Final = 20
 _FALLBACK: Final = SessionOptions(Provider.OPENVINO, threads=1, allow_fallback=True)
 
 FAULTS: Final = (
-    _fault("logit bias dropped", in_contract("logits", bias=0.0), Rung.LOGITS),
-    _fault("logit scale not exponentiated", _scale_not_exponentiated, Rung.LOGITS),
-    _fault("logit scale rounded to float16", _scale_of_half_precision, Rung.LOGITS),
-    _fault("embeddings called normalised", in_contract("embedding", normalized=True), Rung.EMBEDDINGS),
+    _fault("logit bias dropped", in_contract("logits", bias=0.0), CheckGroup.LOGITS),
+    _fault("logit scale not exponentiated", _scale_not_exponentiated, CheckGroup.LOGITS),
+    _fault("logit scale rounded to float16", _scale_of_half_precision, CheckGroup.LOGITS),
+    _fault("embeddings called normalized", in_contract("embedding", normalized=True), CheckGroup.EMBEDDINGS),
     _fault(
-        "another output called the embedding", in_contract("embedding", output="last_hidden_state"), Rung.EMBEDDINGS
+        "another output called the embedding",
+        in_contract("embedding", output="last_hidden_state"),
+        CheckGroup.EMBEDDINGS,
     ),
-    _fault("another size of the embedding claimed", in_contract("embedding", size=191), Rung.EMBEDDINGS),
-    _code("softmax in the place of sigmoid", _sum_of_one, Rung.PROBABILITIES),
-    _code("embeddings not normalised", _not_normalised, Rung.PROBABILITIES),
-    _code("embeddings of other texts from a cache", _cached_text, Rung.PROBABILITIES),
-    Fault("two frozen labels exchanged", Group.RUNTIME, Rung.LOGITS, ask=_labels_exchanged),
-    Fault("contract of an older schema", Group.RUNTIME, ArtifactError, _older_schema),
+    _fault("another size of the embedding claimed", in_contract("embedding", size=191), CheckGroup.EMBEDDINGS),
+    _code("softmax in the place of sigmoid", _sum_of_one, CheckGroup.PROBABILITIES),
+    _code("embeddings not normalized", _not_normalized, CheckGroup.PROBABILITIES),
+    _code("embeddings of other texts from a cache", _cached_text, CheckGroup.PROBABILITIES),
+    Fault("two frozen labels exchanged", FaultArea.RUNTIME, CheckGroup.LOGITS, ask=_labels_exchanged),
+    Fault("contract of an older schema", FaultArea.RUNTIME, ArtifactError, _older_schema),
     Fault(
         "a provider that runs nothing",
-        Group.PROVIDER,
-        Rung.PROVIDER,
+        FaultArea.PROVIDER,
+        CheckGroup.PROVIDER,
         code=_silently_on(Provider.CPU),
         options=_FALLBACK,
     ),
     Fault(
         "a provider that may leave nodes to the CPU and does not tell",
-        Group.PROVIDER,
-        Rung.PROVIDER,
+        FaultArea.PROVIDER,
+        CheckGroup.PROVIDER,
         options=_FALLBACK,
         verdict=Verdict.INCONCLUSIVE,
     ),

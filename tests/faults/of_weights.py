@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate import Rung
+from siglip_onnx.validate import CheckGroup
 
 from ..conftest import rewrite
 from .edits import Change, Graph, in_graph, in_weights, stored
-from .fault import SEED, Fault, Group
+from .fault import SEED, Fault, FaultArea
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
@@ -84,7 +84,7 @@ def _patches_flipped(weights: Weights) -> None:
 
 
 def _patches_by_pixel(weights: Weights) -> None:
-    """Colours side by side where the patches have them one behind the other."""
+    """Colors side by side where the patches have them one behind the other."""
     kernel = weights["patches.weight"].reshape(3, _SIDE, _SIDE, -1)
     weights["patches.weight"][...] = kernel.transpose(1, 2, 0, 3).reshape(weights["patches.weight"].shape)
 
@@ -135,20 +135,26 @@ def _cut(folder: Path) -> None:
     rewrite(folder)
 
 
-def _fault(name: str, make: Change, role: Role, group: Group = Group.WEIGHTS, caught: Rung = Rung.EMBEDDINGS) -> Fault:
-    return Fault(name, group, caught, make, elsewhere=role)
+def _fault(
+    name: str, make: Change, role: Role, area: FaultArea = FaultArea.WEIGHTS, caught: CheckGroup = CheckGroup.EMBEDDINGS
+) -> Fault:
+    return Fault(name, area, caught, make, elsewhere=role)
 
 
 FAULTS: Final = (
-    _fault("text tower of another checkpoint", in_weights(Role.TEXT, _another_checkpoint), Role.TEXT, Group.CHECKPOINT),
+    _fault(
+        "text tower of another checkpoint", in_weights(Role.TEXT, _another_checkpoint), Role.TEXT, FaultArea.CHECKPOINT
+    ),
     _fault(
         "weights rounded to bfloat16",
         in_weights(Role.VISION, _rounded(ml_dtypes.bfloat16)),
         Role.VISION,
-        Group.CHECKPOINT,
+        FaultArea.CHECKPOINT,
     ),
-    _fault("weights rounded to float16", in_weights(Role.VISION, _rounded(np.float16)), Role.VISION, Group.CHECKPOINT),
-    _fault("two LayerNorms exchanged", in_weights(Role.TEXT, _norms_exchanged), Role.TEXT, Group.CHECKPOINT),
+    _fault(
+        "weights rounded to float16", in_weights(Role.VISION, _rounded(np.float16)), Role.VISION, FaultArea.CHECKPOINT
+    ),
+    _fault("two LayerNorms exchanged", in_weights(Role.TEXT, _norms_exchanged), Role.TEXT, FaultArea.CHECKPOINT),
     _fault("attention scale missing in one layer", in_weights(Role.VISION, _scale_missing), Role.VISION),
     _fault("MAP probe averaged", in_weights(Role.VISION, _probe_averaged), Role.VISION),
     _fault("positions shifted by one", in_weights(Role.TEXT, _positions_shifted), Role.TEXT),
@@ -161,8 +167,8 @@ FAULTS: Final = (
     _fault("one bit of one weight flipped", in_weights(Role.VISION, _one_bit), Role.VISION),
     _fault("one NaN row", _nan_in_one_row, Role.TEXT),
     _fault("offsets of two weights exchanged", in_graph(Role.VISION, _offsets_swapped), Role.VISION),
-    Fault("one bit of a data file flipped", Group.WEIGHTS, Rung.CONTRACT, _damaged),
-    _fault("data file cut in half", _cut, Role.VISION, caught=Rung.CONTRACT),
+    Fault("one bit of a data file flipped", FaultArea.WEIGHTS, CheckGroup.CONTRACT, _damaged),
+    _fault("data file cut in half", _cut, Role.VISION, caught=CheckGroup.CONTRACT),
 )
 
 # float16 and int8: the variants' own weights.
@@ -192,22 +198,22 @@ def _zero_row(weights: Weights) -> None:
 QUANTIZED: Final = (
     Fault(
         "one channel overflows in float16",
-        Group.QUANTIZATION,
-        Rung.BATCH,  # where rows first stand beside each other, and a NaN is like nothing
+        FaultArea.QUANTIZATION,
+        CheckGroup.BATCH,  # where rows first stand beside each other, and a NaN is like nothing
         in_weights(Role.VISION, _overflow, Precision.FP16),
         precision=Precision.FP16,
     ),
     Fault(
         "scale of one int8 channel doubled",
-        Group.QUANTIZATION,
-        Rung.EMBEDDINGS,
+        FaultArea.QUANTIZATION,
+        CheckGroup.EMBEDDINGS,
         in_weights(Role.VISION, _scale_doubled, Precision.INT8),
         precision=Precision.INT8,
     ),
     Fault(
         "int8 weights of one head lost",
-        Group.QUANTIZATION,
-        Rung.EMBEDDINGS,
+        FaultArea.QUANTIZATION,
+        CheckGroup.EMBEDDINGS,
         in_weights(Role.VISION, _zero_row, Precision.INT8),
         precision=Precision.INT8,
     ),

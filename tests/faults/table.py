@@ -20,11 +20,11 @@ _INTRODUCTION: Final = """\
 ## Seeded faults
 
 Each of these {count} defects is put into a copy of the bundled model's artifact, of its data or reports, or into the
-loaded runtime (tests/faults), and a verdict is asked for on a dozen pictures. The third column is the rung that found
+loaded runtime (tests/faults), and a verdict is asked for on a dozen images. The third column is the group that found
 it first, or the error that refused it. `python -m tests.faults --check`, a part of `make test-gate`, does that again,
 and fails if a row is another one by then. `--clean 200` judges what has no fault as often, over samples of 12 to 32
-pictures, one and two threads, fp32 and int8; a single FAIL fails it. Both use the default limits, but .25 for
-`margin`: so few pictures cannot prove .02.
+images, one and two threads, fp32 and int8; a single FAIL fails it. Both use the default limits, but .25 for
+`margin`: so few images cannot prove .02.
 
 The last three columns say what other tools make of the same graphs, each as it compares by default, where the fault is
 one of a tower's graph or weights; they look at nothing else. `python -m tests.interop.faults_elsewhere` asks them.
@@ -37,7 +37,7 @@ def rows(faults: Sequence[Fault], found: Mapping[str, Found], elsewhere: Mapping
     """A row for each fault, and first of all one for the artifact without any."""
     answers = elsewhere.get("found", {})
     control = [CONTROL, "", "nothing", *_answers(answers, CONTROL)]
-    return [control, *([f.name, str(f.group), _here(found[f.name]), *_answers(answers, f.name)] for f in faults)]
+    return [control, *([f.name, str(f.area), _here(found[f.name]), *_answers(answers, f.name)] for f in faults)]
 
 
 def _here(found: Found) -> str:

@@ -20,11 +20,11 @@ def found() -> dict[str, Found]:
 def test_every_fault_has_a_row_with_what_must_find_it() -> None:
     rows = {row[0]: row[1:3] for row in table.on_page()}
     assert rows.pop(table.CONTROL)[1] == "nothing"
-    assert rows == {fault.name: [str(fault.group), fault.due] for fault in EVERY.values()}
+    assert rows == {fault.name: [str(fault.area), fault.due] for fault in EVERY.values()}
 
 
 def test_faults_are_of_every_kind() -> None:
-    kinds = Counter(fault.group for fault in EVERY.values())
+    kinds = Counter(fault.area for fault in EVERY.values())
     assert min(kinds.values()) >= 2, kinds
     assert len(EVERY) >= 100
 

@@ -16,9 +16,9 @@ class Answers:
     """What a consumer gives for the samples: of each tower alone, and of the joint graph.
 
     Attributes:
-        images: Embeddings of the vision tower, [pictures, size].
+        images: Embeddings of the vision tower, [images, size].
         texts: Embeddings of the text tower, [texts, size].
-        probabilities: Of each pair, [pictures, texts], from the joint graph's logits.
+        probabilities: Of each pair, [images, texts], from the joint graph's logits.
         joint_images: Embeddings of the joint graph; None where nothing runs it.
         joint_texts: Likewise.
     """

@@ -32,7 +32,7 @@ export async function askGraphs(open, { vision, text, joint }, inputs) {
 }
 
 /** transformers.js: towers, joint model and pipeline, each with the options that the variant gives for it. */
-export async function askTransformers(hub, { vision, text, joint }, inputs, { folder, pictures, texts, template }) {
+export async function askTransformers(hub, { vision, text, joint }, inputs, { folder, images, texts, template }) {
   const run = async (kind, options, ...names) => {
     const model = await kind.from_pretrained(folder, options);
     const outputs = await model(Object.fromEntries(names.map((name) => [name, inputs[name]])));
@@ -46,15 +46,15 @@ export async function askTransformers(hub, { vision, text, joint }, inputs, { fo
     joint_images: table(both.image_embeds),
     joint_texts: table(both.text_embeds),
     logits: table(both.logits_per_image),
-    pipeline: await classify(hub, joint, folder, pictures, texts, template),
+    pipeline: await classify(hub, joint, folder, images, texts, template),
   };
 }
 
-async function classify(hub, options, folder, pictures, texts, template) {
+async function classify(hub, options, folder, images, texts, template) {
   const pipeline = await hub.pipeline('zero-shot-image-classification', folder, options);
   const scores = [];
-  for (const picture of pictures) {
-    const labels = await pipeline(picture, texts, { hypothesis_template: template });
+  for (const image of images) {
+    const labels = await pipeline(image, texts, { hypothesis_template: template });
     scores.push(Object.fromEntries(labels.map(({ label, score }) => [label, score])));
   }
   await pipeline.dispose();

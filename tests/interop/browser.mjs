@@ -19,7 +19,7 @@ const pageJob = {
   folder: 'artifact',
   pixels: { ...job.pixels, file: served(job.pixels.file) },
   ids: { ...job.ids, file: served(job.ids.file) },
-  pictures: job.pictures.map(served),
+  images: job.images.map(served),
 };
 
 /** Answers requests for files of folders that are served under their names. */

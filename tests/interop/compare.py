@@ -43,7 +43,7 @@ class Comparison:
         """What a script says: graphs, and a zero-shot pipeline from files and texts, which also picks as we do."""
         assert "error" not in answer, answer["error"]
         self.graphs(consumer, version, precision, Answers.read(answer))
-        scores = array([[picture[text] for text in self.samples.texts] for picture in answer["pipeline"]])
+        scores = array([[image[text] for text in self.samples.texts] for image in answer["pipeline"]])
         expected = self.classified(precision)
         assert np.array_equal(scores.argmax(axis=1), expected.argmax(axis=1))
         found = difference(scores, expected)

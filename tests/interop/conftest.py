@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from siglip_onnx.exporter import export
-from siglip_onnx.quantize import RECIPES, Job, quantize
+from siglip_onnx.quantize import RECIPES, QuantizeRequest, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate import store, validate
@@ -60,27 +60,27 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Artifact:
     report.require_pass()
     store(model.artifact, report, html)
     for kind in RECIPES.values():
-        quantize(folder, kind(), Job(data=pairs), progress=lambda step: None)
+        quantize(folder, kind(), QuantizeRequest(data=pairs), progress=lambda step: None)
     return Artifact.open(folder)
 
 
 @pytest.fixture(scope="session")
 def samples(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    """Pictures of exactly the model's size, and the texts that belong to them."""
+    """Images of exactly the model's size, and the texts that belong to them."""
     folder = tmp_path_factory.mktemp("samples")
     spec = artifact.contract.image
     lines = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text().splitlines()]
     chosen = lines[:: len(lines) // SAMPLES][:SAMPLES]
     for number, line in enumerate(chosen):
-        with Image.open(EVAL / line["image"]) as picture:
-            resized = picture.convert("RGB").resize((spec.width, spec.height), Image.Resampling.BICUBIC)
+        with Image.open(EVAL / line["image"]) as image:
+            resized = image.convert("RGB").resize((spec.width, spec.height), Image.Resampling.BICUBIC)
         resized.save(folder / f"{number}.png")
-    pictures = tuple(folder / f"{number}.png" for number in range(len(chosen)))
+    images = tuple(folder / f"{number}.png" for number in range(len(chosen)))
     texts = tuple(line["text"] for line in chosen)
     assert len(set(texts)) == SAMPLES
     model = Siglip.load(artifact.folder)
-    pixels = np.stack([model.images.one(path) for path in pictures])
-    return Samples(pictures, texts, TEMPLATE, pixels, model.tokenizer(texts), folder)
+    pixels = np.stack([model.images.one(path) for path in images])
+    return Samples(images, texts, TEMPLATE, pixels, model.tokenizer(texts), folder)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,7 @@ def ours(artifact: Artifact, samples: Samples) -> Callable[[Precision], Answers]
 
 @pytest.fixture(scope="session")
 def classified(artifact: Artifact, samples: Samples) -> Callable[[Precision], FloatArray]:
-    """siglip-onnx's probabilities at a precision, of the texts in the template, picture by picture as pipelines go."""
+    """siglip-onnx's probabilities at a precision, of the texts in the template, image by image as pipelines go."""
 
     @cache
     def answer(precision: Precision) -> FloatArray:
@@ -112,7 +112,7 @@ def classified(artifact: Artifact, samples: Samples) -> Callable[[Precision], Fl
 
 
 def probabilities(artifact: Artifact, images: ArrayLike, texts: ArrayLike) -> FloatArray:
-    """Sigmoid of the contract's logits, [pictures, texts], in float64."""
+    """Sigmoid of the contract's logits, [images, texts], in float64."""
     logits = artifact.contract.logits
     one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (array(images), array(texts)))
     return sigmoid(logits.scale * (one @ other.T) + logits.bias)
@@ -126,7 +126,7 @@ def graphs(artifact: Artifact) -> Json:
             role.value: {"path": graph.path, "data": list(graph.data)} for role, graph in variant.graphs.items()
         }
         for variant in artifact.contract.variants
-        if variant.made_for is None
+        if variant.target_provider is None
     }
 
 

@@ -30,15 +30,15 @@ class Samples:
     """What every consumer is asked about.
 
     Attributes:
-        pictures: PNG files of exactly the model's size, so that no consumer's own way to resize can matter.
+        images: PNG files of exactly the model's size, so that no consumer's own way to resize can matter.
         texts: As many texts.
         template: What the texts are put into where a consumer classifies.
-        pixels: Model input, float32 [pictures, 3, S, S].
+        pixels: Model input, float32 [images, 3, S, S].
         ids: Model input, int64 [texts, L].
         folder: The tensors as raw files, for those that know no npz.
     """
 
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     texts: tuple[str, ...]
     template: str
     pixels: NDArray[np.float32]
@@ -50,7 +50,7 @@ class Samples:
         return {
             "pixels": _raw(self.pixels, self.folder / "pixels.bin"),
             "ids": _raw(self.ids, self.folder / "ids.bin"),
-            "pictures": [str(path) for path in self.pictures],
+            "images": [str(path) for path in self.images],
             "texts": list(self.texts),
             "template": self.template,
         }

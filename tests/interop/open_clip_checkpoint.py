@@ -41,7 +41,7 @@ EOS: Final = 1  # the end id of SigLIP's vocabularies, with which they pad, too
 SIZE: Final = 64
 LENGTH: Final = 64
 DEPTH: Final = 3
-PICTURES: Final = 3
+IMAGES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def token_ids() -> torch.Tensor:
 @torch.inference_mode()
 def expected(model: torch.nn.Module) -> dict[str, np.ndarray]:
     """Inputs, and what open_clip computes from them."""
-    pixels = torch.rand(PICTURES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    pixels = torch.rand(IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ids = token_ids()
     answers = {
         "pixel_values": pixels,

@@ -28,7 +28,7 @@ def main(job: Json) -> Json:
 
 
 def ask(job: Json, options: Json) -> Json:
-    """Embeddings and logits for ready inputs, and what a pipeline makes of pictures and texts."""
+    """Embeddings and logits for ready inputs, and what a pipeline makes of images and texts."""
     model = ORTModelForZeroShotImageClassification.from_pretrained(**options, local_files_only=True)
     output = model(input_ids=tensor(job["ids"], np.int64), pixel_values=tensor(job["pixels"], np.float32))
     folder = options["model_id"]
@@ -38,12 +38,12 @@ def ask(job: Json, options: Json) -> Json:
         tokenizer=AutoTokenizer.from_pretrained(folder),
         image_processor=AutoImageProcessor.from_pretrained(folder, use_fast=False),
     )
-    labels = classify(job["pictures"], candidate_labels=job["texts"], hypothesis_template=job["template"])
+    labels = classify(job["images"], candidate_labels=job["texts"], hypothesis_template=job["template"])
     return {
         "images": output.image_embeds.tolist(),
         "texts": output.text_embeds.tolist(),
         "logits": output.logits_per_image.tolist(),
-        "pipeline": [{label["label"]: label["score"] for label in picture} for picture in labels],
+        "pipeline": [{label["label"]: label["score"] for label in image} for image in labels],
     }
 
 

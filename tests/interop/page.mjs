@@ -10,7 +10,7 @@ import { answer, job } from './shared.mjs';
 /** Runs in the page. */
 function measure() {
   document.querySelectorAll('details').forEach((details) => (details.open = true));
-  const channels = (colour) => colour.match(/[\d.]+/g).map(Number);
+  const channels = (color) => color.match(/[\d.]+/g).map(Number);
   const luminance = ([r, g, b]) => {
     // https://www.w3.org/TR/WCAG22/#dfn-relative-luminance
     const linear = [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
@@ -35,7 +35,7 @@ function measure() {
     background: luminance(behind(document.body)),
     contrast: texts.map((element) => [contrast(element), element.textContent.trim().slice(0, 40)]).sort((a, b) => a[0] - b[0])[0],
     texts: texts.length,
-    pictures: [...document.images].map((image) => image.complete && image.naturalWidth),
+    images: [...document.images].map((image) => image.complete && image.naturalWidth),
     plots: [...document.querySelectorAll('svg')].map((svg) => ({
       label: svg.getAttribute('aria-label'),
       size: box(svg.getBoundingClientRect()),

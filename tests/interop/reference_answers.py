@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @torch.inference_mode()
 def main(job: Json) -> Json:
-    """Everything on the way from pictures and texts to logits."""
+    """Everything on the way from images and texts to logits."""
     model = SiglipModel.from_pretrained(job["checkpoint"]).eval()
     pixels, ids = tensor(job["pixels"], np.float32), tensor(job["ids"], np.int64)
     joint = model(input_ids=ids, pixel_values=pixels)
@@ -29,16 +29,16 @@ def main(job: Json) -> Json:
         "joint_images": joint.image_embeds.tolist(),
         "joint_texts": joint.text_embeds.tolist(),
         "logits": joint.logits_per_image.tolist(),
-        "pixels": pictures(job).tolist(),
+        "pixels": images(job).tolist(),
         "tokens": tokens(job),
     }
 
 
-def pictures(job: Json) -> torch.Tensor:
+def images(job: Json) -> torch.Tensor:
     """Pixels as its own processor for Pillow makes them; transformers 5 has it under another name."""
     kind = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
     processor = kind.from_pretrained(job["checkpoint"])
-    opened = [Image.open(path) for path in job["pictures"]]
+    opened = [Image.open(path) for path in job["images"]]
     return processor(opened, return_tensors="pt").pixel_values
 
 

@@ -20,10 +20,10 @@ from siglip_onnx.exporter.checkpoint.checkpoint import Checkpoint
 from siglip_onnx.exporter.export_artifact import write_files
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.validate import Report, validate
-from siglip_onnx.validate.external.open_external import adopt, precisions
+from siglip_onnx.validate.external.open_external import open_external, precisions
 from siglip_onnx.validate.matrix.worker import Job
-from siglip_onnx.validate.open_model import open_subject
-from siglip_onnx.validate.report.report import Rung
+from siglip_onnx.validate.open_model import open_model
+from siglip_onnx.validate.report.report import CheckGroup
 from tests.conftest import CHECKPOINT, FEW, files
 
 from . import consumers, environments
@@ -44,7 +44,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def judged(folder: Path, pairs: Path, precision: Precision = Precision.FP32) -> Report:
     job = Job(folder, str(CHECKPOINT), folder.parent / "answers")
-    subject = open_subject(job, precision, Provider.CPU)
+    subject = open_model(job, precision, Provider.CPU)
     terms = replace(FEW, without=subject.without)
     return validate(subject.model, CHECKPOINT, pairs, terms, progress=lambda step: None).report
 
@@ -52,14 +52,14 @@ def judged(folder: Path, pairs: Path, precision: Precision = Precision.FP32) -> 
 def test_optimums_export_passes_and_is_left_as_it_is(foreign: dict[str, Path], pairs: Path) -> None:
     folder = foreign["optimum"]
     before = files(folder)
-    adopted = adopt(folder, Checkpoint.open(CHECKPOINT))
+    adopted = open_external(folder, Checkpoint.open(CHECKPOINT))
     assert (adopted.kind, adopted.precision) == ("optimum", Precision.FP32)
     assert (adopted.has_tokenizer, adopted.has_preprocessor, adopted.has_joint) == (False, True, True)
     assert adopted.artifact.path("spiece.model").parent == folder
     report = judged(folder, pairs)
     report.require_pass()
-    assert {Rung.PIXELS, Rung.BATCH} <= set(report.due)
-    assert Rung.TOKENS not in report.due
+    assert {CheckGroup.PIXELS, CheckGroup.BATCH} <= set(report.due)
+    assert CheckGroup.TOKENS not in report.due
     assert any(check.name.startswith("joint graph") for check in report.checks)
     assert files(folder) == before
 
@@ -70,7 +70,7 @@ def test_what_transformers_js_opens_passes_at_each_precision(
 ) -> None:
     folder = foreign["transformers_js"]
     assert precisions(folder) == (Precision.FP32, Precision.FP16, Precision.INT8)
-    adopted = adopt(folder, Checkpoint.open(CHECKPOINT), precision)
+    adopted = open_external(folder, Checkpoint.open(CHECKPOINT), precision)
     suffix = {Precision.FP16: "_fp16", Precision.INT8: "_quantized"}.get(precision, "")
     graphs = adopted.artifact.contract.variants[0].graphs
     assert {role: graph.path for role, graph in graphs.items()} == {
@@ -79,7 +79,7 @@ def test_what_transformers_js_opens_passes_at_each_precision(
     }
     report = judged(folder, pairs, precision)
     report.require_pass()
-    assert Rung.TOKENS in report.due
+    assert CheckGroup.TOKENS in report.due
 
 
 def test_a_defect_in_optimums_export_is_found(foreign: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
@@ -93,6 +93,6 @@ def test_a_defect_in_optimums_export_is_found(foreign: dict[str, Path], pairs: P
     failed = {
         check.name.split()[0]
         for check in report.checks
-        if check.rung is Rung.EMBEDDINGS and check.verdict is Verdict.FAIL
+        if check.group is CheckGroup.EMBEDDINGS and check.verdict is Verdict.FAIL
     }
     assert (report.verdict, failed) == (Verdict.FAIL, {"text"})

@@ -32,7 +32,7 @@ OPTIONS: Final = {
     "--batch 3": ExportOptions(batch=3),
     "--pooled-only --normalized": ExportOptions(pooled_only=True, normalized=True),
     "--image-input bytes": ExportOptions(image_input=ImageInput.BYTES),
-    "--image-input picture": ExportOptions(image_input=ImageInput.PICTURE),
+    "--image-input image": ExportOptions(image_input=ImageInput.IMAGE),
     "--image-size 96": ExportOptions(image_size=96),
 }
 OPEN_CLIP: Final = 1e-5  # of the largest element of an embedding; float32 in another order
@@ -54,7 +54,7 @@ def graphs(artifact: Artifact) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_the_family_computes_what_transformers_computes(tmp_path: Path, record: list[Row], name: str) -> None:
-    """A small random model with the traits of the published one, through every rung of the ladder."""
+    """A small random model with the traits of the published one, through every group of the ladder."""
     checkpoint = small(MEMBERS[name], tmp_path / "transformers")
     artifact = export(checkpoint, tmp_path / "artifact", progress=quiet)
     report = validate(Siglip.load(artifact.folder), checkpoint, terms=FEW, progress=quiet).report

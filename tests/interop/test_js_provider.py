@@ -25,10 +25,10 @@ import pytest
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
-from siglip_onnx.runtime.engines.base import Source, load
+from siglip_onnx.runtime.engines.base import GraphSource, load
 from siglip_onnx.runtime.engines.javascript import engine as js_engine
 from siglip_onnx.runtime.engines.javascript.engine import CHROMIUM, PACKAGES, JsEngine
-from siglip_onnx.runtime.engines.preflight import problem
+from siglip_onnx.runtime.engines.preflight import check_provider
 from siglip_onnx.runtime.errors import ProviderError
 
 from . import environments, limits
@@ -52,7 +52,7 @@ def packages() -> Iterator[Path]:
 @pytest.fixture(params=JAVASCRIPT)
 def engine(request: pytest.FixtureRequest) -> Iterator[JsEngine]:
     """A graph that repeats its input, loaded."""
-    loaded = load(Source(identity_graph()), SessionOptions(request.param))
+    loaded = load(GraphSource(identity_graph()), SessionOptions(request.param))
     assert isinstance(loaded, JsEngine)
     yield loaded
     loaded.close()
@@ -121,7 +121,7 @@ def test_what_fails_is_an_error_and_the_next_is_answered(engine: JsEngine) -> No
 
 
 def test_it_ends_when_nobody_holds_it(engine: JsEngine) -> None:
-    other = load(Source(identity_graph()), SessionOptions(Provider.NODE))
+    other = load(GraphSource(identity_graph()), SessionOptions(Provider.NODE))
     assert isinstance(other, JsEngine)
     forgotten, closed = family(other.process.pid), family(engine.process.pid)
     assert forgotten
@@ -145,7 +145,7 @@ def test_a_killed_process_is_an_error(engine: JsEngine) -> None:
 
 
 def test_a_killed_browser_is_an_error() -> None:
-    engine = load(Source(identity_graph()), SessionOptions(Provider.WEB))
+    engine = load(GraphSource(identity_graph()), SessionOptions(Provider.WEB))
     assert isinstance(engine, JsEngine)
     for pid in family(engine.process.pid) - {engine.process.pid}:
         with contextlib.suppress(ProcessLookupError):  # it went with another
@@ -194,7 +194,7 @@ sys.stdin.read()
 
 def test_what_a_program_says_as_it_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_OPTIONS", "--no-such-option")
-    found = problem(Provider.NODE)
+    found = check_provider(Provider.NODE)
     assert found is not None
     assert "node.mjs ended with exit code 9: " in found.cause
     assert "--no-such-option is not allowed in NODE_OPTIONS" in found.cause
@@ -232,12 +232,12 @@ def test_a_graph_that_it_cannot_load_is_an_error() -> None:
     unknown.graph.node[0].op_type = "NoSuchOperator"
     for provider in JAVASCRIPT:
         with pytest.raises(ProviderError, match=rf"\({provider}\) failed to load .*NoSuchOperator"):
-            load(Source(unknown.SerializeToString()), SessionOptions(provider))
+            load(GraphSource(unknown.SerializeToString()), SessionOptions(provider))
 
 
 @pytest.mark.parametrize("provider", JAVASCRIPT)
 def test_the_probe_runs(provider: Provider) -> None:
-    assert problem(provider) is None
+    assert check_provider(provider) is None
 
 
 def test_a_package_or_a_browser_that_is_missing(
@@ -246,13 +246,13 @@ def test_a_package_or_a_browser_that_is_missing(
     (tmp_path / "node_modules").mkdir()
     (tmp_path / "node_modules" / "onnxruntime-web").symlink_to(packages / "node_modules" / "onnxruntime-web")
     monkeypatch.setenv(PACKAGES, str(tmp_path))
-    found = problem(Provider.WEB)
+    found = check_provider(Provider.WEB)
     assert found is not None
     assert "has no node_modules/playwright-core" in found.cause
     assert "npm install --prefix" in found.fix
     monkeypatch.setenv(PACKAGES, str(packages))
     monkeypatch.setenv(CHROMIUM, str(tmp_path / "no-browser"))
-    found = problem(Provider.WEB)
+    found = check_provider(Provider.WEB)
     assert found is not None
     assert "no-browser, which is no program" in found.cause
 

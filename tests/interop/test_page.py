@@ -20,15 +20,15 @@ from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.validate.report.html import matrix_page, page
 from siglip_onnx.validate.report.matrix import Cell, Matrix, together
-from siglip_onnx.validate.report.plot_data import WORST, Evidence, Worst
-from siglip_onnx.validate.report.report import Check, Cost, DataRecord, Report, Rung, at_least, at_most, overall
+from siglip_onnx.validate.report.plot_data import WORST, PlotData, Worst
+from siglip_onnx.validate.report.report import Check, CheckGroup, Cost, DataRecord, Report, at_least, at_most, overall
 from siglip_onnx.validate.stats import metrics
 
 from . import environments
 from .conftest import CHECKPOINT, EVAL
 from .consumers import Json, node
 
-PICTURES: Final = 24
+IMAGES: Final = 24
 BEST: Final = 5
 PHONE, DESK = 360, 1200
 READABLE: Final = 4.5  # contrast of text, https://www.w3.org/TR/WCAG22/#contrast-minimum
@@ -41,11 +41,11 @@ Array = NDArray[Any]
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    """What the exported bundled model and transformers say of the same pictures and texts."""
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> PlotData:
+    """What the exported bundled model and transformers say of the same images and texts."""
     folder = tmp_path_factory.mktemp("exported") / "emoji"
     export(CHECKPOINT, folder, progress=lambda step: None)
-    lines = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text("utf-8").splitlines()[:PICTURES]]
+    lines = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text("utf-8").splitlines()[:IMAGES]]
     names, texts = tuple(line["image"] for line in lines), tuple(line["text"] for line in lines)
     with Siglip.load(folder) as model:
         pixels = np.stack([model.images.one(EVAL / name) for name in names])
@@ -58,17 +58,17 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     theirs = {Role.VISION: said.image_embeds.numpy(), Role.TEXT: said.text_embeds.numpy()}
     logits = metrics.logits(ours[Role.VISION], ours[Role.TEXT], spec.scale, spec.bias)
     reference = said.logits_per_image.numpy()
-    return Evidence(
+    return PlotData(
         logits.astype(np.float32),
         reference,
-        {role: metrics.centred_cosines(ours[role], theirs[role]) for role in ours},
+        {role: metrics.centered_cosines(ours[role], theirs[role]) for role in ours},
         {Role.VISION: names, Role.TEXT: texts},
         worst(logits, reference, names, texts),
     )
 
 
 def worst(ours: Array, reference: Array, names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[Worst, ...]:
-    """The pictures whose logits moved most."""
+    """The images whose logits moved most."""
 
     def best(logits: Array) -> tuple[tuple[str, float], ...]:
         return tuple((texts[i], float(metrics.sigmoid(logits[i]))) for i in np.argsort(-logits)[:BEST])
@@ -79,22 +79,22 @@ def worst(ours: Array, reference: Array, names: tuple[str, ...], texts: tuple[st
 
 def thumbnail(path: Path) -> bytes:
     buffer = io.BytesIO()
-    with Image.open(path) as picture:
-        picture.thumbnail((128, 128))
-        picture.save(buffer, "WEBP")
+    with Image.open(path) as image:
+        image.thumbnail((128, 128))
+        image.save(buffer, "WEBP")
     return buffer.getvalue()
 
 
-def damaged(good: Evidence) -> Evidence:
-    """What an artifact would say whose bias is wrong and one of whose towers overflows for a picture."""
+def damaged(good: PlotData) -> PlotData:
+    """What an artifact would say whose bias is wrong and one of whose towers overflows for an image."""
     ours = good.ours + 2.0
     ours[0] = np.nan
     return replace(good, ours=ours)
 
 
-def report(measured: Evidence, precision: Precision, size: int) -> Report:
+def report(measured: PlotData, precision: Precision, size: int) -> Report:
     checks = tuple(measured_checks(measured))
-    due = frozenset(check.rung for check in checks)
+    due = frozenset(check.group for check in checks)
     return Report(
         created="2031-05-06T07:08:09+00:00",
         seconds=3.0,
@@ -104,7 +104,7 @@ def report(measured: Evidence, precision: Precision, size: int) -> Report:
         provider=Provider.CPU,
         reference="the bundled checkpoint",
         reference_sha256="e" * 64,
-        data=DataRecord("emoji", "d" * 64, PICTURES, PICTURES, PICTURES, bundled=True),
+        data=DataRecord("emoji", "d" * 64, IMAGES, IMAGES, IMAGES, bundled=True),
         environment={"torch": torch.__version__},
         verdict=overall(checks, due),
         checks=checks,
@@ -113,17 +113,19 @@ def report(measured: Evidence, precision: Precision, size: int) -> Report:
     )
 
 
-def measured_checks(measured: Evidence) -> list[Check]:
+def measured_checks(measured: PlotData) -> list[Check]:
     difference = float(np.abs(measured.ours - measured.reference).max())
-    found = [at_most(Rung.LOGITS, "difference max", difference, 0.02, "x" * 300)]
+    found = [at_most(CheckGroup.LOGITS, "difference max", difference, 0.02, "x" * 300)]
     for role, cosines in measured.cosines.items():
         for which, value in (("min", cosines.min()), ("median", np.median(cosines))):
-            found.append(at_least(Rung.EMBEDDINGS, f"{role} centred cosine {which}", float(value), 0.99999, floor=1e-9))
+            found.append(
+                at_least(CheckGroup.EMBEDDINGS, f"{role} centered cosine {which}", float(value), 0.99999, floor=1e-9)
+            )
     return found
 
 
 @pytest.fixture(scope="module")
-def looks(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Json:
+def looks(evidence: PlotData, tmp_path_factory: pytest.TempPathFactory) -> Json:
     """What the browser measured of each page, by its name."""
     good, bad = report(evidence, Precision.FP32, 14_000_000), report(damaged(evidence), Precision.INT8, 4_000_000)
     assert (good.verdict, bad.verdict) == (Verdict.PASS, Verdict.FAIL)
@@ -156,11 +158,11 @@ def test_nothing_is_asked_of_anybody_and_nothing_is_wrong(looks: Json, name: str
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_every_plot_and_every_picture_is_drawn(looks: Json, name: str) -> None:
+def test_every_plot_and_every_image_is_drawn(looks: Json, name: str) -> None:
     for look in looks[name]:
         assert len(look["plots"]) == PLOTS[name]
-        assert len(look["pictures"]) == IMAGES[name]
-        assert all(look["pictures"])
+        assert len(look["images"]) == IMAGES[name]
+        assert all(look["images"])
         for plot in look["plots"]:
             size, frame, marks = plot["size"], plot["frame"], plot["marks"]
             assert min(size["width"], size["height"]) > 150

@@ -17,14 +17,14 @@ from siglip_onnx.quantize import (
     Goal,
     Int8,
     Int8Static,
-    Job,
+    QuantizeRequest,
+    QuantizeResult,
     Recipe,
-    Result,
     quantize,
 )
-from siglip_onnx.quantize.recipes.base import Tower
+from siglip_onnx.quantize.recipes.base import CalibrationTower
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict, Yardstick
+from siglip_onnx.runtime.artifact.contract import Precision, ReferenceKind, Role, Verdict
 from siglip_onnx.runtime.errors import (
     ParityError,
 )
@@ -50,26 +50,26 @@ from ..support.outliers import rescale_values
     ],
 )
 def test_a_variant_is_small_passes_and_stays_near(
-    every: dict[Precision, Result], precision: Precision, cosine: float, size: float
+    every: dict[Precision, QuantizeResult], precision: Precision, cosine: float, size: float
 ) -> None:
     result = every[precision]
     report = result.reports[0]
     assert report.verdict is Verdict.PASS
-    assert report.against is Yardstick.FP32
+    assert report.against is ReferenceKind.FP32
     for role in (Role.VISION, Role.TEXT):
-        assert measured(report, f"{role} centred cosine median") >= cosine
+        assert measured(report, f"{role} centered cosine median") >= cosine
         tower = result.record.towers[role]
         assert tower.bytes <= size * tower.fp32_bytes
 
 
-def test_variants_are_judged_by_pytorch_too(every: dict[Precision, Result], pairs: Path) -> None:
+def test_variants_are_judged_by_pytorch_too(every: dict[Precision, QuantizeResult], pairs: Path) -> None:
     artifact = every[Precision.INT4].artifact
     report = validate(Siglip.load(artifact.folder, "int8"), CHECKPOINT, pairs, FEW, progress=quiet).report
-    assert (report.verdict, report.against) == (Verdict.PASS, Yardstick.CHECKPOINT)
-    assert {check.rung for check in report.checks} >= {"tokens", "pixels"}
+    assert (report.verdict, report.against) == (Verdict.PASS, ReferenceKind.CHECKPOINT)
+    assert {check.group for check in report.checks} >= {"tokens", "pixels"}
 
 
-def test_every_variant_is_listed_hashed_and_loaded_by_the_runtime(every: dict[Precision, Result]) -> None:
+def test_every_variant_is_listed_hashed_and_loaded_by_the_runtime(every: dict[Precision, QuantizeResult]) -> None:
     folder = every[Precision.INT4].artifact.folder
     Artifact.open(folder).verify()
     for precision in Precision:
@@ -78,7 +78,7 @@ def test_every_variant_is_listed_hashed_and_loaded_by_the_runtime(every: dict[Pr
     assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
 
 
-def test_inputs_and_outputs_are_those_that_transformers_js_expects(every: dict[Precision, Result]) -> None:
+def test_inputs_and_outputs_are_those_that_transformers_js_expects(every: dict[Precision, QuantizeResult]) -> None:
     folder = every[Precision.INT4].artifact.folder
     for suffix in ("_fp16", "_int8", "_q4", "_bf16", "_int8_static", "_int8_weights"):
         vision, text = (bare_session(str(folder / f"onnx/{name}_model{suffix}.onnx")) for name in ("vision", "text"))
@@ -91,7 +91,7 @@ def test_inputs_and_outputs_are_those_that_transformers_js_expects(every: dict[P
         assert set(outputs.values()) == {"tensor(float)"}
 
 
-def test_portable_variants_are_valid_onnx_of_standard_operators(every: dict[Precision, Result]) -> None:
+def test_portable_variants_are_valid_onnx_of_standard_operators(every: dict[Precision, QuantizeResult]) -> None:
     folder = every[Precision.INT4].artifact.folder
     for suffix in ("_fp16", "_bf16", "_int8", "_int8_static"):
         for name in ("vision_model", "text_model", "model"):
@@ -101,7 +101,9 @@ def test_portable_variants_are_valid_onnx_of_standard_operators(every: dict[Prec
             assert domains == {""}
 
 
-def test_another_implementation_of_onnx_reads_int8_the_same(every: dict[Precision, Result], pairs: Path) -> None:
+def test_another_implementation_of_onnx_reads_int8_the_same(
+    every: dict[Precision, QuantizeResult], pairs: Path
+) -> None:
     """onnx's own evaluator, which shares no code with ONNX Runtime."""
     folder = every[Precision.INT8].artifact.folder
     ids = Siglip.load(folder).tokenizer(["a bear", "pizza"])
@@ -117,10 +119,10 @@ def test_float16_arithmetic_done_in_earnest_stays_near(passed: Path, pairs: Path
     model = Siglip.load(passed)
     rows = model.images([pairs / json.loads(line)["image"] for line in captions(pairs)[:4]])
     source = passed / "onnx/vision_model.onnx"
-    lowered = Fp16().prepare(Tower(source, rows)).derive(frozenset())
+    lowered = Fp16().prepare(CalibrationTower(source, rows)).derive(frozenset())
     found = ReferenceEvaluator(ir.to_proto(_loaded(lowered))).run(["pooler_output"], {"pixel_values": rows})[0]
     assert found.dtype == np.float32
-    assert metrics.centred_cosines(found, model.encode(Role.VISION, rows)).min() > 0.9999
+    assert metrics.centered_cosines(found, model.encode(Role.VISION, rows)).min() > 0.9999
 
 
 def _loaded(model: ir.Model) -> ir.Model:
@@ -136,33 +138,33 @@ def _loaded(model: ir.Model) -> ir.Model:
 
 def test_outliers_defeat_plain_int8(outliers: Path, pairs: Path) -> None:
     with pytest.raises(ParityError, match="int8 on cpu: FAIL"):
-        quantize(outliers, Int8(smoothing=False), Job(data=pairs), progress=quiet)
+        quantize(outliers, Int8(smoothing=False), QuantizeRequest(data=pairs), progress=quiet)
     assert Artifact.open(outliers).contract.variant(Precision.INT8) is None
     rejected = Report.from_json((outliers / "reports/rejected-int8-cpu.json").read_bytes())
-    assert measured(rejected, "vision centred cosine median") < 0.9
+    assert measured(rejected, "vision centered cosine median") < 0.9
 
 
 @pytest.mark.parametrize("kind", [Int8, Int8Static])
 def test_smoothing_cures_outliers(outliers: Path, pairs: Path, kind: type[Recipe], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(outliers, tmp_path / "emoji"))
     plain = Artifact.open(folder).contract.files["onnx/vision_model.onnx_data"].bytes
-    result = quantize(folder, kind(), Job(data=pairs), progress=quiet)
+    result = quantize(folder, kind(), QuantizeRequest(data=pairs), progress=quiet)
     report = result.reports[0]
-    assert measured(report, "vision centred cosine median") > 0.9995
-    assert measured(report, "text centred cosine median") > 0.999
+    assert measured(report, "vision centered cosine median") > 0.9995
+    assert measured(report, "text centered cosine median") > 0.999
     assert result.record.towers[Role.VISION].notes  # it says what was smoothed
     assert result.record.towers[Role.VISION].bytes < 0.28 * plain  # and the graph keeps its size
 
 
 def test_the_search_finds_what_to_keep_where_there_is_no_smoothing(outliers: Path, pairs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(outliers, tmp_path / "emoji"))
-    job = Job(data=pairs, goal=Goal(0.999), towers=(Role.TEXT,))
+    job = QuantizeRequest(data=pairs, goal=Goal(0.999), towers=(Role.TEXT,))
     result = quantize(folder, Int8(smoothing=False), job, progress=quiet)
     tower = result.record.towers[Role.TEXT]
     # the products behind the LayerNorms that were made worse, and no others
     assert set(tower.kept) == {f"layers.{i}.{site}" for i in range(3) for site in ("qkv", "mlp.fc1")}
     chosen = next(step for step in tower.walk if step.keep == tower.kept)
-    assert chosen.measured.centred_cosine >= 0.999
+    assert chosen.measured.centered_cosine >= 0.999
     assert chosen.measured.speed is not None
     assert len(tower.walk) > 14  # each site alone, and the bisection
     assert not (folder / "reports/search-int8-text.json").exists()
@@ -176,8 +178,8 @@ def test_float16_keeps_what_would_overflow_in_float32_and_names_it(tmp_path: Pat
     rescale_values(checkpoint, 5e4)
     folder = judged(checkpoint, tmp_path / "emoji", pairs)
     with pytest.raises(ParityError), np.errstate(invalid="ignore"):
-        quantize(folder, Fp16(headroom=0.0), Job(data=pairs), progress=quiet)
-    result = quantize(folder, Fp16(), Job(data=pairs, cuda=True), progress=quiet)
+        quantize(folder, Fp16(headroom=0.0), QuantizeRequest(data=pairs), progress=quiet)
+    result = quantize(folder, Fp16(), QuantizeRequest(data=pairs, cuda=True), progress=quiet)
     notes = result.record.towers[Role.VISION].notes
     assert "layers.0.out/MatMul" in notes
     assert notes["layers.0.qkv/MatMul"].startswith("float32: ")

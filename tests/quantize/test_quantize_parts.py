@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from siglip_onnx.quantize import Fp16, Job, Result, quantize, variant_builder
+from siglip_onnx.quantize import Fp16, QuantizeRequest, QuantizeResult, quantize, variant_builder
 from siglip_onnx.quantize.calibration.blockwise import cut, stream
 from siglip_onnx.quantize.recipes import int8, weight_only
 from siglip_onnx.quantize.recipes.cuda_fusion import fuse
@@ -63,18 +63,18 @@ def test_fused_graphs_compute_the_same(passed: Path, tmp_path: Path) -> None:
             assert metrics.relative_error(found, wanted) < 1e-5
 
 
-def test_the_fused_graph_shares_the_data_of_the_portable_one(every: dict[Precision, Result]) -> None:
+def test_the_fused_graph_shares_the_data_of_the_portable_one(every: dict[Precision, QuantizeResult]) -> None:
     result = every[Precision.FP16]
     variant = result.artifact.contract.variant(Precision.FP16, Provider.CUDA)
     assert variant is not None
-    assert variant.made_for is Provider.CUDA
+    assert variant.target_provider is Provider.CUDA
     assert variant.graphs[Role.VISION].data == ("onnx/vision_model_fp16.onnx_data",)
     assert variant.parity == ()
     assert result.record.fused[Role.VISION]["Attention"] == 6
     assert result.artifact.contract.variant(Precision.FP16) != variant
 
 
-def test_fused_graphs_are_sound_and_hold_no_weights_of_their_own(every: dict[Precision, Result]) -> None:
+def test_fused_graphs_are_sound_and_hold_no_weights_of_their_own(every: dict[Precision, QuantizeResult]) -> None:
     folder = every[Precision.FP16].artifact.folder / "onnx"
     for name in ("vision_model", "text_model", "model"):
         path = folder / f"{name}_fp16.cuda.onnx"
@@ -86,7 +86,9 @@ def test_fused_graphs_are_sound_and_hold_no_weights_of_their_own(every: dict[Pre
 
 
 def test_what_is_kept_is_kept_in_the_fused_graph_too(emoji: Path, pairs: Path) -> None:
-    quantize(emoji, Fp16(keep=("layers.0.qkv", "layers.1.mlp.fc1")), Job(data=pairs, cuda=True), progress=quiet)
+    quantize(
+        emoji, Fp16(keep=("layers.0.qkv", "layers.1.mlp.fc1")), QuantizeRequest(data=pairs, cuda=True), progress=quiet
+    )
     graph = onnx.load(emoji / "onnx/vision_model_fp16.cuda.onnx", load_external_data=False).graph
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     assert kinds["layers.0.qkv.weight.fp32"] == kinds["layers.1.mlp.fc1.weight.fp32"] == onnx.TensorProto.FLOAT
@@ -105,7 +107,7 @@ def test_a_fusion_that_goes_wrong_is_refused(emoji: Path, pairs: Path, monkeypat
     monkeypatch.setattr(variant_builder, "fuse", spoiled)
     before = files(emoji)
     with pytest.raises(QuantizationError, match="differs from the plain one"):
-        quantize(emoji, Fp16(), Job(data=pairs, cuda=True), progress=quiet)
+        quantize(emoji, Fp16(), QuantizeRequest(data=pairs, cuda=True), progress=quiet)
     assert files(emoji) == before
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from siglip_onnx.quantize import Goal, Metric
 from siglip_onnx.quantize.search import search
-from siglip_onnx.quantize.search.search import Diary, Measured, Step
+from siglip_onnx.quantize.search.search import Measurement, SearchLog, SearchStep
 from siglip_onnx.runtime.errors import (
     InputError,
     QuantizationError,
@@ -20,15 +20,15 @@ from ..conftest import quiet
 # The search
 
 
-def _measured(error: float, timed: bool, bytes_: int = 1) -> Measured:
-    return Measured(1 - error, 1 - error, error, error, bytes_, 1.0 if timed else None)
+def _measured(error: float, timed: bool, bytes_: int = 1) -> Measurement:
+    return Measurement(1 - error, 1 - error, error, error, bytes_, 1.0 if timed else None)
 
 
 def test_the_search_keeps_the_worst_sites_alone_and_remembers(tmp_path: Path) -> None:
     errors = {f"s{i}": 1e-6 for i in range(20)} | {"bad": 0.01, "worse": 0.05}
     calls: list[frozenset[str]] = []
 
-    def evaluate(keep: frozenset[str], timed: bool) -> Measured:
+    def evaluate(keep: frozenset[str], timed: bool) -> Measurement:
         calls.append(keep)
         if len(calls) == 12 and not (tmp_path / "again").exists():
             (tmp_path / "again").touch()
@@ -37,23 +37,23 @@ def test_the_search_keeps_the_worst_sites_alone_and_remembers(tmp_path: Path) ->
 
     costs = dict.fromkeys(errors, 100)
     with pytest.raises(KeyboardInterrupt):
-        search.search(costs, evaluate, Goal(0.999), Diary(tmp_path / "diary.json", "a"), quiet)
+        search.search(costs, evaluate, Goal(0.999), SearchLog(tmp_path / "diary.json", "a"), quiet)
     done = len(calls) - 1
-    diary = Diary(tmp_path / "diary.json", "a")
+    diary = SearchLog(tmp_path / "diary.json", "a")
     assert len(diary.steps) == done  # nothing that was measured is measured again
     assert search.search(costs, evaluate, Goal(0.999), diary, quiet) == {"bad", "worse"}
     assert len(set(calls)) == len(calls) - 1  # but for the one that was interrupted
-    assert Diary(tmp_path / "diary.json", "another").steps == {}
+    assert SearchLog(tmp_path / "diary.json", "another").steps == {}
     assert len(diary.steps) == len(set(calls))
     diary.remove()
     assert not (tmp_path / "diary.json").exists()
 
 
 def test_what_is_no_number_is_the_worst_and_survives_an_interruption(tmp_path: Path) -> None:
-    diary = Diary(tmp_path / "diary.json", "a")
-    diary.add(Step((), Measured(None, None, None, 0.0, 1)))
-    again = Diary(tmp_path / "diary.json", "a").steps[frozenset()]
-    assert again.measured.centred_cosine is None
+    diary = SearchLog(tmp_path / "diary.json", "a")
+    diary.add(SearchStep((), Measurement(None, None, None, 0.0, 1)))
+    again = SearchLog(tmp_path / "diary.json", "a").steps[frozenset()]
+    assert again.measured.centered_cosine is None
     assert Goal(0.5).loss(again.measured) == np.inf
     assert not Goal(0.5).met(again.measured)
 
@@ -61,9 +61,9 @@ def test_what_is_no_number_is_the_worst_and_survives_an_interruption(tmp_path: P
 def test_the_search_stays_within_its_evaluations(tmp_path: Path) -> None:
     costs = {f"layers.{i}.{site}": 100 for i in range(24) for site in ("qkv", "out", "mlp.fc1", "mlp.fc2")}
     error = {name: 1e-3 if name.startswith("layers.7.") else 1e-7 for name in costs}
-    diary = Diary(tmp_path / "diary.json", "a")
+    diary = SearchLog(tmp_path / "diary.json", "a")
 
-    def evaluate(keep: frozenset[str], timed: bool) -> Measured:
+    def evaluate(keep: frozenset[str], timed: bool) -> Measurement:
         return _measured(sum(error[name] for name in costs if name not in keep), timed)
 
     keep = search.search(costs, evaluate, Goal(0.9999, evaluations=40), diary, quiet)
@@ -72,13 +72,13 @@ def test_the_search_stays_within_its_evaluations(tmp_path: Path) -> None:
 
 
 def test_an_impossible_target_says_the_best_that_was_reached(tmp_path: Path) -> None:
-    def evaluate(keep: frozenset[str], timed: bool) -> Measured:
+    def evaluate(keep: frozenset[str], timed: bool) -> Measurement:
         return _measured(0.01 * (3 - len(keep)), timed, 5_000_000)
 
     with pytest.raises(
-        QuantizationError, match=r"best of \d+ evaluations is centred-cosine 0\.99\d+ with 2 of 3 sites kept.*5\.0 MB"
+        QuantizationError, match=r"best of \d+ evaluations is centered-cosine 0\.99\d+ with 2 of 3 sites kept.*5\.0 MB"
     ):
-        search.search(dict.fromkeys("abc", 1), evaluate, Goal(0.9999), Diary(tmp_path / "d.json", ""), quiet)
+        search.search(dict.fromkeys("abc", 1), evaluate, Goal(0.9999), SearchLog(tmp_path / "d.json", ""), quiet)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, 1.5, -0.1])

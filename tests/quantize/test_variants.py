@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from siglip_onnx.quantize import RECIPES, Fp16, Int8, Job, Result, quantize, variant_builder
+from siglip_onnx.quantize import RECIPES, Fp16, Int8, QuantizeRequest, QuantizeResult, quantize, variant_builder
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.artifact import verdict_of
-from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict, Yardstick
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, ReferenceKind, Role, Verdict
 from siglip_onnx.runtime.errors import (
     ArtifactError,
     InconclusiveError,
@@ -26,13 +26,13 @@ from ..conftest import CHECKPOINT, PAIRS, Command, captions, files, is_one_parag
 
 
 def test_one_tower_alone_leaves_the_other_float32(emoji: Path, pairs: Path) -> None:
-    quantize(emoji, Int8(), Job(data=pairs, towers=(Role.VISION,)), progress=quiet)
+    quantize(emoji, Int8(), QuantizeRequest(data=pairs, towers=(Role.VISION,)), progress=quiet)
     variant = Artifact.open(emoji).contract.variant(Precision.INT8)
     assert variant is not None
     assert variant.graphs[Role.VISION].path == "onnx/vision_model_int8.onnx"
     assert variant.graphs[Role.TEXT].path == "onnx/text_model.onnx"
     assert set(variant.graphs[Role.JOINT].data) == {"onnx/text_model.onnx_data", "onnx/vision_model_int8.onnx_data"}
-    quantize(emoji, Int8(), Job(data=pairs, towers=(Role.TEXT,)), progress=quiet)
+    quantize(emoji, Int8(), QuantizeRequest(data=pairs, towers=(Role.TEXT,)), progress=quiet)
     variant = Artifact.open(emoji).contract.variant(Precision.INT8)
     assert variant is not None
     assert {graph.path for graph in variant.graphs.values()} == {
@@ -44,13 +44,13 @@ def test_one_tower_alone_leaves_the_other_float32(emoji: Path, pairs: Path) -> N
 
 
 def test_a_tower_that_is_there_is_replaced_only_on_request(emoji: Path, pairs: Path) -> None:
-    quantize(emoji, Fp16(), Job(data=pairs, cuda=True), progress=quiet)
+    quantize(emoji, Fp16(), QuantizeRequest(data=pairs, cuda=True), progress=quiet)
     with pytest.raises(QuantizationError, match="at fp16 already"):
-        quantize(emoji, Fp16(), Job(data=pairs, towers=(Role.TEXT,)), progress=quiet)
-    quantize(emoji, Fp16(keep=("norm",)), Job(data=pairs, overwrite=True), progress=quiet)
+        quantize(emoji, Fp16(), QuantizeRequest(data=pairs, towers=(Role.TEXT,)), progress=quiet)
+    quantize(emoji, Fp16(keep=("norm",)), QuantizeRequest(data=pairs, overwrite=True), progress=quiet)
     contract = Artifact.open(emoji).contract
     # the CUDA graphs read data that is gone, so they are gone, too
-    assert [variant.made_for for variant in contract.variants] == [None, None]
+    assert [variant.target_provider for variant in contract.variants] == [None, None]
     assert not list(emoji.rglob("*.cuda.onnx"))
     Artifact.open(emoji).verify()
 
@@ -62,11 +62,11 @@ def test_variants_made_side_by_side_do_not_hide_each_other(
 
     def meanwhile(self: Artifact, *arguments: object) -> Artifact:
         monkeypatch.setattr(Artifact, "stage", real)
-        quantize(emoji, RECIPES[Precision.BF16](), Job(data=pairs), progress=quiet)
+        quantize(emoji, RECIPES[Precision.BF16](), QuantizeRequest(data=pairs), progress=quiet)
         return real(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Artifact, "stage", meanwhile)
-    quantize(emoji, Int8(), Job(data=pairs), progress=quiet)
+    quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=quiet)
     have = {variant.precision for variant in Artifact.open(emoji).contract.variants}
     assert have == {Precision.FP32, Precision.BF16, Precision.INT8}
 
@@ -87,7 +87,7 @@ def test_an_artifact_that_was_exported_anew_meanwhile_is_left_alone(
 
     monkeypatch.setattr(Artifact, "commit", meanwhile)
     with pytest.raises(ArtifactError, match="changed in the meantime"):
-        quantize(emoji, Int8(), Job(data=pairs, towers=(Role.VISION,)), progress=quiet)
+        quantize(emoji, Int8(), QuantizeRequest(data=pairs, towers=(Role.VISION,)), progress=quiet)
 
 
 def test_a_full_disk_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path, mon
     before = files(emoji)
     monkeypatch.setattr(variant_builder, "save", full)
     with pytest.raises(QuantizationError, match="No space left"):
-        quantize(emoji, Int8(), Job(data=pairs), progress=quiet)
+        quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=quiet)
     assert files(emoji) == before
 
 
@@ -109,7 +109,7 @@ def test_an_interruption_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path,
 
     before = files(emoji)
     with pytest.raises(KeyboardInterrupt):
-        quantize(emoji, Int8(), Job(data=pairs), progress=stop)
+        quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=stop)
     assert files(emoji) == before
 
 
@@ -128,11 +128,11 @@ def test_a_kill_while_files_move_leaves_an_artifact_without_the_variant(
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        quantize(emoji, Int8(), Job(data=pairs), progress=quiet)
+        quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=quiet)
     monkeypatch.setattr(Path, "replace", real)
     Artifact.open(emoji).verify()
     assert Artifact.open(emoji).contract.variant(Precision.INT8) is None
-    quantize(emoji, Int8(), Job(data=pairs), progress=quiet)
+    quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=quiet)
     Artifact.open(emoji).verify()
 
 
@@ -154,20 +154,20 @@ def test_a_failing_variant_is_kept_only_on_request(
 def test_nothing_is_proved_by_an_fp32_variant_that_nobody_judged(artifact: Path, pairs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(artifact, tmp_path / "emoji"))
     with pytest.raises(InconclusiveError, match="carries no verdict"):
-        quantize(folder, Int8(), Job(data=pairs), progress=quiet)
-    result = quantize(folder, Int8(), Job(data=pairs, reference=CHECKPOINT), progress=quiet)
-    assert result.reports[0].against is Yardstick.CHECKPOINT
+        quantize(folder, Int8(), QuantizeRequest(data=pairs), progress=quiet)
+    result = quantize(folder, Int8(), QuantizeRequest(data=pairs, reference=CHECKPOINT), progress=quiet)
+    assert result.reports[0].against is ReferenceKind.CHECKPOINT
     parity = Artifact.open(folder).contract.variants[-1].parity[0]
-    assert (parity.verdict, parity.against) == (Verdict.PASS, Yardstick.CHECKPOINT)
+    assert (parity.verdict, parity.against) == (Verdict.PASS, ReferenceKind.CHECKPOINT)
 
 
 def test_a_variant_on_an_unjudged_base_is_never_a_pass(artifact: Path, pairs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(artifact, tmp_path / "emoji"))
-    result = quantize(folder, Int8(), Job(data=pairs, keep_failing=True), progress=quiet)
+    result = quantize(folder, Int8(), QuantizeRequest(data=pairs, keep_failing=True), progress=quiet)
     assert result.reports[0].verdict is Verdict.INCONCLUSIVE
 
 
-def test_a_pass_falls_with_the_pass_that_it_stands_on(every: dict[Precision, Result]) -> None:
+def test_a_pass_falls_with_the_pass_that_it_stands_on(every: dict[Precision, QuantizeResult]) -> None:
     contract = every[Precision.INT4].artifact.contract
     variant = contract.variant(Precision.INT8)
     base = contract.variant(Precision.FP32)
@@ -179,7 +179,7 @@ def test_a_pass_falls_with_the_pass_that_it_stands_on(every: dict[Precision, Res
 
 
 def test_a_commit_that_fails_says_what_is_gone(emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quantize(emoji, Int8(), Job(data=pairs), progress=quiet)
+    quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=quiet)
     real = Path.replace
 
     def full(self: Path, target: Path) -> Path:
@@ -189,14 +189,14 @@ def test_a_commit_that_fails_says_what_is_gone(emoji: Path, pairs: Path, monkeyp
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(QuantizationError, match="now without it, and without what it was to replace"):
-        quantize(emoji, Int8(smoothing=False), Job(data=pairs, overwrite=True), progress=quiet)
+        quantize(emoji, Int8(smoothing=False), QuantizeRequest(data=pairs, overwrite=True), progress=quiet)
     monkeypatch.setattr(Path, "replace", real)
     assert Artifact.open(emoji).contract.variant(Precision.INT8) is None
     Artifact.open(emoji).verify()
 
 
 def test_the_second_tower_keeps_what_is_known_of_the_first(emoji: Path, pairs: Path) -> None:
-    vision = Job(data=pairs, towers=(Role.VISION,), cuda=True)
+    vision = QuantizeRequest(data=pairs, towers=(Role.VISION,), cuda=True)
     quantize(emoji, Fp16(headroom=4.0, keep=("norm",)), vision, progress=quiet)
     quantize(emoji, Fp16(), replace(vision, towers=(Role.TEXT,)), progress=quiet)
     contract = Artifact.open(emoji).contract
@@ -206,9 +206,9 @@ def test_the_second_tower_keeps_what_is_known_of_the_first(emoji: Path, pairs: P
         assert {graph.path.removeprefix("onnx/") for graph in variant.graphs.values()} == {
             f"{name}{ending}" for name in ("vision_model", "text_model", "model")
         }
-        assert variant.made_with["vision: kept"] == "norm"
-        assert "headroom=4.0" in variant.made_with["vision: options"]
-        assert "headroom=8.0" in variant.made_with["text: options"]
+        assert variant.provenance["vision: kept"] == "norm"
+        assert "headroom=4.0" in variant.provenance["vision: options"]
+        assert "headroom=8.0" in variant.provenance["text: options"]
     assert (emoji / "reports/quantize-fp16-vision.json").exists()
 
 
@@ -230,10 +230,10 @@ def test_no_calibration_data(command: Command, emoji: Path, precision: str, more
 def test_towers_have_names(emoji: Path, pairs: Path) -> None:
     for towers in ((), (Role.JOINT,)):
         with pytest.raises(InputError, match="no towers"):
-            quantize(emoji, Int8(), Job(data=pairs, towers=towers), progress=quiet)
+            quantize(emoji, Int8(), QuantizeRequest(data=pairs, towers=towers), progress=quiet)
 
 
-def test_what_calibrates_does_not_judge(every: dict[Precision, Result]) -> None:
+def test_what_calibrates_does_not_judge(every: dict[Precision, QuantizeResult]) -> None:
     for result in every.values():
         assert result.record.samples + result.reports[0].data.images == PAIRS
 
@@ -244,7 +244,7 @@ def test_more_samples_than_there_are(command: Command, emoji: Path, pairs: Path)
     assert "at most 40" in " ".join(run.err.split())
 
 
-def test_unreadable_pictures_are_named_and_left_out_on_request(
+def test_unreadable_images_are_named_and_left_out_on_request(
     command: Command, emoji: Path, pairs: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(pairs, tmp_path / "data"))
@@ -261,11 +261,11 @@ def test_unreadable_pictures_are_named_and_left_out_on_request(
     assert record["skipped"] == [victim]
 
 
-def test_pictures_of_any_size_calibrate(emoji: Path, tmp_path: Path) -> None:
+def test_images_of_any_size_calibrate(emoji: Path, tmp_path: Path) -> None:
     """They are resized as the model's own are."""
     from siglip_onnx.validate.data.samples import BUNDLED
 
-    result = quantize(emoji, Int8(), Job(data=BUNDLED, samples=4), progress=quiet)
+    result = quantize(emoji, Int8(), QuantizeRequest(data=BUNDLED, samples=4), progress=quiet)
     assert result.record.samples == 4
 
 
@@ -279,7 +279,7 @@ def test_the_command_line_adds_a_variant(command: Command, emoji: Path, pairs: P
     assert "head" in run.out
     variant = Artifact.open(emoji).contract.variant(Precision.INT8)
     assert variant is not None
-    assert variant.made_with["text: kept"] == "head"
+    assert variant.provenance["text: kept"] == "head"
     assert command("validate", emoji, "--precision", "int8", "--data", pairs, "--gates", lenient).code == 0
 
 
@@ -287,7 +287,7 @@ def test_the_command_line_adds_a_variant(command: Command, emoji: Path, pairs: P
     ("arguments", "word"),
     [
         (("--set", "smoothing=perhaps"), "does not fit"),
-        (("--set", "colour=red"), "has no option"),
+        (("--set", "color=red"), "has no option"),
         (("--keep", "layers.99.qkv"), "No tower has layers.99.qkv to keep"),
         (("--cuda",), "no fused CUDA graph"),
         (("--auto", "--target", "2"), "is no target"),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.bulk import Cluster, EmbedJob, Engine, Inputs, Kind, embed
+from siglip_onnx.runtime.bulk import Backend, Cluster, EmbedJob, Inputs, Modality, embed
 from siglip_onnx.runtime.errors import InputError, ProviderError
 
 from ..conftest import EVAL
@@ -50,11 +50,11 @@ def holding_a_model() -> list[int]:
 def test_the_file_is_the_one_that_one_process_writes(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
     for name, inputs in {
         "images": Inputs((str(EVAL), str(collection(tmp_path / "in", 100)))),
-        "texts": Inputs((str(EVAL / "labels.txt"),), Kind.TEXT),
+        "texts": Inputs((str(EVAL / "labels.txt"),), Modality.TEXT),
     }.items():
         local, ray = tmp_path / f"{name}-local.parquet", tmp_path / f"{name}-ray.parquet"
         embed(model, EmbedJob(inputs, local))
-        embed(model, EmbedJob(inputs, ray, engine=Engine.RAY, cluster=on_ray))
+        embed(model, EmbedJob(inputs, ray, engine=Backend.RAY, cluster=on_ray))
         assert pq.read_table(ray).equals(pq.read_table(local)), name
 
 
@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_costs_no_row(model: Siglip, on_ray: Cluster, tm
             killed.append(holding_a_model()[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    about = embed(model, EmbedJob(job.inputs, job.output, engine=Engine.RAY, cluster=on_ray, save_every=0), tell)
+    about = embed(model, EmbedJob(job.inputs, job.output, engine=Backend.RAY, cluster=on_ray, save_every=0), tell)
     assert killed
     assert about.rows == 1200
     embed(model, EmbedJob(job.inputs, whole := tmp_path / "whole.parquet"))
@@ -87,7 +87,7 @@ def test_begun_on_ray_and_finished_in_one_process(model: Siglip, on_ray: Cluster
 
     inputs, out = Inputs((str(collection(tmp_path / "in", 600)),)), tmp_path / "o.parquet"
     with pytest.raises(StoppedError):
-        embed(model, EmbedJob(inputs, out, engine=Engine.RAY, cluster=on_ray, save_every=0), stop)
+        embed(model, EmbedJob(inputs, out, engine=Backend.RAY, cluster=on_ray, save_every=0), stop)
     assert embed(model, EmbedJob(inputs, out)).rows == 600
     embed(model, EmbedJob(inputs, whole := tmp_path / "whole.parquet"))
     assert pq.read_table(out).equals(pq.read_table(whole))
@@ -96,7 +96,7 @@ def test_begun_on_ray_and_finished_in_one_process(model: Siglip, on_ray: Cluster
 @pytest.mark.filterwarnings("ignore::Warning")  # Ray's own
 def test_errors_of_workers_are_those_of_one_process(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"a,b\n\xff\xfe,1\n")
-    job = EmbedJob(Inputs((str(tmp_path / "t.csv"),), column="a"), tmp_path / "o.parquet", engine=Engine.RAY)
+    job = EmbedJob(Inputs((str(tmp_path / "t.csv"),), column="a"), tmp_path / "o.parquet", engine=Backend.RAY)
     with pytest.raises(InputError, match="is not UTF-8"):
         embed(model, job)
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Kind, VectorType, embed
+from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Modality, VectorDtype, embed
 from siglip_onnx.runtime.bulk import items as items_module
 from siglip_onnx.runtime.bulk.embeddings_file import read_about
 from siglip_onnx.runtime.bulk.part_files import CHUNK, _locked
@@ -46,7 +46,7 @@ def ids(inputs: Inputs) -> list[str]:
 def test_a_folder_to_a_file_and_what_is_in_it(model: Siglip, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DATA / "images" / "odd", tmp_path / "in" / "odd")).parent
     shutil.copy(BEAR, folder)
-    (folder / "notes.md").write_text("not a picture")
+    (folder / "notes.md").write_text("not an image")
     about = embed(model, EmbedJob(Inputs((str(folder),)), out := tmp_path / "out.parquet"))
     found = rows(out)
     bad = {Path(row["id"]).name for row in found if row["error"]}
@@ -71,7 +71,7 @@ def archive(path: Path, members: dict[str, bytes]) -> str:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> dict[str, Inputs]:
-    """The same three pictures in every form."""
+    """The same three images in every form."""
     three, folder = FILES[:3], tmp_path / "three"
     folder.mkdir()
     for path in three:
@@ -115,9 +115,9 @@ def test_texts_from_every_form(model: Siglip, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"c": text}) + "\n" for text in texts))
     tar = archive(tmp_path / "t.tar", {f"{i}.txt": text.encode() for i, text in enumerate(texts)})
     for inputs in (
-        Inputs((str(tmp_path / "t.txt"),), Kind.TEXT),
-        Inputs((str(tmp_path / "t.jsonl"),), Kind.TEXT, "c"),
-        Inputs((tar,), Kind.TEXT),
+        Inputs((str(tmp_path / "t.txt"),), Modality.TEXT),
+        Inputs((str(tmp_path / "t.jsonl"),), Modality.TEXT, "c"),
+        Inputs((tar,), Modality.TEXT),
     ):
         embed(model, EmbedJob(inputs, out := tmp_path / "o.parquet", template="an emoji of {}", overwrite=True))
         found = rows(out)
@@ -138,7 +138,7 @@ def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) 
     lines = [json.dumps(line) for line in ({"t": "fine"}, {"t": 7}, {"u": "x"}, {"t": None}, {"t": "also fine"})]
     lines += ['{"t": broken', '["list"]', '{"t": "half \\ud83d"}']
     table.write_text("\n".join(lines) + "\n")
-    about = embed(model, EmbedJob(Inputs((str(table),), Kind.TEXT, "t"), out := tmp_path / "o.parquet"))
+    about = embed(model, EmbedJob(Inputs((str(table),), Modality.TEXT, "t"), out := tmp_path / "o.parquet"))
     errors = [row["error"] for row in rows(out)]
     assert [error is None for error in errors] == [True, False, False, False, True, False, False, False]
     assert about.errors == 6
@@ -153,8 +153,8 @@ def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) 
         (lambda p: "*.nothing", {}, "There is no"),
         (lambda p: "", {}, "holds no image"),
         (lambda p: "t.txt", {}, "A file with a text a line holds texts, and images were asked for"),
-        (lambda p: "", {"kind": Kind.TEXT}, "A folder holds images, and texts were asked for"),
-        (lambda p: "x.png", {"kind": Kind.TEXT}, "of this kind holds images"),
+        (lambda p: "", {"kind": Modality.TEXT}, "A folder holds images, and texts were asked for"),
+        (lambda p: "x.png", {"kind": Modality.TEXT}, "of this kind holds images"),
         (lambda p: "t.csv", {}, "is a table"),
         (lambda p: "t.jsonl", {}, "is a table"),
         (lambda p: "t.csv", {"column": "c"}, "has no column 'c'"),
@@ -204,7 +204,7 @@ def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
 
 
 def collection(folder: Path, count: int) -> Path:
-    """A folder with many small pictures, every thirtieth of which is damaged."""
+    """A folder with many small images, every thirtieth of which is damaged."""
     folder.mkdir()
     for number in range(count):
         source = FILES[number % len(FILES)]
@@ -287,7 +287,7 @@ def test_inputs_that_changed_are_noticed(model: Siglip, begun: EmbedJob) -> None
 
 def test_another_job_does_not_go_on_with_it(model: Siglip, begun: EmbedJob, outliers: Path) -> None:
     with pytest.raises(InputError, match=r"beginning of another job \(vectors differ\)"):
-        embed(model, replace(begun, vectors=VectorType.INT8))
+        embed(model, replace(begun, vectors=VectorDtype.INT8))
     with pytest.raises(InputError, match=r"another job .*checkpoint"):
         embed(Siglip.load(outliers), begun)
 
@@ -362,7 +362,7 @@ def test_memory_is_bounded_by_batches_not_by_inputs(artifact: Path, tmp_path: Pa
         folder = collection(tmp_path / str(count), count)
         command = [sys.executable, "-c", code, artifact, folder, tmp_path / f"{count}.parquet"]
         peaks.append(int(subprocess.check_output(list(map(str, command)), text=True)))
-    assert peaks[1] - peaks[0] < 40_000  # KB; 2,200 more pictures are 108 MB of pixels
+    assert peaks[1] - peaks[0] < 40_000  # KB; 2,200 more images are 108 MB of pixels
 
 
 def test_a_damaged_archive_is_not_taken_for_a_shorter_one(model: Siglip, tmp_path: Path) -> None:
@@ -384,16 +384,16 @@ def test_a_damaged_archive_is_not_taken_for_a_shorter_one(model: Siglip, tmp_pat
 def test_quotes_and_patterns_that_would_give_other_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('t\nfine\n"5 inch" pipe\nlast\n')
     with pytest.raises(InputError, match="is no table"):
-        list(Inputs((str(tmp_path / "t.csv"),), Kind.TEXT, "t"))
+        list(Inputs((str(tmp_path / "t.csv"),), Modality.TEXT, "t"))
     (tmp_path / "t.tsv").write_text('t\tn\n"5 inch pipe\t1\nlast\t2\n')
-    assert [item.content for item in Inputs((str(tmp_path / "t.tsv"),), Kind.TEXT, "t")] == ['"5 inch pipe', "last"]
+    assert [item.content for item in Inputs((str(tmp_path / "t.tsv"),), Modality.TEXT, "t")] == ['"5 inch pipe', "last"]
     (tmp_path / "a" / "b").mkdir(parents=True)
     shutil.copy(BEAR, tmp_path / "a" / "b")
     os.symlink(tmp_path / "nowhere.webp", tmp_path / "a" / "dangling.webp")
     assert len(list(Inputs((str(tmp_path / "a" / "**"),)))) == 1
 
 
-def test_a_picture_that_changed_is_noticed(model: Siglip, begun: EmbedJob) -> None:
+def test_an_image_that_changed_is_noticed(model: Siglip, begun: EmbedJob) -> None:
     (Path(begun.inputs.paths[0]) / "00003.webp").write_bytes(FILES[-1].read_bytes())
     with pytest.raises(InputError, match="inputs changed"):
         embed(model, begun)
@@ -415,7 +415,7 @@ def test_vectors_without_a_direction_are_errors(model: Siglip, tmp_path: Path, m
         model.encode_image([bad[0]["id"]])
 
 
-def test_only_bad_pictures(model: Siglip, tmp_path: Path) -> None:
+def test_only_bad_images(model: Siglip, tmp_path: Path) -> None:
     for number in range(70):
         (tmp_path / f"{number:02}.png").write_bytes(b"broken")
     told: list[int] = []

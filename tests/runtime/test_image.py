@@ -1,4 +1,4 @@
-"""Pixels equal, to the bit, those of transformers' PIL image processor; what is no picture is refused."""
+"""Pixels equal, to the bit, those of transformers' PIL image processor; what is no image is refused."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_a_bad_file_is_refused_with_its_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["one_pixel_gray.png", "one_pixel_red.png", "aspect_2000x4.png", "aspect_3x1500.png"])
-def test_extreme_pictures_work(name: str) -> None:
+def test_extreme_images_work(name: str) -> None:
     pixels = PROCESS([ODD / name])
     assert pixels.shape == (1, 3, 384, 384)
     assert np.isfinite(pixels).all()
 
 
-def test_every_way_to_pass_a_picture_gives_the_same_pixels() -> None:
+def test_every_way_to_pass_an_image_gives_the_same_pixels() -> None:
     path = DATA / "images" / "photos" / "skimage_chelsea.png"
     image = Image.open(path)
     array = np.asarray(image)
@@ -62,9 +62,9 @@ def test_every_way_to_pass_a_picture_gives_the_same_pixels() -> None:
     assert all(np.array_equal(row, pixels[0]) for row in pixels)
 
 
-def test_grey_arrays_are_pictures_too() -> None:
-    grey = np.arange(100, dtype=np.uint8).reshape(10, 10)
-    assert np.array_equal(*PROCESS([grey, grey[:, :, None]]))
+def test_gray_arrays_are_images_too() -> None:
+    gray = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    assert np.array_equal(*PROCESS([gray, gray[:, :, None]]))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_grey_arrays_are_pictures_too() -> None:
     ],
     ids=lambda a: f"{a.dtype}{a.shape}",
 )
-def test_arrays_that_are_no_pictures_are_refused(array: np.ndarray) -> None:
+def test_arrays_that_are_no_images_are_refused(array: np.ndarray) -> None:
     with pytest.raises(InputError):
         PROCESS([array])
 

@@ -148,7 +148,7 @@ def test_sixteen_threads_get_equal_answers_and_memory_does_not_grow(artifact: Pa
         (lambda m: m.encode(Role.VISION, np.zeros((0, 3, 64, 64), np.float32)), "batch of nothing"),
         (lambda m: m.encode_text(["half \ud83d"]), "surrogate"),
         (lambda m: m.encode_text([b"bytes"]), "must be a string"),
-        (lambda m: m.encode_image([b"no picture"]), "not in a format"),
+        (lambda m: m.encode_image([b"no image"]), "not in a format"),
     ],
 )
 def test_inputs_that_would_only_give_nonsense(model: Siglip, call: Any, message: str) -> None:

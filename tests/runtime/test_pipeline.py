@@ -16,7 +16,7 @@ from PIL import Image
 from siglip_onnx.runtime import ImageOptions, Siglip
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageProcessor
-from siglip_onnx.runtime.preprocessing.prefetch import ahead, batched
+from siglip_onnx.runtime.preprocessing.prefetch import batched, prefetch
 
 from ..conftest import DATA, EVAL
 from .test_image import SPEC
@@ -33,7 +33,7 @@ def test_results_come_in_order_and_only_so_many_ahead(count: int, depth: int, wo
             yield item
 
     with ThreadPoolExecutor(workers) as pool:
-        for future in ahead(pool, lambda item: item * 2, items(), depth):
+        for future in prefetch(pool, lambda item: item * 2, items(), depth):
             assert future.result() == 2 * taken
             taken += 1
             assert given_out - taken <= depth
@@ -48,7 +48,7 @@ def test_what_nobody_takes_is_not_begun() -> None:
         hold.wait(5)
 
     with ThreadPoolExecutor(1) as pool:
-        results = ahead(pool, work, range(100), 10)
+        results = prefetch(pool, work, range(100), 10)
         started = time.monotonic()
         hold.set()
         next(results)
@@ -79,7 +79,7 @@ def test_pixels_in_threads_are_the_pixels_of_one_by_one(model: Siglip) -> None:
     np.testing.assert_allclose(together, np.concatenate([model.encode_image([f]) for f in files]), atol=1e-6)
 
 
-def test_threads_that_are_given_the_same_picture(model: Siglip, tmp_path: Path) -> None:
+def test_threads_that_are_given_the_same_image(model: Siglip, tmp_path: Path) -> None:
     photo = DATA / "images" / "photos" / "sklearn_china.jpg"
     options = ImageOptions(reduced_jpeg=True)
     fresh = Siglip.load(model.artifact.folder, image_options=options)
@@ -99,7 +99,7 @@ def test_a_reduced_jpeg_is_close_and_only_when_asked_for(tmp_path: Path) -> None
     assert 0 < drift.mean() < 0.01
     assert drift.max() < 0.35
     same = [DATA / "images" / "photos" / "skimage_chelsea.png", DATA / "images" / "photos" / "sklearn_china.jpg"]
-    for picture in same:  # not a JPEG; and a JPEG that is not twice as large as what the model sees
+    for image in same:  # not a JPEG; and a JPEG that is not twice as large as what the model sees
         assert np.array_equal(
-            ImageProcessor(SPEC)([picture]), ImageProcessor(SPEC, ImageOptions(reduced_jpeg=True))([picture])
+            ImageProcessor(SPEC)([image]), ImageProcessor(SPEC, ImageOptions(reduced_jpeg=True))([image])
         )

@@ -16,14 +16,14 @@ import numpy as np
 import onnx
 import pytest
 
-from siglip_onnx.quantize import Result
+from siglip_onnx.quantize import QuantizeResult
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.artifact import write_contract
-from siglip_onnx.runtime.artifact.contract import Parity, Precision, Provider, Role, Verdict, Yardstick
+from siglip_onnx.runtime.artifact.contract import Parity, Precision, Provider, ReferenceKind, Role, Verdict
 from siglip_onnx.runtime.engines import host, ort, preflight
-from siglip_onnx.runtime.engines.base import Source, load
+from siglip_onnx.runtime.engines.base import GraphSource, load
 from siglip_onnx.runtime.engines.javascript import engine
-from siglip_onnx.runtime.engines.options import HINTS, Hint, Mode
+from siglip_onnx.runtime.engines.options import OPENVINO_PRECISIONS, OpenVinoPerformance, OpenVinoPrecision
 from siglip_onnx.runtime.engines.providers import PROVIDERS, RANKING, ranked
 from siglip_onnx.runtime.errors import ArtifactError, InputError, ProviderError
 
@@ -31,7 +31,7 @@ from ..conftest import CHECKPOINT, EVAL, ROOT, Command, is_one_paragraph
 
 BEAR = EVAL / "distorted-noto-1f43b.webp"
 NEEDS_ORT = pytest.mark.needs_provider(Provider.OPENVINO_ORT)
-NEEDS_BF16 = pytest.mark.needs_provider(Provider.OPENVINO, hint=Hint.BF16)
+NEEDS_BF16 = pytest.mark.needs_provider(Provider.OPENVINO, openvino_precision=OpenVinoPrecision.BF16)
 OPENVINO = [Provider.OPENVINO, pytest.param(Provider.OPENVINO_ORT, marks=NEEDS_ORT)]
 
 
@@ -43,7 +43,7 @@ def test_the_probe_is_a_graph_that_onnx_accepts() -> None:
 
 def test_every_provider_is_in_the_table_and_in_the_ranking() -> None:
     assert set(PROVIDERS) == set(Provider)
-    assert set(HINTS) == set(Precision)
+    assert set(OPENVINO_PRECISIONS) == set(Precision)
     assert {choice.provider for choice in RANKING} == set(Provider)
 
 
@@ -67,12 +67,14 @@ def test_openvino_computes_in_float32_unless_told_otherwise(model: Siglip) -> No
 def test_openvino_computes_in_bfloat16_if_told_so(model: Siglip) -> None:
     pixels = model.images([BEAR])
     exact = model.encode(Role.VISION, pixels)
-    hinted = Siglip.load(model.artifact.folder, provider="openvino", options=SessionOptions(hint=Hint.BF16))
+    hinted = Siglip.load(
+        model.artifact.folder, provider="openvino", options=SessionOptions(openvino_precision=OpenVinoPrecision.BF16)
+    )
     assert np.abs(hinted.encode(Role.VISION, pixels) - exact).max() > 1e-4 * np.abs(exact).max()
 
 
 def test_several_requests_at_once(model: Siglip) -> None:
-    options = SessionOptions(mode=Mode.THROUGHPUT, threads=2)
+    options = SessionOptions(openvino_performance=OpenVinoPerformance.THROUGHPUT, threads=2)
     other = Siglip.load(model.artifact.folder, provider="openvino", options=options)
     np.testing.assert_allclose(other.encode_text(["a bear"] * 3), model.encode_text(["a bear"] * 3), atol=1e-5)
 
@@ -89,9 +91,11 @@ def test_arithmetic_that_the_processor_lacks_is_an_error(model: Siglip, monkeypa
     other = Siglip.load(model.artifact.folder, provider="openvino")
     assert other.session(Role.TEXT)
     with pytest.raises(ProviderError, match="does not compute in bf16"):
-        Siglip.load(model.artifact.folder, provider="openvino", options=SessionOptions(hint=Hint.BF16)).session(
-            Role.TEXT
-        )
+        Siglip.load(
+            model.artifact.folder,
+            provider="openvino",
+            options=SessionOptions(openvino_precision=OpenVinoPrecision.BF16),
+        ).session(Role.TEXT)
 
 
 def test_placement_counts_nodes(model: Siglip) -> None:
@@ -114,8 +118,8 @@ def half_supported() -> bytes:
 def test_nodes_left_to_the_cpu_are_an_error_that_counts_them() -> None:
     options = SessionOptions(Provider.OPENVINO_ORT)
     with pytest.raises(ProviderError, match=r"does not run all of .*: of its nodes .*1 on CPUExecutionProvider"):
-        load(Source(half_supported()), options)
-    allowed = load(Source(half_supported()), replace(options, allow_fallback=True))
+        load(GraphSource(half_supported()), options)
+    allowed = load(GraphSource(half_supported()), replace(options, allow_fallback=True))
     assert allowed.placement["CPUExecutionProvider"] >= 1
     x = np.stack([np.eye(4, dtype=np.float32) * k for k in (1, 2, 3)])
     np.testing.assert_allclose(allowed.run(["y"], {"x": x})[0], [1, 2.0**8, 3.0**8], rtol=1e-5)
@@ -123,7 +127,7 @@ def test_nodes_left_to_the_cpu_are_an_error_that_counts_them() -> None:
 
 def test_openvino_itself_leaves_no_node_to_another() -> None:
     with pytest.raises(ProviderError, match="OpenVINO cannot compile"):
-        load(Source(half_supported()), SessionOptions(Provider.OPENVINO))
+        load(GraphSource(half_supported()), SessionOptions(Provider.OPENVINO))
 
 
 def fake_plugin(monkeypatch: pytest.MonkeyPatch, register: Callable[[str, str], None]) -> None:
@@ -280,7 +284,7 @@ def test_onnx_runtime_that_is_not_there(monkeypatch: pytest.MonkeyPatch, artifac
         ({"threads": 0}, "threads is 0"),
         ({"threads": True}, "threads is True"),
         ({"memory_limit": -5}, "memory_limit is -5"),
-        ({"hint": Hint.BF16}, "hint and mode are for OpenVINO"),
+        ({"hint": OpenVinoPrecision.BF16}, "hint and mode are for OpenVINO"),
         ({"cuda_graphs": True}, "cuda_graphs is for CUDA"),
     ],
 )
@@ -295,7 +299,7 @@ def with_verdicts(folder: Path, *given: tuple[Precision, Provider, Verdict]) -> 
     variants = []
     for variant in opened.contract.variants:
         mine = [(p, v) for precision, p, v in given if precision is variant.precision]
-        against = Yardstick.CHECKPOINT if variant.precision is Precision.FP32 else Yardstick.FP32
+        against = ReferenceKind.CHECKPOINT if variant.precision is Precision.FP32 else ReferenceKind.FP32
         parity = tuple(Parity(v, p, "reports/x.json", "0" * 64, against) for p, v in mine)
         variants.append(replace(variant, parity=parity))
     write_contract(folder, replace(opened.contract, variants=tuple(variants)))
@@ -303,7 +307,7 @@ def with_verdicts(folder: Path, *given: tuple[Precision, Provider, Verdict]) -> 
 
 
 def test_auto_takes_only_what_has_passed(
-    every: dict[Precision, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: dict[Precision, QuantizeResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(every[Precision.INT8].artifact.folder, tmp_path / "all"))
     base = (Precision.FP32, Provider.CPU, Verdict.PASS)
@@ -336,7 +340,7 @@ def test_auto_without_a_verdict_is_an_error(artifact: Path) -> None:
         Siglip.load(artifact, "auto")
 
 
-def test_auto_never_chooses_what_is_only_asked_for(every: dict[Precision, Result], tmp_path: Path) -> None:
+def test_auto_never_chooses_what_is_only_asked_for(every: dict[Precision, QuantizeResult], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(every[Precision.INT8].artifact.folder, tmp_path / "all"))
     named = (Provider.NODE, Provider.WEB, Provider.TENSORRT)
     base = (Precision.FP32, Provider.CPU, Verdict.PASS)
@@ -372,7 +376,7 @@ def test_javascript_without_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     package.parent.mkdir(parents=True)
     package.write_text("{}")
     with pytest.raises(ProviderError, match="there is no `node` on the PATH"):
-        load(Source(preflight.PROBE), SessionOptions(Provider.NODE))
+        load(GraphSource(preflight.PROBE), SessionOptions(Provider.NODE))
 
 
 def test_a_verdict_on_openvino_makes_auto_choose_it(emoji: Path, pairs: Path, lenient: Path, command: Command) -> None:
@@ -432,7 +436,7 @@ def test_a_missing_provider_is_an_error_whatever_may_fall_back(artifact: Path) -
     with pytest.raises(ProviderError, match="webgpu cannot be used here"):
         Siglip.load(artifact, provider="webgpu", options=options)
     with pytest.raises(ProviderError):
-        load(Source(preflight.PROBE), replace(options, provider=Provider.WEBGPU))
+        load(GraphSource(preflight.PROBE), replace(options, provider=Provider.WEBGPU))
 
 
 def identity(model: Siglip, provider: str, **options: Any) -> str:
@@ -447,7 +451,7 @@ def test_arithmetic_is_part_of_what_a_vector_is(model: Siglip) -> None:
 @pytest.mark.parametrize(
     ("provider", "options"),
     [
-        pytest.param("openvino", {"hint": Hint.BF16}, marks=NEEDS_BF16, id="bf16"),
+        pytest.param("openvino", {"hint": OpenVinoPrecision.BF16}, marks=NEEDS_BF16, id="bf16"),
         pytest.param("openvino-ort", {}, marks=NEEDS_ORT, id="openvino-ort"),
     ],
 )

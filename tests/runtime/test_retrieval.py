@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Kind, VectorType, embed, retrieval, search
+from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Modality, VectorDtype, embed, retrieval, search
 from siglip_onnx.runtime.bulk.embeddings_file import About, pack, read_about, unpack
 from siglip_onnx.runtime.errors import InputError
 
@@ -26,15 +26,15 @@ from .test_embed import BEAR, rows
 @settings(max_examples=50)
 @given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=st.floats(-1, 1, width=32)))
 def test_vectors_in_fewer_bytes(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    half, _ = pack(vectors, VectorType.FLOAT16)
+    half, _ = pack(vectors, VectorDtype.FLOAT16)
     np.testing.assert_allclose(half.astype(np.float32), vectors, atol=2**-11)
-    small, scales = pack(vectors, VectorType.INT8)
+    small, scales = pack(vectors, VectorDtype.INT8)
     np.testing.assert_allclose(small * scales[:, None], vectors, atol=float(np.abs(vectors).max()) / 253 + 1e-30)
 
 
-@pytest.mark.parametrize("kind", VectorType)
+@pytest.mark.parametrize("kind", VectorDtype)
 def test_search_finds_the_nearest_in_any_type(
-    model: Siglip, tmp_path: Path, kind: VectorType, monkeypatch: pytest.MonkeyPatch
+    model: Siglip, tmp_path: Path, kind: VectorDtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = EmbedJob(Inputs((str(EVAL), str(DATA / "images" / "odd"))), out := tmp_path / "o.parquet", vectors=kind)
     about = embed(model, job)
@@ -43,7 +43,7 @@ def test_search_finds_the_nearest_in_any_type(
     found = search(queries, out, top=5, model=model)
     good = [row for row in rows(out) if row["error"] is None]
     stored = np.array([row["embedding"] for row in good], np.float32)
-    stored *= np.array([[row["scale"]] for row in good], np.float32) if kind is VectorType.INT8 else 1
+    stored *= np.array([[row["scale"]] for row in good], np.float32) if kind is VectorDtype.INT8 else 1
     cosines = model.encode_text(queries) @ stored.T
     for hits, row in zip(found, cosines, strict=True):
         best = np.argsort(-row, kind="stable")[:5]
@@ -79,10 +79,10 @@ def test_numpy_and_faiss_find_the_same(count: int, top: int, seed: int) -> None:
         assert (np.diff(cosines[:, : due.shape[1]]) <= 0).all()
 
 
-def test_search_by_picture_and_among_texts(model: Siglip, tmp_path: Path) -> None:
+def test_search_by_image_and_among_texts(model: Siglip, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("pizza\na bear\na train")
-    embed(model, EmbedJob(Inputs((str(tmp_path / "t.txt"),), Kind.TEXT), out := tmp_path / "t.parquet"))
-    best = search([BEAR], out, kind=Kind.IMAGE, top=9, model=model)[0]
+    embed(model, EmbedJob(Inputs((str(tmp_path / "t.txt"),), Modality.TEXT), out := tmp_path / "t.parquet"))
+    best = search([BEAR], out, kind=Modality.IMAGE, top=9, model=model)[0]
     assert (best[0].text, len(best)) == ("a bear", 3)
     assert best[0].probability is not None
     assert search(["bear"], out, top=1, model=model)[0][0].probability is None  # two texts have none

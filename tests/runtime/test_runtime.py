@@ -79,8 +79,8 @@ def test_the_trained_model_sees(model: Siglip) -> None:
 
 
 def test_classify_sorts_labels_by_probability(model: Siglip) -> None:
-    picture, answer = EVAL / SEEN[0]["image"], SEEN[0]["text"]
-    ranked = model.classify([picture, picture], [*LABELS[:20], answer])
+    image, answer = EVAL / SEEN[0]["image"], SEEN[0]["text"]
+    ranked = model.classify([image, image], [*LABELS[:20], answer])
     assert ranked[0] == ranked[1]
     assert isinstance(ranked[0][0], Label)
     assert ranked[0][0].label == answer
@@ -90,12 +90,12 @@ def test_classify_sorts_labels_by_probability(model: Siglip) -> None:
 
 
 def test_a_template_changes_what_is_read(model: Siglip) -> None:
-    picture = EVAL / SEEN[0]["image"]
-    plain, framed = (model.classify([picture], ["bear"], template=t)[0][0] for t in ("{}", "an emoji of {}"))
+    image = EVAL / SEEN[0]["image"]
+    plain, framed = (model.classify([image], ["bear"], template=t)[0][0] for t in ("{}", "an emoji of {}"))
     assert plain.label == framed.label == "bear"
     assert plain.probability != framed.probability
     with pytest.raises(InputError, match="no place for a label"):
-        model.classify([picture], ["bear"], template="an emoji")
+        model.classify([image], ["bear"], template="an emoji")
 
 
 def test_embeddings_have_length_one_unless_told_otherwise(model: Siglip) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.runtime.preprocessing.prompts import TextCache, TextCutWarning, fill
+from siglip_onnx.runtime.preprocessing.prompts import TextCache, TextTruncatedWarning, format_prompts
 
 from ..conftest import EVAL
 
@@ -109,12 +109,12 @@ def test_an_ensemble_is_the_mean_of_its_prompts(model: Siglip) -> None:
 )
 def test_templates_that_do_not_fit(template: Any, labels: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        fill(template, labels)
+        format_prompts(template, labels)
 
 
 def test_a_long_text_is_cut_as_the_reference_cuts_it_and_one_is_told_where(model: Siglip) -> None:
     words = [f"word{number}" for number in range(60)]
-    with pytest.warns(TextCutWarning, match=r"Text 1 \('word0 word1") as told:
+    with pytest.warns(TextTruncatedWarning, match=r"Text 1 \('word0 word1") as told:
         long = model.encode_text(["a bear", " ".join(words)])
     message = str(told[0].message)
     behind = message.split("cut behind ")[1].strip("'.").split()

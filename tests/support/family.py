@@ -26,7 +26,7 @@ GIANT: Sizes = {"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_laye
 
 
 @dataclass(frozen=True)
-class Member:
+class FamilyMember:
     """A published model and a small one with its traits.
 
     Attributes:
@@ -47,37 +47,37 @@ class Member:
 
 
 MEMBERS = {
-    "siglip-base-patch16-224": Member(BASE, BASE, {"image_size": 64, "patch_size": 16}, parameters=203_155_970),
-    "siglip-base-patch16-512": Member({"image_size": 512}, BASE, {"image_size": 96, "patch_size": 16}),
-    "siglip-base-patch16-256-multilingual": Member(
+    "siglip-base-patch16-224": FamilyMember(BASE, BASE, {"image_size": 64, "patch_size": 16}, parameters=203_155_970),
+    "siglip-base-patch16-512": FamilyMember({"image_size": 512}, BASE, {"image_size": 96, "patch_size": 16}),
+    "siglip-base-patch16-256-multilingual": FamilyMember(
         {"image_size": 256}, {"vocab_size": 250_000}, {"image_size": 64, "patch_size": 16}
     ),
-    "siglip-large-patch16-384": Member(
+    "siglip-large-patch16-384": FamilyMember(
         {**LARGE, "image_size": 384}, LARGE, {"image_size": 96, "patch_size": 16}, parameters=652_478_466
     ),
-    "siglip-so400m-patch14-384": Member(
+    "siglip-so400m-patch14-384": FamilyMember(
         {**SO400M, "image_size": 384, "patch_size": 14},
         SO400M,
         {"image_size": 64, "patch_size": 14, "hidden_size": 36},  # 8 pixels are left over, as 6 of 384
         {"hidden_size": 36},
     ),
-    "siglip2-base-patch16-224": Member(
+    "siglip2-base-patch16-224": FamilyMember(
         BASE, {"vocab_size": 256_000}, {"image_size": 64, "patch_size": 16}, gemma=True, parameters=375_187_970
     ),
-    "siglip2-giant-opt-patch16-384": Member(
+    "siglip2-giant-opt-patch16-384": FamilyMember(
         {**GIANT, "image_size": 384},
         {**SO400M, "vocab_size": 256_000, "projection_size": 1536},
         {"image_size": 64, "patch_size": 16, "hidden_size": 48, "num_attention_heads": 4},
         {"projection_size": 48},
         gemma=True,
     ),
-    "siglip2-base-patch16-naflex": Member(
+    "siglip2-base-patch16-naflex": FamilyMember(
         {"num_patches": 256}, {"vocab_size": 256_000}, {"num_patches": 36, "patch_size": 16}, gemma=True, naflex=True
     ),
 }
 
 
-def small(member: Member, folder: Path) -> Path:
+def small(member: FamilyMember, folder: Path) -> Path:
     """A random checkpoint with the traits of a published one; every parameter is drawn, so that none is 0 or 1."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)

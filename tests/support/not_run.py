@@ -13,7 +13,7 @@ from siglip_onnx.runtime import SessionOptions
 from siglip_onnx.runtime.artifact.contract import Provider
 from siglip_onnx.runtime.engines import host, preflight
 from siglip_onnx.runtime.engines.host import Processor
-from siglip_onnx.runtime.engines.options import Hint
+from siglip_onnx.runtime.engines.options import OpenVinoPrecision
 
 
 def _is_intel(processor: Processor) -> bool:
@@ -26,9 +26,9 @@ def _has_bf16(processor: Processor) -> bool:
 
 # The processors on which a provider, with OpenVINO's hint where one is given, has to work: a test fails there instead
 # of being skipped, so that no CI loses it unnoticed. Vendor and features are known on Linux only.
-MUST_RUN: Final[Mapping[tuple[Provider, Hint | None], Callable[[Processor], bool]]] = {
+MUST_RUN: Final[Mapping[tuple[Provider, OpenVinoPrecision | None], Callable[[Processor], bool]]] = {
     (Provider.OPENVINO_ORT, None): _is_intel,
-    (Provider.OPENVINO, Hint.BF16): _has_bf16,
+    (Provider.OPENVINO, OpenVinoPrecision.BF16): _has_bf16,
 }
 
 
@@ -49,14 +49,14 @@ def need(provider: Provider, options: SessionOptions) -> None:
     if found is None:
         return
     reason = f"{provider}: {found.cause}"
-    if must_run(provider, options.hint, host.processor()):
+    if must_run(provider, options.openvino_precision, host.processor()):
         pytest.fail(f"{reason} {found.fix} It has to work on this processor.", pytrace=False)
     pytest.skip(reason)
 
 
-def must_run(provider: Provider, hint: Hint | None, processor: Processor) -> bool:
+def must_run(provider: Provider, openvino_precision: OpenVinoPrecision | None, processor: Processor) -> bool:
     """Whether a provider has to work on a processor."""
-    expected = MUST_RUN.get((provider, hint))
+    expected = MUST_RUN.get((provider, openvino_precision))
     return expected is not None and expected(processor)
 
 

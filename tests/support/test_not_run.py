@@ -10,8 +10,8 @@ from siglip_onnx.runtime import SessionOptions
 from siglip_onnx.runtime.artifact.contract import Provider
 from siglip_onnx.runtime.engines import host, preflight
 from siglip_onnx.runtime.engines.host import Processor
-from siglip_onnx.runtime.engines.options import Hint
-from siglip_onnx.runtime.engines.preflight import Problem
+from siglip_onnx.runtime.engines.options import OpenVinoPrecision
+from siglip_onnx.runtime.engines.preflight import ProviderProblem
 
 from . import not_run
 
@@ -22,7 +22,7 @@ AMD = Processor("EPYC", ("avx2",), "AuthenticAMD")
 ORT = Provider.OPENVINO_ORT
 
 
-def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: Problem | None) -> None:
+def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: ProviderProblem | None) -> None:
     """Pretend to be on a machine with this processor, where `doctor` finds this."""
     monkeypatch.setattr(host, "processor", lambda: processor)
     monkeypatch.setattr(preflight, "problem", lambda provider, options=None: found)
@@ -33,13 +33,15 @@ def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: Problem | N
     [
         (ORT, None, INTEL, True),
         (ORT, None, AMD, False),
-        (Provider.OPENVINO, Hint.BF16, INTEL, True),
-        (Provider.OPENVINO, Hint.BF16, AMD, False),
+        (Provider.OPENVINO, OpenVinoPrecision.BF16, INTEL, True),
+        (Provider.OPENVINO, OpenVinoPrecision.BF16, AMD, False),
         (Provider.CUDA, None, INTEL, False),
     ],
 )
-def test_what_has_to_run_where(provider: Provider, hint: Hint | None, processor: Processor, expected: bool) -> None:
-    assert not_run.must_run(provider, hint, processor) is expected
+def test_what_has_to_run_where(
+    provider: Provider, openvino_precision: OpenVinoPrecision | None, processor: Processor, expected: bool
+) -> None:
+    assert not_run.must_run(provider, openvino_precision, processor) is expected
 
 
 def item(*marks: pytest.MarkDecorator) -> pytest.Item:
@@ -49,14 +51,14 @@ def item(*marks: pytest.MarkDecorator) -> pytest.Item:
 
 
 def test_a_provider_that_cannot_work_here_skips_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    on(monkeypatch, AMD, Problem("It offers no device.", "Use another."))
+    on(monkeypatch, AMD, ProviderProblem("It offers no device.", "Use another."))
     with pytest.raises(pytest.skip.Exception, match=r"openvino-ort: It offers no device\."):
         not_run.pytest_runtest_setup(item(pytest.mark.needs_provider("openvino-ort")))
     not_run.pytest_runtest_setup(item())
 
 
 def test_a_provider_that_has_to_work_here_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    on(monkeypatch, INTEL, Problem("It offers no device.", "Use another."))
+    on(monkeypatch, INTEL, ProviderProblem("It offers no device.", "Use another."))
     with pytest.raises(pytest.fail.Exception, match="openvino-ort: It offers no device"):
         not_run.pytest_runtest_setup(item(pytest.mark.needs_provider("openvino-ort")))
 

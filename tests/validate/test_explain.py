@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from siglip_onnx.quantize import Result
+from siglip_onnx.quantize import QuantizeResult
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.artifact import write_contract
 from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict
-from siglip_onnx.validate import GATES, Check, Report, Rung
+from siglip_onnx.validate import DEFAULT_LIMITS, Check, CheckGroup, Report
 from siglip_onnx.validate.explain import Explanation, explain
 from siglip_onnx.validate.explain.explanation import Origin
 from siglip_onnx.validate.explain.minimal_fix import OutOfBudgetError, Trial, ddmin
@@ -61,7 +61,10 @@ class Ward:
         return np.memmap(path, dtype, "r+", int(place["offset"]), tuple(tensor.dims))
 
     def explain(
-        self, precision: Precision = Precision.FP32, rung: Rung = Rung.EMBEDDINGS, name: str = "text cosine min"
+        self,
+        precision: Precision = Precision.FP32,
+        group: CheckGroup = CheckGroup.EMBEDDINGS,
+        name: str = "text cosine min",
     ) -> Explanation:
         rewrite(self.folder)
         model = Siglip(Artifact.open(self.folder), precision, SessionOptions())
@@ -70,18 +73,18 @@ class Ward:
         wanted = np.concatenate([healthy.encode(Role.TEXT, rows[i : i + 1]) for i in range(len(rows))])
 
         def enough(role: Role, found: Array) -> bool:
-            gate = GATES[precision]
+            gate = DEFAULT_LIMITS[precision]
             error, cosine = metrics.relative_error(found, wanted), metrics.row_cosines(found, wanted).min()
             return bool(error <= gate.relative_error and cosine >= gate.cosine)
 
-        report = failing(model, rung, name)
+        report = failing(model, group, name)
         found = explain(model, self.right, {Role.TEXT: rows}, report, self.why, enough=enough, progress=quiet)
         assert Explanation.from_json((self.why / "explanation.json").read_bytes()) == found
         return found
 
 
-def failing(model: Siglip, rung: Rung, name: str) -> Report:
-    check = Check(rung, name, Verdict.FAIL, 0.5, 0.999, "at least")
+def failing(model: Siglip, group: CheckGroup, name: str) -> Report:
+    check = Check(group, name, Verdict.FAIL, 0.5, 0.999, "at least")
     return Report(
         created="2026-01-01T00:00:00+00:00",
         seconds=1.0,
@@ -104,7 +107,7 @@ def ward(artifact: Path, tmp_path: Path) -> Ward:
 
 
 @pytest.fixture
-def variants(every: dict[Precision, Result], tmp_path: Path) -> Ward:
+def variants(every: dict[Precision, QuantizeResult], tmp_path: Path) -> Ward:
     return Ward(every[Precision.INT8].artifact.folder, tmp_path)
 
 
@@ -218,10 +221,10 @@ def test_a_graph_with_other_names_is_matched_by_what_its_values_hold(ward: Ward)
 def test_no_node_is_blamed_for_a_scale_or_for_inputs(ward: Ward) -> None:
     contract = Artifact.open(ward.folder).contract
     write_contract(ward.folder, replace(contract, logits=replace(contract.logits, bias=0.0)))
-    found = ward.explain(rung=Rung.LOGITS, name="difference max")
+    found = ward.explain(group=CheckGroup.LOGITS, name="difference max")
     assert found.culprit is None
     assert "logit bias is 0, where -13.1" in found.conclusion
-    found = ward.explain(rung=Rung.TOKENS, name="captions")
+    found = ward.explain(group=CheckGroup.TOKENS, name="captions")
     assert found.culprit is None
     assert "no node" in found.conclusion
     assert not (ward.why / "replay").exists()

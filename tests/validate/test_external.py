@@ -18,11 +18,11 @@ from onnx import TensorProto, helper
 from siglip_onnx.exporter.checkpoint.checkpoint import Checkpoint
 from siglip_onnx.exporter.layouts import Layout, write_layout
 from siglip_onnx.runtime import Artifact, Siglip
-from siglip_onnx.runtime.artifact.contract import Graph, Precision, Role, Usage, decode, encode
+from siglip_onnx.runtime.artifact.contract import Graph, IOBinding, Precision, Role, decode, encode
 from siglip_onnx.runtime.errors import ArtifactError, InputError, SiglipOnnxError
 from siglip_onnx.runtime.vectors import normalized
 from siglip_onnx.validate.external.graphs import read_graph
-from siglip_onnx.validate.external.open_external import Adopted, adopt, precisions, read_mapping
+from siglip_onnx.validate.external.open_external import ExternalModel, open_external, precisions, read_mapping
 
 from ..conftest import CHECKPOINT, files, is_one_paragraph, quiet
 
@@ -73,7 +73,7 @@ def tower(
     ir.save(ir.external_data.load_to_model(model), target)
 
 
-def same(adopted: Adopted, model: Siglip, inputs: dict[Role, np.ndarray], within: float = 1e-6) -> None:
+def same(adopted: ExternalModel, model: Siglip, inputs: dict[Role, np.ndarray], within: float = 1e-6) -> None:
     """Assert that both towers give the embeddings of the artifact that they come from."""
     with Siglip(adopted.artifact, adopted.precision) as judged:
         for role, rows in inputs.items():
@@ -95,7 +95,7 @@ def test_a_layout_gives_the_artifacts_embeddings_and_is_left_as_it_is(
 ) -> None:
     folder = write_layout(artifact, tmp_path / "layout", layout, copy=True, progress=quiet)
     before = files(folder)
-    adopted = adopt(folder, source)
+    adopted = open_external(folder, source)
     same(adopted, model, inputs)
     adopted.artifact.verify()
     assert (adopted.kind, adopted.precision) == (layout, Precision.FP32)
@@ -112,7 +112,7 @@ def test_a_joint_graph_alone_stands_for_both_towers(
     (folder / "vision_model.onnx").unlink()
     (folder / "text_model.onnx").unlink()
     for path in (folder, folder / "model.onnx"):
-        adopted = adopt(path, source)
+        adopted = open_external(path, source)
         same(adopted, model, inputs)
         assert adopted.has_joint
         assert any("the other is given one blank row" in note for note in adopted.notes)
@@ -126,14 +126,14 @@ def test_the_folder_of_transformers_js_has_its_own_tokenizer_and_several_precisi
         (folder / name).unlink()
     half(folder / "onnx" / "text_model.onnx", folder / "onnx" / "text_model_fp16.onnx")
     assert precisions(folder) == (Precision.FP32, Precision.FP16)
-    adopted = adopt(folder, source, Precision.FP16)
+    adopted = open_external(folder, source, Precision.FP16)
     same(adopted, model, inputs, within=1e-3)
     assert adopted.kind == "transformers.js"
     assert adopted.artifact.graph(Role.TEXT, Precision.FP16).path == "onnx/text_model_fp16.onnx"
     assert any("vision_model.onnx is fp32, and is judged with the other tower as fp16" in n for n in adopted.notes)
     assert adopted.artifact.path("spiece.model") == CHECKPOINT / "spiece.model"
     with pytest.raises(ArtifactError, match=r"text_model_fp16\.onnx \(text, fp16\).*--precision") as refusal:
-        adopt(folder, source)
+        open_external(folder, source)
     assert is_one_paragraph(str(refusal.value))
 
 
@@ -157,7 +157,7 @@ def half(whole: Path, target: Path) -> None:
 def test_other_names_are_found_by_their_form(
     towers: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray]
 ) -> None:
-    adopted = adopt(towers, source)
+    adopted = open_external(towers, source)
     same(adopted, model, inputs)
     assert (adopted.kind, adopted.has_tokenizer, adopted.has_preprocessor, adopted.has_joint) == ("bare", *[False] * 3)
     assert adopted.artifact.contract.tokenizer == source.tokenizer
@@ -176,7 +176,7 @@ def test_narrow_inputs_and_a_fixed_batch_are_served(
         graph.graph.insert_before(graph.graph.node(0), wide)
 
     tower(artifact, "vision", bare / "a.onnx", "x", "y", narrow)
-    adopted = adopt(bare, source)
+    adopted = open_external(bare, source)
     same(adopted, model, inputs, within=2e-3)
     assert adopted.artifact.graph(Role.VISION, Precision.FP32).batch == 1
     with Siglip(adopted.artifact) as judged, pytest.raises(InputError, match="float64"):
@@ -211,10 +211,10 @@ def test_the_refusal_of_two_files_names_a_mapping_that_works(
 ) -> None:
     shutil.copy(bare / "a.onnx", bare / "other.onnx")
     with pytest.raises(ArtifactError, match=r"a\.onnx and other\.onnx do the same at fp32") as refusal:
-        adopt(bare, source)
+        open_external(bare, source)
     assert is_one_paragraph(str(refusal.value))
     (tmp_path / "m.toml").write_text("\n".join(re.findall(r"(?:vision|text) = {[^}]*}", refusal.value.next_step)))
-    same(adopt(bare, source, Precision.FP32, read_mapping(tmp_path / "m.toml")), model, inputs)
+    same(open_external(bare, source, Precision.FP32, read_mapping(tmp_path / "m.toml")), model, inputs)
 
 
 def test_the_refusal_of_two_outputs_names_a_mapping_that_works(
@@ -228,10 +228,10 @@ def test_the_refusal_of_two_outputs_names_a_mapping_that_works(
 
     tower(artifact, "vision", bare / "a.onnx", "x", "y", double)
     with pytest.raises(ArtifactError, match="several may be meant for the vision tower: y float32") as refusal:
-        adopt(bare, source)
+        open_external(bare, source)
     assert is_one_paragraph(str(refusal.value))
     (tmp_path / "m.toml").write_text("\n".join(re.findall(r"(?:vision|text) = {[^}]*}", refusal.value.next_step)))
-    same(adopt(bare, source, None, read_mapping(tmp_path / "m.toml")), model, inputs)
+    same(open_external(bare, source, None, read_mapping(tmp_path / "m.toml")), model, inputs)
 
 
 def test_a_mapping_decides_what_is_judged_and_as_what(bare: Path, source: Checkpoint, tmp_path: Path) -> None:
@@ -239,12 +239,12 @@ def test_a_mapping_decides_what_is_judged_and_as_what(bare: Path, source: Checkp
     path.write_text('precision = "int8"\n[vision]\nfile = "a.onnx"\nnormalized = true\n[text]\nfile = "b.onnx"\n')
     mapping = read_mapping(path)
     assert precisions(bare, mapping) == (Precision.INT8,)
-    adopted = adopt(bare, source, Precision.INT8, mapping)
+    adopted = open_external(bare, source, Precision.INT8, mapping)
     model = Siglip(adopted.artifact, Precision.INT8)
     assert model.embedding(Role.VISION).normalized
     assert not model.embedding(Role.TEXT).normalized
     with pytest.raises(InputError, match="Add --precision int8"):
-        adopt(bare, source, Precision.FP32, mapping)
+        open_external(bare, source, Precision.FP32, mapping)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_mapping_of_what_is_not_there_is_refused(
 ) -> None:
     (tmp_path / "m.toml").write_text(f'vision = {{ {vision} }}\ntext = {{ file = "b.onnx" }}')
     with pytest.raises(ArtifactError, match=match) as refusal:
-        adopt(bare, source, None, read_mapping(tmp_path / "m.toml"))
+        open_external(bare, source, None, read_mapping(tmp_path / "m.toml"))
     assert is_one_paragraph(str(refusal.value))
 
 
@@ -355,12 +355,12 @@ def test_what_is_broken_is_told_in_a_paragraph(
 ) -> None:
     damage(bare)
     with pytest.raises(SiglipOnnxError, match=match) as refusal:
-        adopt(bare, source)
+        open_external(bare, source)
     assert is_one_paragraph(str(refusal.value))
 
 
 def test_weights_that_change_after_adoption_are_not_run(bare: Path, source: Checkpoint) -> None:
-    adopted = adopt(bare, source)
+    adopted = open_external(bare, source)
     with (bare / "a.onnx").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(ArtifactError, match="is not the one"):
@@ -379,7 +379,7 @@ def test_a_contract_of_ours_is_written_as_before(artifact: Path) -> None:
 def test_a_usage_is_part_of_a_contract_and_has_to_fit_its_graph(artifact: Path) -> None:
     contract = Artifact.open(artifact).contract
     variant = contract.variants[0]
-    used = replace(variant.graphs[Role.VISION], usage=Usage("pixel_values", "pooler_output", normalized=False))
+    used = replace(variant.graphs[Role.VISION], usage=IOBinding("pixel_values", "pooler_output", normalized=False))
     data = encode(contract.with_variant(replace(variant, graphs={**variant.graphs, Role.VISION: used})))
     read = decode(data).variants[0].graphs[Role.VISION]
     assert read == used

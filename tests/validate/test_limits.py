@@ -8,13 +8,13 @@ import pytest
 
 from siglip_onnx.runtime.artifact.contract import Precision, Provider
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.validate import GATES, Gates
+from siglip_onnx.validate import DEFAULT_LIMITS, LimitTable
 
 
-def read(tmp_path: Path, text: str) -> Gates:
+def read(tmp_path: Path, text: str) -> LimitTable:
     path = tmp_path / "gates.toml"
     path.write_text(text)
-    return Gates.read(path)
+    return LimitTable.read(path)
 
 
 def test_the_more_special_table_wins(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_more_special_table_wins(tmp_path: Path) -> None:
 
 
 def test_without_a_file_the_defaults_hold() -> None:
-    assert all(Gates().of(precision, Provider.CPU) == gate for precision, gate in GATES.items())
+    assert all(LimitTable().of(precision, Provider.CPU) == gate for precision, gate in DEFAULT_LIMITS.items())
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_what_no_gate_has_is_refused(tmp_path: Path, text: str, message: str) ->
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        Gates.read(tmp_path / "nowhere.toml")
+        LimitTable.read(tmp_path / "nowhere.toml")

@@ -22,8 +22,8 @@ from siglip_onnx.runtime.errors import ArtifactError
 from siglip_onnx.validate import Terms, store, validate
 from siglip_onnx.validate.matrix import runner
 from siglip_onnx.validate.matrix.output_files import store_cells
-from siglip_onnx.validate.matrix.runner import Plan, run_matrix
-from siglip_onnx.validate.matrix.worker import Job, Task
+from siglip_onnx.validate.matrix.runner import MatrixPlan, run_matrix
+from siglip_onnx.validate.matrix.worker import Job, WorkerTask
 from siglip_onnx.validate.report.matrix import Matrix
 
 from ..conftest import CHECKPOINT, Run, cli, quiet
@@ -128,7 +128,7 @@ def test_bad_data_end_the_command_and_leave_nothing(both: Path, tmp_path: Path) 
 def known(both: Path, tmp_path: Path) -> Job:
     """A job whose reference has answered, so that a process can be broken from then on."""
     job = Job(both, str(CHECKPOINT), tmp_path / "answers")
-    run_matrix(job, Plan((Precision.FP32,), (Provider.CPU,)), progress=quiet)
+    run_matrix(job, MatrixPlan((Precision.FP32,), (Provider.CPU,)), progress=quiet)
     return job
 
 
@@ -149,7 +149,7 @@ def test_a_crash_is_that_cells_fail(
     known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_by: str, problem: str
 ) -> None:
     stand_in(tmp_path, monkeypatch, dies_by)
-    plan = Plan((Precision.FP32, Precision.INT8), (Provider.CPU,))
+    plan = MatrixPlan((Precision.FP32, Precision.INT8), (Provider.CPU,))
     found = run_matrix(known, plan, progress=quiet).matrix
     assert [cell.verdict for cell in found.cells] == [Verdict.PASS, Verdict.FAIL]
     assert problem in found.cells[1].problem
@@ -158,7 +158,7 @@ def test_a_crash_is_that_cells_fail(
 
 def test_a_hang_is_that_cells_fail(known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "sleep 600")
-    task, folder = Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell"
+    task, folder = WorkerTask(known, Precision.INT8, Provider.CPU), tmp_path / "cell"
     assert "did not end within 2 seconds" in str(runner.Processes().run(task, folder, 2.0, quiet))
 
 
@@ -166,7 +166,7 @@ def test_an_optional_cell_that_crashes_fails_the_gate(
     known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, "kill -SEGV $$")
-    plan = Plan((Precision.INT8,), (Provider.CPU,), optional=frozenset({Provider.CPU}))
+    plan = MatrixPlan((Precision.INT8,), (Provider.CPU,), optional=frozenset({Provider.CPU}))
     assert run_matrix(known, plan, progress=quiet).matrix.verdict is Verdict.FAIL
 
 
@@ -175,7 +175,7 @@ def test_what_a_dead_cell_has_started_does_not_keep_the_gate_waiting(
 ) -> None:
     stand_in(tmp_path, monkeypatch, "sleep 300 & kill -SEGV $$")
     started = time.monotonic()
-    said = runner.Processes().run(Task(known, Precision.INT8, Provider.CPU), tmp_path / "cell", 60.0, quiet)
+    said = runner.Processes().run(WorkerTask(known, Precision.INT8, Provider.CPU), tmp_path / "cell", 60.0, quiet)
     assert "SIGSEGV" in str(said)
     assert time.monotonic() - started < 20
 
@@ -184,7 +184,7 @@ def test_a_cell_that_ends_well_without_a_report_is_no_pass(
     known: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, "exit 0")
-    found = run_matrix(known, Plan((Precision.INT8,), (Provider.CPU,)), progress=quiet).matrix
+    found = run_matrix(known, MatrixPlan((Precision.INT8,), (Provider.CPU,)), progress=quiet).matrix
     assert (found.verdict, found.cells[0].report) == (Verdict.FAIL, None)
 
 
@@ -228,7 +228,9 @@ def test_a_variant_that_the_last_release_had_must_be_there(both: Path, baseline:
 
 def test_a_verdict_is_not_put_on_what_came_in_its_place(known: Job, both: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(both, tmp_path / "emoji"))
-    outcome = run_matrix(replace(known, artifact=folder), Plan((Precision.INT8,), (Provider.CPU,)), progress=quiet)
+    outcome = run_matrix(
+        replace(known, artifact=folder), MatrixPlan((Precision.INT8,), (Provider.CPU,)), progress=quiet
+    )
     in_contract("logits", bias=0.0)(folder)
     with pytest.raises(ArtifactError, match="changed while it was judged"):
         store_cells(folder, outcome)
@@ -240,7 +242,7 @@ def test_a_cell_that_crashed_takes_an_earlier_pass_away(
     folder = Path(shutil.copytree(both, tmp_path / "emoji"))
     stand_in(tmp_path, monkeypatch, "kill -SEGV $$")
     job = replace(known, artifact=folder)
-    store_cells(folder, run_matrix(job, Plan((Precision.INT8,), (Provider.CPU,)), progress=quiet))
+    store_cells(folder, run_matrix(job, MatrixPlan((Precision.INT8,), (Provider.CPU,)), progress=quiet))
     artifact = Artifact.open(folder)
     variant = artifact.contract.variant(Precision.INT8)
     assert variant is not None
@@ -260,16 +262,16 @@ def test_ten_variants_cost_one_run_of_the_reference(known: Job, both: Path, tmp_
     (answers,) = (tmp_path / "answers").iterdir()
     stamp = answers.stat().st_mtime_ns
     steps: list[str] = []
-    run_matrix(known, Plan((Precision.FP32, Precision.INT8), (Provider.CPU,)), progress=steps.append)
+    run_matrix(known, MatrixPlan((Precision.FP32, Precision.INT8), (Provider.CPU,)), progress=steps.append)
     assert answers.stat().st_mtime_ns == stamp
-    assert not any("Running the reference, picture" in step for step in steps)
+    assert not any("Running the reference, image" in step for step in steps)
 
 
 def test_the_report_of_a_gate_is_a_baseline_for_the_next(both: Path, baseline: Path, tmp_path: Path) -> None:
     run, second = gate(both, tmp_path / "b", "--precisions", "fp32", "--baseline", baseline)
     assert run.code == 0, run.out
     assert second is not None
-    rungs = {check.rung for cell in second.cells if cell.report for check in cell.report.checks}
+    rungs = {check.group for cell in second.cells if cell.report for check in cell.report.checks}
     assert "baseline" in rungs
     run, found = gate(both, tmp_path / "c", "--precisions", "fp32", "--providers", "openvino", "--baseline", baseline)
     assert run.code == 4

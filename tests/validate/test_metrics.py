@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from siglip_onnx.runtime.artifact.contract import Verdict
-from siglip_onnx.validate.report.report import Rung, at_least, at_most, failed, overall
+from siglip_onnx.validate.report.report import CheckGroup, at_least, at_most, failed, overall
 from siglip_onnx.validate.stats import metrics
 
 ROWS = np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
@@ -19,12 +19,12 @@ def test_cosines() -> None:
     assert metrics.row_cosines(turned, ROWS).tolist() == [0.0, 1.0, -1.0]
 
 
-def test_centred_cosines_see_what_raw_ones_hide() -> None:
+def test_centered_cosines_see_what_raw_ones_hide() -> None:
     common = np.array([100.0, 0.0, 0.0])
     reference = common + np.array([[0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]])
     swapped = reference[[1, 0, 3, 2]]
     assert metrics.row_cosines(swapped, reference).min() > 0.9997
-    assert metrics.centred_cosines(swapped, reference).max() < -0.99
+    assert metrics.centered_cosines(swapped, reference).max() < -0.99
 
 
 def test_line_fit() -> None:
@@ -60,8 +60,8 @@ def test_recall_counts_ties_against_and_twins_as_true() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_no_value_that_is_not_finite_passes(bad: float) -> None:
     for judge in (at_least, at_most):
-        assert judge(Rung.LOGITS, "x", bad, 0.0).verdict is Verdict.FAIL
-        assert judge(Rung.LOGITS, "x", None, 0.0).verdict is Verdict.INCONCLUSIVE
+        assert judge(CheckGroup.LOGITS, "x", bad, 0.0).verdict is Verdict.FAIL
+        assert judge(CheckGroup.LOGITS, "x", None, 0.0).verdict is Verdict.INCONCLUSIVE
 
 
 def test_one_nan_reaches_every_measurement() -> None:
@@ -69,7 +69,7 @@ def test_one_nan_reaches_every_measurement() -> None:
     ours[1, 1] = math.nan
     assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.0))
     assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.5))
-    assert np.isnan(metrics.centred_cosines(ours, ROWS)).any()
+    assert np.isnan(metrics.centered_cosines(ours, ROWS)).any()
     assert math.isnan(metrics.relative_error(ours, ROWS))
     assert math.isnan(metrics.line_fit(ours, ROWS)[0])
     assert metrics.agreement(ours, ROWS).top1 < 1
@@ -81,11 +81,11 @@ def test_a_row_of_zeros_is_no_match() -> None:
 
 
 def test_nothing_and_half_a_ladder_are_no_pass() -> None:
-    every = [at_most(rung, "x", 0.0, 1.0) for rung in Rung]
+    every = [at_most(group, "x", 0.0, 1.0) for group in CheckGroup]
     assert overall(every) is Verdict.PASS
     assert overall([]) is Verdict.INCONCLUSIVE
     assert overall(every[:-1]) is Verdict.INCONCLUSIVE
-    assert overall([*every, failed(Rung.BATCH, "x", "")]) is Verdict.FAIL
+    assert overall([*every, failed(CheckGroup.BATCH, "x", "")]) is Verdict.FAIL
 
 
 def test_recall_lost_counts_what_is_clear() -> None:

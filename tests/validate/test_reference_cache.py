@@ -13,8 +13,8 @@ from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import Terms, validate
-from siglip_onnx.validate.reference.cache import Answers
-from siglip_onnx.validate.reference.pytorch import Reference
+from siglip_onnx.validate.reference.cache import ReferenceCache
+from siglip_onnx.validate.reference.pytorch import PyTorchReference
 from siglip_onnx.validate.validate_variant import prepared
 
 from ..conftest import CHECKPOINT, quiet
@@ -28,8 +28,8 @@ def kept(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def reference() -> Reference:
-    return Reference(Checkpoint.open(CHECKPOINT))
+def reference() -> PyTorchReference:
+    return PyTorchReference(Checkpoint.open(CHECKPOINT))
 
 
 def test_a_second_run_needs_no_weights(kept: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,18 +38,18 @@ def test_a_second_run_needs_no_weights(kept: Path, artifact: Path, monkeypatch: 
     def unwanted(*arguments: object) -> None:
         raise AssertionError("The reference's weights were read.")
 
-    monkeypatch.setattr(Reference, "_load", unwanted)
+    monkeypatch.setattr(PyTorchReference, "_load", unwanted)
     second = validate(Siglip.load(artifact), CHECKPOINT, terms=Terms(answers=kept), progress=quiet).report
     assert [(c.name, c.verdict) for c in second.checks] == [(c.name, c.verdict) for c in first.checks]
-    assert [c.value for c in second.checks if c.rung == "logits"] == [
-        c.value for c in first.checks if c.rung == "logits"
+    assert [c.value for c in second.checks if c.group == "logits"] == [
+        c.value for c in first.checks if c.group == "logits"
     ]
 
 
 def test_answers_to_other_rows_are_not_found(kept: Path) -> None:
     oracle = reference()
     data = next(kept.iterdir()).stem.split("-")[1]
-    answers = Answers(oracle, data, None)
+    answers = ReferenceCache(oracle, data, None)
     ids = oracle.ids(["a bear"])
     wanted = oracle.embeddings(Role.TEXT, ids)
     assert np.array_equal(answers.embeddings(Role.TEXT, ids), wanted)
@@ -64,7 +64,7 @@ def test_answers_of_another_reference_are_refused(kept: Path, artifact: Path, ch
     weights = load_file(checkpoint / "model.safetensors")
     weights["logit_bias"] = weights["logit_bias"] + 1
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    other = Reference(Checkpoint.open(checkpoint))
+    other = PyTorchReference(Checkpoint.open(checkpoint))
     (own,) = kept.iterdir()
     data = own.stem.split("-")[1]
     shutil.copy(own, tmp_path / f"{other.identity[:20]}-{data}.npz")

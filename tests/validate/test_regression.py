@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, ReferenceKind, Verdict
 from siglip_onnx.runtime.errors import InputError
-from siglip_onnx.validate import Gates, Report, Rung, Terms, validate
+from siglip_onnx.validate import CheckGroup, LimitTable, Report, Terms, validate
 from siglip_onnx.validate.checks.regression import accepted, latency, ratchet
 from siglip_onnx.validate.report.matrix import Cell, Matrix, together
 
@@ -35,20 +35,20 @@ def verdicts(report: Report, before: Report, data: str | None = None) -> dict[st
 
 
 def test_the_same_release_again_passes(artifact: Path, before: Report) -> None:
-    terms = Terms(accepted=before, gates=Gates({("default",): {"latency": 50.0}}))
+    terms = Terms(accepted=before, gates=LimitTable({("default",): {"latency": 50.0}}))
     report = validate(Siglip.load(artifact), CHECKPOINT, terms=terms, progress=quiet).report
     assert report.verdict is Verdict.PASS, report.first_problem()
-    assert {Rung.BASELINE, Rung.LATENCY} <= {check.rung for check in report.checks}
+    assert {CheckGroup.BASELINE, CheckGroup.LATENCY} <= {check.group for check in report.checks}
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("vision relative error", 2e-5), ("text centred cosine min", 0.999995), ("top-1 agreement", 0.9999)],
+    [("vision relative error", 2e-5), ("text centered cosine min", 0.999995), ("top-1 agreement", 0.9999)],
 )
 def test_what_would_still_pass_its_gate_may_not_become_worse(before: Report, name: str, value: float) -> None:
     worse = verdicts(changed(before, name, value=value), before)
     assert [key for key, verdict in worse.items() if verdict is not Verdict.PASS] == [
-        f"{check.rung}: {name}" for check in before.checks if check.name == name
+        f"{check.group}: {name}" for check in before.checks if check.name == name
     ]
 
 
@@ -73,7 +73,7 @@ def test_another_processor_rounds_otherwise_and_is_no_regression(before: Report)
 
 
 def test_another_yardstick_proves_nothing(before: Report) -> None:
-    found = list(ratchet(before.checks, before, before.data.sha256, Yardstick.FP32))
+    found = list(ratchet(before.checks, before, before.data.sha256, ReferenceKind.FP32))
     assert [check.verdict for check in found] == [Verdict.INCONCLUSIVE]
 
 

@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from siglip_onnx.quantize.record import Record, TowerRecord
-from siglip_onnx.quantize.search.search import Measured, Step
+from siglip_onnx.quantize.search.search import Measurement, SearchStep
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate.report import formatting, json_schema, plots
@@ -28,13 +28,13 @@ from siglip_onnx.validate.report.html import matrix_page, page
 from siglip_onnx.validate.report.junit import to_junit
 from siglip_onnx.validate.report.markdown import to_markdown
 from siglip_onnx.validate.report.matrix import Cell, Matrix, together
-from siglip_onnx.validate.report.plot_data import Evidence, Worst
+from siglip_onnx.validate.report.plot_data import PlotData, Worst
 from siglip_onnx.validate.report.report import (
     Check,
+    CheckGroup,
     Cost,
     DataRecord,
     Report,
-    Rung,
     at_least,
     at_most,
     inconclusive,
@@ -50,13 +50,13 @@ VOID = {"meta", "link", "img", "br"}
 
 
 def checks(cosine: float = 0.99, difference: float = 0.3) -> tuple[Check, ...]:
-    median = at_least(Rung.EMBEDDINGS, "vision centred cosine median", 1 - (1 - cosine) / 10, 0.98)
-    lowest = at_least(Rung.EMBEDDINGS, "vision centred cosine min", cosine, 0.98, "worst: 'cat.jpg'", 2e-4)
-    return median, lowest, at_most(Rung.LOGITS, "difference max", difference, 3.0, "240 logits", 0.1)
+    median = at_least(CheckGroup.EMBEDDINGS, "vision centered cosine median", 1 - (1 - cosine) / 10, 0.98)
+    lowest = at_least(CheckGroup.EMBEDDINGS, "vision centered cosine min", cosine, 0.98, "worst: 'cat.jpg'", 2e-4)
+    return median, lowest, at_most(CheckGroup.LOGITS, "difference max", difference, 3.0, "240 logits", 0.1)
 
 
 def report(*found: Check, precision: Precision = Precision.INT8, size: int = 4_000_000, time: float = 0.002) -> Report:
-    due = frozenset({Rung.EMBEDDINGS, Rung.LOGITS})
+    due = frozenset({CheckGroup.EMBEDDINGS, CheckGroup.LOGITS})
     return Report(
         created="2031-05-06T07:08:09+00:00",
         seconds=12.5,
@@ -70,12 +70,12 @@ def report(*found: Check, precision: Precision = Precision.INT8, size: int = 4_0
         environment={"onnxruntime": "1.2.3"},
         verdict=overall(found, due),
         checks=found,
-        due=(Rung.EMBEDDINGS, Rung.LOGITS),
+        due=(CheckGroup.EMBEDDINGS, CheckGroup.LOGITS),
         cost=Cost(size, {"vision": time, "text": time / 2}),
     )
 
 
-def evidence(images: int = 12, labels: int = 20, noise: float = 0.1) -> Evidence:
+def evidence(images: int = 12, labels: int = 20, noise: float = 0.1) -> PlotData:
     rng = np.random.default_rng(0)
     reference = rng.normal(-12, 6, (images, labels)).astype(np.float32)
     ours = (reference + rng.normal(0, noise, reference.shape)).astype(np.float32)
@@ -84,7 +84,7 @@ def evidence(images: int = 12, labels: int = 20, noise: float = 0.1) -> Evidence
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), "teal").save(buffer, "WEBP")
     best = (("cat", 0.75), ("dog", 0.125))
-    return Evidence(ours, reference, cosines, rows, (Worst("cat.jpg", buffer.getvalue(), best[::-1], best),))
+    return PlotData(ours, reference, cosines, rows, (Worst("cat.jpg", buffer.getvalue(), best[::-1], best),))
 
 
 def cell(found: Report, *, required: bool = True) -> Cell:
@@ -131,14 +131,14 @@ class Tags(HTMLParser):
 
 def test_the_page_of_a_cell_says_what_a_release_manager_asks_first() -> None:
     found = Tags(page(BAD.report, evidence()))
-    order = ["✕ FAIL", "zoo, int8 on cpu", "do not release", "on 12 pictures and 20 texts of “holiday photos”"]
+    order = ["✕ FAIL", "zoo, int8 on cpu", "do not release", "on 12 images and 20 texts of “holiday photos”"]
     order += ["450 %", "4.0 MB", "First problem.", "Found 0.91, needed at least 0.98", "requiredallowednoise floor"]
     order += [
         "Our logits over the reference's",
         "How far logits moved",
         "by row: vision",
         "by row: text",
-        "Pictures that",
+        "Images that",
     ]
     places = [found.text.index(words) for words in order]
     assert places == sorted(places)
@@ -159,7 +159,7 @@ def test_the_page_asks_nobody_and_names_every_plot() -> None:
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plotted)
 
 
-def test_what_stands_elsewhere_than_before_is_marked_in_the_worst_pictures() -> None:
+def test_what_stands_elsewhere_than_before_is_marked_in_the_worst_images() -> None:
     found = Tags(page(GOOD.report, evidence()))
     assert found.count("li") == 4
     assert found.count("li", "moved") == 2
@@ -226,8 +226,8 @@ def test_the_page_of_a_gate_shows_every_cell_and_what_to_choose() -> None:
 
 
 def test_the_page_tells_how_a_variant_was_made() -> None:
-    steps = [Step(("a",) * n, Measured(1 - 10.0**-n, 0.9, None, 0.01, n * 1_000_000, 1.5)) for n in (1, 2, 3)]
-    untimed = Step((), Measured(None, None, None, None, 500_000))
+    steps = [SearchStep(("a",) * n, Measurement(1 - 10.0**-n, 0.9, None, 0.01, n * 1_000_000, 1.5)) for n in (1, 2, 3)]
+    untimed = SearchStep((), Measurement(None, None, None, None, 500_000))
     tower = TowerRecord(3_000_000, 12_000_000, ("a", "a"), {"layers.0.qkv": "float32"}, (untimed, *steps), 9.0)
     made = Record("", Precision.INT8, {"bits": 8}, "sigma 0.2", "pairs", "0", 48, (), {Role.TEXT: tower}, {}, {})
     found = Tags(page(GOOD.report, None, made))
@@ -250,8 +250,8 @@ def shown(xml: bytes) -> list[str]:
 
 
 def test_a_ci_system_lists_what_is_wrong_with_its_numbers() -> None:
-    unsure = inconclusive(Rung.RETRIEVAL, "pairs", "3; 8 are needed")
-    thin = cell(replace(report(*checks(), unsure, precision=Precision.FP16), due=(*GOOD.report.due, Rung.BATCH)))
+    unsure = inconclusive(CheckGroup.RETRIEVAL, "pairs", "3; 8 are needed")
+    thin = cell(replace(report(*checks(), unsure, precision=Precision.FP16), due=(*GOOD.report.due, CheckGroup.BATCH)))
     assert shown(to_junit(matrix(GOOD, BAD, thin, CRASHED, ABSENT))) == [
         "int8 on cpu.embeddings: failure: required 0.91, allowed at least 0.98, noise 0.0002; worst: 'cat.jpg'",
         "fp16 on cpu.retrieval: error: required –, allowed –; 3; 8 are needed",
@@ -302,7 +302,7 @@ def test_the_summary_of_a_ci_job_says_the_verdict_first_and_folds_what_passed() 
     assert text.splitlines()[0] == "# ❌ FAIL: zoo"
     assert "1 of 3 required cells pass, 1 optional" in text
     assert "| int8 | ❌ FAIL | ❌ FAIL | ➖ not run (optional) |" in text
-    row = "| ❌ FAIL | embeddings | vision centred cosine min | 0.91 | at least 0.98 | 0.0002 | worst: 'cat.jpg' |"
+    row = "| ❌ FAIL | embeddings | vision centered cosine min | 0.91 | at least 0.98 | 0.0002 | worst: 'cat.jpg' |"
     assert text.index(row) < text.index("<details>")
     found = rendered(text)
     assert found.text.index("SIGSEGV") < found.text.index("✅ PASS fp32 on cpu: 3 checks")
@@ -354,7 +354,7 @@ def valid(kind: str, value: object) -> bool:
         {"verdict": "MAYBE"},
         {"schema_version": 1},
         {"precision": "fp8"},
-        {"checks": [{"rung": "logits"}]},
+        {"checks": [{"group": "logits"}]},
         {"data": None},
         {"due": "logits"},
     ],
@@ -382,13 +382,13 @@ def test_schemas_that_cannot_be_written_say_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("check", "share"),
     [
-        (at_most(Rung.LOGITS, "", 0.3, 3.0), 0.1),
-        (at_most(Rung.LOGITS, "", -0.1, 3.0), 0.0),
-        (at_least(Rung.LOGITS, "", 0.99, 0.98), 0.5),
-        (at_least(Rung.LOGITS, "", 0.96, 0.98), 2.0),
-        (at_least(Rung.LOGITS, "", 1.0, 1.0), None),
-        (at_most(Rung.LOGITS, "", 0.0, 0.0), None),
-        (inconclusive(Rung.LOGITS, "", ""), None),
+        (at_most(CheckGroup.LOGITS, "", 0.3, 3.0), 0.1),
+        (at_most(CheckGroup.LOGITS, "", -0.1, 3.0), 0.0),
+        (at_least(CheckGroup.LOGITS, "", 0.99, 0.98), 0.5),
+        (at_least(CheckGroup.LOGITS, "", 0.96, 0.98), 2.0),
+        (at_least(CheckGroup.LOGITS, "", 1.0, 1.0), None),
+        (at_most(CheckGroup.LOGITS, "", 0.0, 0.0), None),
+        (inconclusive(CheckGroup.LOGITS, "", ""), None),
     ],
 )
 def test_how_much_of_what_is_allowed_is_used(check: Check, share: float | None) -> None:

@@ -1,4 +1,4 @@
-"""The user's data: the same pictures in every form are the same data, and whatever is wrong is told in a paragraph."""
+"""The user's data: the same images in every form are the same data, and whatever is wrong is told in a paragraph."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from PIL import Image
 from siglip_onnx.quantize.calibration.split import read as split
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageOptions, load_image
-from siglip_onnx.validate.data.images import Pictures
+from siglip_onnx.validate.data.images import Images
 from siglip_onnx.validate.data.samples import TEXT_PROBES, DataOptions, Samples, drawn
 
 from ..conftest import EVAL, is_one_paragraph
@@ -47,7 +47,7 @@ DRAWN = [
 ]
 
 
-def pictures(folder: Path, names: list[str] | None = None) -> Path:
+def images(folder: Path, names: list[str] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or PAIRS:
         shutil.copy(EVAL / name, folder)
@@ -65,19 +65,19 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 
 def with_captions_jsonl(folder: Path) -> Path:
     lines = [json.dumps({"image": name, "text": text}) for name, text in PAIRS.items()]
-    (pictures(folder) / "captions.jsonl").write_text("\n".join(lines), "utf-8")
+    (images(folder) / "captions.jsonl").write_text("\n".join(lines), "utf-8")
     return folder
 
 
 def with_sidecars(folder: Path) -> Path:
     for name, text in PAIRS.items():
-        (pictures(folder / name[0], [name]) / name).with_suffix(".txt").write_text(text + "\n", "utf-8")
+        (images(folder / name[0], [name]) / name).with_suffix(".txt").write_text(text + "\n", "utf-8")
     return folder
 
 
 def separated(ending: str, delimiter: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
-        pictures(folder / "images")
+        images(folder / "images")
         with (folder / f"pairs{ending}").open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, delimiter=delimiter)
             rows.writerow(["id", "File_Name", "caption"])
@@ -89,13 +89,13 @@ def separated(ending: str, delimiter: str) -> Callable[[Path], Path]:
 
 def as_jsonl(folder: Path) -> Path:
     lines = [json.dumps({"path": name, "captions": [text]}) for name, text in PAIRS.items()]
-    (pictures(folder) / "pairs.jsonl").write_text("\n".join(lines), "utf-8")
+    (images(folder) / "pairs.jsonl").write_text("\n".join(lines), "utf-8")
     return folder / "pairs.jsonl"
 
 
 def as_imagefolder(folder: Path) -> Path:
     lines = [json.dumps({"file_name": name, "text": text}) for name, text in PAIRS.items()]
-    (pictures(folder) / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    (images(folder) / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     return folder
 
 
@@ -117,7 +117,7 @@ def as_parquet_in_parts(folder: Path) -> Path:
 
 
 def as_parquet_of_paths(folder: Path) -> Path:
-    return parquet(pictures(folder) / "a.parquet", list(PAIRS), sentences=[[text, "more"] for text in PAIRS.values()])
+    return parquet(images(folder) / "a.parquet", list(PAIRS), sentences=[[text, "more"] for text in PAIRS.values()])
 
 
 def shard(names: list[str], note: str = ".txt") -> dict[str, bytes]:
@@ -146,7 +146,7 @@ def as_a_shard(folder: Path) -> Path:
 
 FORMS = {
     "captions.jsonl": with_captions_jsonl,
-    "pictures with captions beside them": with_sidecars,
+    "images with captions beside them": with_sidecars,
     "csv": separated(".csv", ","),
     "tsv": separated(".tsv", "\t"),
     "jsonl": as_jsonl,
@@ -160,7 +160,7 @@ FORMS = {
 
 
 def content(samples: Samples) -> list[tuple[str, str]]:
-    """Hash of the file and caption of each picture."""
+    """Hash of the file and caption of each image."""
     digests = [samples.images.digest(name) for name in samples.images]
     return sorted(zip(digests, samples.pairs, strict=True))
 
@@ -174,8 +174,8 @@ def test_the_same_pairs_in_every_form(tmp_path: Path, form: str) -> None:
     seen = {
         samples.images.digest(name): np.asarray(load_image(p, ImageOptions())) for name, p in samples.images.items()
     }
-    for name, picture in due.images.items():
-        np.testing.assert_array_equal(seen[due.images.digest(name)], load_image(picture, ImageOptions()))
+    for name, image in due.images.items():
+        np.testing.assert_array_equal(seen[due.images.digest(name)], load_image(image, ImageOptions()))
 
 
 def test_what_was_hashed_before_has_the_same_hash() -> None:
@@ -186,7 +186,7 @@ def test_what_was_hashed_before_has_the_same_hash() -> None:
     assert emoji.captions == tuple((text,) for text in emoji.pairs)
 
 
-def test_the_hash_tells_captions_classes_templates_and_pictures_apart(tmp_path: Path) -> None:
+def test_the_hash_tells_captions_classes_templates_and_images_apart(tmp_path: Path) -> None:
     folder = as_jsonl(tmp_path / "data").parent
     table, first = folder / "pairs.jsonl", Samples.read(folder / "pairs.jsonl")
     hashes = {first.sha256, Samples.read(table, DataOptions(templates=("a {}",))).sha256, first.subset([1, 0]).sha256}
@@ -197,7 +197,7 @@ def test_the_hash_tells_captions_classes_templates_and_pictures_apart(tmp_path: 
     assert len(hashes) == 5
 
 
-def test_pictures_inside_of_files_are_opened_anew_each_time_and_in_any_order(tmp_path: Path) -> None:
+def test_images_inside_of_files_are_opened_anew_each_time_and_in_any_order(tmp_path: Path) -> None:
     for write in (as_parquet_in_parts, as_shards):
         images = Samples.read(write(tmp_path / write.__name__)).images
         names, opened = list(images), {name: list[Any]() for name in images}
@@ -226,7 +226,7 @@ def test_no_collection_is_held_in_memory(tmp_path: Path) -> None:
 def test_folders_of_classes_become_labels_in_prompts(tmp_path: Path) -> None:
     names = list(PAIRS)
     for kind, some in {"tree": names[:3], "Ärztin": names[3:5], "clock": names[5:6]}.items():
-        pictures(tmp_path / kind, some)
+        images(tmp_path / kind, some)
     samples = Samples.read(tmp_path, DataOptions(templates=("a photo of {}.", "{}")))
     assert (samples.form, samples.labels) == ("a folder for each class", ("clock", "tree", "Ärztin"))
     assert samples.classes == (0, 1, 1, 1, 2, 2)
@@ -238,18 +238,18 @@ def test_folders_of_classes_become_labels_in_prompts(tmp_path: Path) -> None:
     assert (again.labels[1], again.classes) == ("house", (2, 0, 0, 0, 3, 3))
 
 
-def test_pictures_alone_are_data_too(tmp_path: Path) -> None:
-    pictures(tmp_path / "2024" / "may", list(PAIRS)[:2])
-    pictures(tmp_path, list(PAIRS)[2:4])
+def test_images_alone_are_data_too(tmp_path: Path) -> None:
+    images(tmp_path / "2024" / "may", list(PAIRS)[:2])
+    images(tmp_path, list(PAIRS)[2:4])
     samples = Samples.read(tmp_path)
-    assert (samples.form, len(samples.images), samples.pairs, samples.labels) == ("pictures", 4, (), ())
+    assert (samples.form, len(samples.images), samples.pairs, samples.labels) == ("images", 4, (), ())
     (tmp_path / "labels.txt").write_text("a tree\na clock")
     assert Samples.read(tmp_path).labels == ("a tree", "a clock")
 
 
 def classes_in_table(folder: Path) -> Path:
     rows = "".join(f"{name},{i % 3}\n" for i, name in enumerate(PAIRS))
-    (pictures(folder) / "a.csv").write_text("image,label\n" + rows)
+    (images(folder) / "a.csv").write_text("image,label\n" + rows)
     (folder / "labels.txt").write_text("dog\ncrane\ncat\n")
     return folder / "a.csv"
 
@@ -288,7 +288,7 @@ def test_two_classes_of_one_name_are_one_label(tmp_path: Path) -> None:
 
 def test_columns_can_be_named_and_further_rows_are_further_captions(tmp_path: Path) -> None:
     one, two = list(PAIRS)[:2]
-    table = pictures(tmp_path, [one, two]) / "a.csv"
+    table = images(tmp_path, [one, two]) / "a.csv"
     table.write_text(f'caption,bild,satz\nx,{one},"a, b"\ny,{two},c\nz,./{one},d\nz,{one},d\n')
     samples = Samples.read(table, DataOptions(image_column="bild", caption_column="satz"))
     assert list(samples.images) == [one, two]
@@ -319,7 +319,7 @@ def test_samples_are_subsets_that_grow(names: list[str], count: int, seed: int) 
 
 
 @pytest.fixture(scope="module")
-def one_picture() -> Any:
+def one_image() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         Image.new("RGB", (2, 2)).save(Path(folder) / 'ü, "x".png')
         yield Path(folder)
@@ -330,20 +330,20 @@ CAPTIONS = st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min
 
 @settings(max_examples=40)
 @given(CAPTIONS)
-def test_tables_give_back_any_text(one_picture: Path, texts: list[str]) -> None:
+def test_tables_give_back_any_text(one_image: Path, texts: list[str]) -> None:
     due = (tuple(dict.fromkeys(texts)),)
-    with (one_picture / "a.csv").open("w", encoding="utf-8", newline="") as file:
+    with (one_image / "a.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, quoting=csv.QUOTE_ALL)
         rows.writerows([["image", "text"], *(['ü, "x".png', text] for text in texts)])
-    (one_picture / "a.jsonl").write_text(json.dumps({"image": 'ü, "x".png', "text": texts}), "utf-8")
-    assert Samples.read(one_picture / "a.csv").captions == due
-    assert Samples.read(one_picture / "a.jsonl").captions == due
+    (one_image / "a.jsonl").write_text(json.dumps({"image": 'ü, "x".png', "text": texts}), "utf-8")
+    assert Samples.read(one_image / "a.csv").captions == due
+    assert Samples.read(one_image / "a.jsonl").captions == due
 
 
 @settings(max_examples=60)
 @given(st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet", ".tar"]), st.binary(max_size=300))
-def test_rubbish_is_refused_in_a_paragraph(one_picture: Path, ending: str, data: bytes) -> None:
-    path = one_picture / f"rubbish{ending}"
+def test_rubbish_is_refused_in_a_paragraph(one_image: Path, ending: str, data: bytes) -> None:
+    path = one_image / f"rubbish{ending}"
     path.write_bytes(data)
     with pytest.raises(InputError) as told:
         Samples.read(path)
@@ -367,17 +367,17 @@ def look_at_all(path: Path, options: DataOptions | None) -> None:
 @pytest.mark.parametrize(
     ("name", "lines", "message"),
     [
-        ("a.csv", ["image,caption"], "no picture in it"),
+        ("a.csv", ["image,caption"], "no image in it"),
         ("a.csv", ["image,caption", "no.png,x"], r"Line 2 of .*a\.csv names no\.png, which is not there"),
         ("a.csv", ["image,caption", f"{A},x,y"], "Line 2 of .* has 3 cells"),
         ("a.csv", ["image,caption", f'{A},"x'], "is no table"),
         ("a.csv", ["image,caption", f"{A},"], "Line 2 .* empty"),
         ("a.csv", ["image,image", f"{A},"], "two columns of one name"),
-        ("a.csv", ["pic,caption", f"{A},x"], "no column of pictures; there are 'pic', 'caption'"),
+        ("a.csv", ["pic,caption", f"{A},x"], "no column of images; there are 'pic', 'caption'"),
         ("a.csv", ["image", A, B, A], "Line 4 of .* a second time"),
         ("a.csv", ["image,class,text", f"{A},x,y", f"{A},z,y"], "is of class 'z'"),
         ("a.csv", ["image,class", f"{A},7"], "has the class 7, and there are 0 labels"),
-        ("a.jsonl", ['{"image": 3}'], "Line 1 .* has no picture, but 3"),
+        ("a.jsonl", ['{"image": 3}'], "Line 1 .* has no image, but 3"),
         ("a.jsonl", ["", "nothing"], "Line 2 .* is no JSON"),
         ("a.jsonl", ["[]"], "Line 1 .* is no object"),
         ("a.jsonl", [f'{{"image": "{A}", "text": 3}}'], "a caption that is no text, but a int"),
@@ -389,7 +389,7 @@ def look_at_all(path: Path, options: DataOptions | None) -> None:
     ],
 )
 def test_a_table_that_cannot_be_used(tmp_path: Path, name: str, lines: list[str], message: str) -> None:
-    (pictures(tmp_path, [A, B]) / name).write_text("\n".join(lines))
+    (images(tmp_path, [A, B]) / name).write_text("\n".join(lines))
     assert re.search(message, refused(tmp_path / name))
 
 
@@ -400,14 +400,14 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
     assert "nothing to judge by" in refused(table, DataOptions(sample=0))
     assert "no place for a label" in refused(table, DataOptions(templates=("a photo",)))
     assert "cannot be read" in refused(table, DataOptions(labels=tmp_path / "none.txt"))
-    assert "is no table" in refused(pictures(tmp_path / "b"), DataOptions(class_column="x"))
-    assert "no column of pictures" in refused(tar(tmp_path / "a.tar", shard([A])), DataOptions(image_column="x"))
+    assert "is no table" in refused(images(tmp_path / "b"), DataOptions(class_column="x"))
+    assert "no column of images" in refused(tar(tmp_path / "a.tar", shard([A])), DataOptions(image_column="x"))
     assert "no column 'satz'" in refused(tmp_path / "a.tar", DataOptions(caption_column="satz"))
     assert "There is no" in refused(tmp_path / "nowhere")
 
 
 def a_link_to_a_folder(folder: Path) -> None:
-    (folder / "more").symlink_to(pictures(folder.parent / "elsewhere", [A]))
+    (folder / "more").symlink_to(images(folder.parent / "elsewhere", [A]))
 
 
 def a_name_that_is_no_unicode(folder: Path) -> None:
@@ -422,27 +422,27 @@ def a_name_that_is_no_unicode(folder: Path) -> None:
         (lambda folder: (folder / A).with_suffix(".txt").write_bytes(b"\xff"), "is not UTF-8"),
         (lambda folder: (folder / A).with_suffix(".txt").write_text("\n \n"), "holds no caption"),
         (lambda folder: (folder / A).with_suffix(".txt").write_text("a tree"), "no caption, and 1 other"),
-        (lambda folder: shutil.copy(EVAL / A, folder / "a.png"), "beside two pictures"),
+        (lambda folder: shutil.copy(EVAL / A, folder / "a.png"), "beside two images"),
         (lambda folder: (folder / "a.heic").write_bytes(b"\0"), "format that is not read"),
         (lambda folder: (folder / "a.csv").write_text("image"), "which could each be the data"),
     ],
 )
 def test_a_folder_that_cannot_be_used(tmp_path: Path, break_it: Callable[[Path], object], message: str) -> None:
-    folder = pictures(tmp_path / "data", [A, B])
-    if message == "beside two pictures":
+    folder = images(tmp_path / "data", [A, B])
+    if message == "beside two images":
         (folder / "a.txt").write_text("a tree")
         shutil.copy(EVAL / B, folder / "a.jpg")
     break_it(folder)
     assert re.search(message, refused(folder))
 
 
-def test_a_class_without_a_picture_is_told(tmp_path: Path) -> None:
-    pictures(tmp_path / "tree", [A])
-    pictures(tmp_path / "clock", [B])
+def test_a_class_without_an_image_is_told(tmp_path: Path) -> None:
+    images(tmp_path / "tree", [A])
+    images(tmp_path / "clock", [B])
     (tmp_path / "labels.txt").write_text("tree\nhouse")
     assert "'clock', which is no label" in refused(tmp_path)
     (tmp_path / "house").mkdir()
-    assert "house holds no picture" in refused(tmp_path)
+    assert "house holds no image" in refused(tmp_path)
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, link: str = "") -> bytes:
@@ -470,7 +470,7 @@ END = b"\0" * 1024
         (member("a.webp") + b"rubbish" * 100, "cannot be read as an archive"),
         (b"\x1f\x8b\x08\0" + b"\0" * 600, "is compressed"),
         (b"", "cannot be read as an archive"),
-        (END, "no picture in it"),
+        (END, "no image in it"),
     ],
 )
 def test_an_archive_not_to_be_trusted(tmp_path: Path, data: bytes, message: str) -> None:
@@ -481,8 +481,8 @@ def test_an_archive_not_to_be_trusted(tmp_path: Path, data: bytes, message: str)
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a.txt": b"a tree"}, "no picture, but a.txt"),
-        ({"a.webp": BYTES[A], "a.png": BYTES[A]}, "both the picture of the key a"),
+        ({"a.txt": b"a tree"}, "no image, but a.txt"),
+        ({"a.webp": BYTES[A], "a.png": BYTES[A]}, "both the image of the key a"),
         ({"a.webp": BYTES[A], "a.0.txt": b"x", "a.1.txt": b"y"}, "both the txt"),
         ({"a.webp": BYTES[A], "a.txt": b"\xff"}, "not UTF-8"),
         ({"a.webp": BYTES[A], "a.txt": b" "}, "empty"),
@@ -490,8 +490,8 @@ def test_an_archive_not_to_be_trusted(tmp_path: Path, data: bytes, message: str)
         ({"a.webp": BYTES[A], "a.json": b"{"}, "no JSON"),
         ({"a.webp": BYTES[A], "a.json": b"[]"}, "no object"),
         ({"a.webp": BYTES[A], "a.cls": b"1"}, "there are 0 labels"),
-        ({"a.webp": b"no picture"}, "The picture a.tar:a.webp cannot be read"),
-        ({"a.webp": BYTES[A][:900]}, "The picture a.tar:a.webp cannot be read"),
+        ({"a.webp": b"no image"}, "The image a.tar:a.webp cannot be read"),
+        ({"a.webp": BYTES[A][:900]}, "The image a.tar:a.webp cannot be read"),
         ({"a.svg": b"<svg/>"}, "format that is not read"),
     ],
 )
@@ -510,16 +510,16 @@ def test_a_parquet_file_that_cannot_be_used(tmp_path: Path) -> None:
     parquet(path, [BYTES[A], None])
     assert "Row 1 of" in refused(path)
     parquet(path, [1, 2])
-    assert "has no picture, but 1" in refused(path)
+    assert "has no image, but 1" in refused(path)
     parquet(path, [A], text=[None])
     assert "not there" in refused(path)
-    pictures(tmp_path, [A])
+    images(tmp_path, [A])
     for part in ("a", "b"):
         parquet(tmp_path / "two" / f"{part}.parquet", [f"../{A}"], text=["x"])
     assert "as Row 0 of" in refused(tmp_path / "two")
 
 
-def test_a_picture_that_vanished_since_is_told(tmp_path: Path) -> None:
+def test_an_image_that_vanished_since_is_told(tmp_path: Path) -> None:
     samples = Samples.read(as_jsonl(tmp_path))
     (tmp_path / A).unlink()
     with pytest.raises(InputError, match="cannot be read"):
@@ -536,7 +536,7 @@ def test_calibration_takes_the_same_forms(tmp_path: Path) -> None:
         split(shards, 8, None, skip_unreadable=False)
 
 
-def test_asking_for_a_name_opens_no_picture() -> None:
-    images = Pictures({"a": Path("nowhere.png")})
+def test_asking_for_a_name_opens_no_image() -> None:
+    images = Images({"a": Path("nowhere.png")})
     assert "a" in images
     assert "b" not in images

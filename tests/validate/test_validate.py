@@ -1,4 +1,4 @@
-"""A verdict can be trusted: good artifacts pass every time, and each seeded fault fails on the rung it belongs to."""
+"""A verdict can be trusted: good artifacts pass every time, and each seeded fault fails on the group it belongs to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.artifact import verdict_of
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError, ParityError
-from siglip_onnx.validate import GATES, Report, Rung, report_path, store, validate
+from siglip_onnx.validate import DEFAULT_LIMITS, CheckGroup, Report, report_path, store, validate
 from siglip_onnx.validate.report.plot_data import WORST
 from siglip_onnx.validate.report.report import DataRecord
 
@@ -32,7 +32,7 @@ def quiet(step: str) -> None:
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dozen pictures with captions and fifty labels, for verdicts in seconds."""
+    """A dozen images with captions and fifty labels, for verdicts in seconds."""
     return data_folder(tmp_path_factory.mktemp("few"), PAIRS)
 
 
@@ -52,7 +52,7 @@ def judge(artifact: Path, data: Path | None) -> Report:
 
 
 def by_name(report: Report) -> dict[str, float | None]:
-    return {f"{check.rung}/{check.name}": check.value for check in report.checks}
+    return {f"{check.group}/{check.name}": check.value for check in report.checks}
 
 
 def test_fp32_parity_on_the_whole_evaluation_set(artifact: Path) -> None:
@@ -65,8 +65,12 @@ def test_fp32_parity_on_the_whole_evaluation_set(artifact: Path) -> None:
         assert found[f"embeddings/{tower} relative error"] <= 1e-5
     assert found["logits/difference max"] <= 0.02
     assert found["ranking/top-1 agreement"] == 1
-    assert {check.rung for check in report.checks} == set(report.due)
-    assert set(Rung) - set(report.due) == {Rung.ACCURACY, Rung.LATENCY, Rung.BASELINE}  # no classes, nothing before
+    assert {check.group for check in report.checks} == set(report.due)
+    assert set(CheckGroup) - set(report.due) == {
+        CheckGroup.ACCURACY,
+        CheckGroup.LATENCY,
+        CheckGroup.BASELINE,
+    }  # no classes, nothing before
     assert all(check.verdict is Verdict.PASS for check in report.checks)
 
 
@@ -78,8 +82,8 @@ def test_a_seeded_fault_fails_on_its_rung(broken: Path, few: Path, name: str) ->
     problem = report.first_problem()
     assert report.verdict is Verdict.FAIL
     assert problem is not None
-    assert problem.rung is fault.rung, problem
-    with pytest.raises(ParityError, match=str(fault.rung)):
+    assert problem.group is fault.group, problem
+    with pytest.raises(ParityError, match=str(fault.group)):
         report.require_pass()
 
 
@@ -111,7 +115,7 @@ def test_a_damaged_file_fails_the_contract(broken: Path, few: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
     problem = judge(broken, few).first_problem()
     assert problem is not None
-    assert problem.rung is Rung.CONTRACT
+    assert problem.group is CheckGroup.CONTRACT
 
 
 def test_the_bundled_photos_are_enough_for_a_verdict(artifact: Path) -> None:
@@ -151,9 +155,9 @@ def test_data_that_cannot_be_read_is_refused(artifact: Path, tmp_path: Path, con
         judge(artifact, tmp_path)
 
 
-def test_an_unreadable_picture_never_passes(artifact: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_never_passes(artifact: Path, tmp_path: Path) -> None:
     folder = data_folder(tmp_path, PAIRS)
-    next(folder.glob("*.webp")).write_bytes(b"not a picture")
+    next(folder.glob("*.webp")).write_bytes(b"not an image")
     with pytest.raises(InputError, match="cannot be read"):
         judge(artifact, folder)
 
@@ -163,7 +167,7 @@ def test_one_pair_alone_is_inconclusive_too(artifact: Path, tmp_path: Path) -> N
 
 
 MORE_FAULTS = {
-    "embeddings said to be normalised": in_contract("embedding", normalized=True),
+    "embeddings said to be normalized": in_contract("embedding", normalized=True),
     "another embedding size": in_contract("embedding", size=191),
     "the wrong output": in_contract("embedding", output="last_hidden_state"),
     "shorter texts": in_contract("tokenizer", length=32),
@@ -254,4 +258,4 @@ def test_a_read_only_artifact_says_what_to_do(command: Command, artifact: Path, 
 
 
 def test_every_precision_has_a_gate() -> None:
-    assert set(GATES) == set(Precision)
+    assert set(DEFAULT_LIMITS) == set(Precision)

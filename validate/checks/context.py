@@ -1,6 +1,6 @@
 """What the ladder of checks measures, each thing once and when it is first needed.
 
-Pictures are read one at a time and rows leave as soon as they are embedded; a tower is loaded, asked everything, and
+Images are read one at a time and rows leave as soon as they are embedded; a tower is loaded, asked everything, and
 let go before the next one is loaded. So the memory that a verdict takes is that of one graph and of the embeddings.
 """
 
@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.artifact.contract import Precision, Role, Yardstick
+from ...runtime.artifact.contract import Precision, ReferenceKind, Role
 from ...runtime.errors import ArtifactError, InputError
 from ...runtime.model import Siglip
-from ...runtime.preprocessing.prompts import fill
+from ...runtime.preprocessing.prompts import format_prompts
 from ...runtime.vectors import normalized
 from ..data.samples import Samples
-from ..limits.defaults import Gate
-from ..reference.cache import Answers
-from ..reference.fp32_variant import Baseline
-from ..reference.pytorch import Picture
-from ..report.report import Rung
+from ..limits.defaults import Limits
+from ..reference.cache import ReferenceCache
+from ..reference.fp32_variant import Fp32Reference
+from ..reference.pytorch import ImageSource
+from ..report.report import CheckGroup
 from ..stats import metrics
-from .tower_run import HIDDEN, USERS, Tower, ask
+from .tower_run import HIDDEN, USERS, TowerRun, ask
 
 if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 Array = NDArray[Any]
-_CHUNK: Final = 8  # pictures in memory at a time
+_CHUNK: Final = 8  # images in memory at a time
 
 
-class Ladder:
-    """Everything that the rungs measure.
+class CheckContext:
+    """Everything that the check groups measure.
 
     Args:
         model: What is judged.
@@ -47,7 +47,7 @@ class Ladder:
         answers: What is right: the checkpoint as transformers computes it, or the fp32 variant.
         samples: On what.
         gate: The limits.
-        without: Rungs for which the judged files bring nothing of their own.
+        without: Check groups for which the judged files bring nothing of their own.
         progress: Told what is being done, in a few words, before each longer step.
     """
 
@@ -55,23 +55,23 @@ class Ladder:
         self,
         model: Siglip,
         source: Checkpoint | None,
-        answers: Answers,
+        answers: ReferenceCache,
         samples: Samples,
-        gate: Gate,
+        gate: Limits,
         progress: Progress,
-        without: frozenset[Rung] = frozenset(),
+        without: frozenset[CheckGroup] = frozenset(),
     ) -> None:
         self.model, self.source, self.answers = model, source, answers
         self.samples, self.gate, self.progress, self.without = samples, gate, progress, without
         self.frozen, self.towers = model.contract.labels, model.contract.towers
-        self._asked: dict[Role, Tower | Exception] = {}
-        self.counted: dict[object, Any] = {}  # what the rungs of tasks have counted already
+        self._asked: dict[Role, TowerRun | Exception] = {}
+        self.counted: dict[object, Any] = {}  # what the check groups of tasks have counted already
 
     def prepare(self) -> None:
         """Ask the reference for everything, unless its answers are known, and let go of it.
 
         Raises:
-            InputError: A picture or text cannot be read.
+            InputError: An image or text cannot be read.
             CheckpointError: The reference contradicts itself.
         """
         self.progress("Running the reference")
@@ -81,7 +81,7 @@ class Ladder:
         if self.compares_hidden(Role.VISION):
             self.answers.outputs(Role.VISION, HIDDEN, first[:1])
         for start in range(0, len(self.files), _CHUNK):
-            self.progress(f"Running the reference, picture {start} of {len(self.files)}")
+            self.progress(f"Running the reference, image {start} of {len(self.files)}")
             self.answers.embeddings(Role.VISION, self.pixels_of(self.files[start : start + _CHUNK]))
         if self.baseline is None:
             self.answers.oracle.check(first, self.ids[:2])
@@ -94,14 +94,14 @@ class Ladder:
         self.answers.save()
 
     @property
-    def against(self) -> Yardstick:
+    def against(self) -> ReferenceKind:
         """What the model is compared with."""
-        return Yardstick.FP32 if self.source is None else Yardstick.CHECKPOINT
+        return ReferenceKind.FP32 if self.source is None else ReferenceKind.CHECKPOINT
 
     @property
-    def baseline(self) -> Baseline | None:
+    def baseline(self) -> Fp32Reference | None:
         """The fp32 variant, where that is compared with."""
-        return self.answers.oracle if isinstance(self.answers.oracle, Baseline) else None
+        return self.answers.oracle if isinstance(self.answers.oracle, Fp32Reference) else None
 
     def compares_hidden(self, role: Role) -> bool:
         """Whether both our graph and what it is compared with give last_hidden_state."""
@@ -123,18 +123,18 @@ class Ladder:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint, for the rungs that are climbed only where there is one."""
+        """The checkpoint, for the check groups that are climbed only where there is one."""
         assert self.source is not None  # noqa: S101  see rungs_due
         return self.source
 
     @cached_property
-    def files(self) -> Sequence[Picture]:
-        """The pictures, in the order of `names`."""
+    def files(self) -> Sequence[ImageSource]:
+        """The images, in the order of `names`."""
         return _Files(self.samples)
 
     @cached_property
     def names(self) -> list[str]:
-        """What the pictures are called."""
+        """What the images are called."""
         return list(self.samples.images)
 
     @cached_property
@@ -147,27 +147,27 @@ class Ladder:
         """The runtime's ids of every text."""
         return self.model.tokenizer(self.samples.texts)
 
-    def pixels_of(self, pictures: Sequence[Picture]) -> Array:
+    def pixels_of(self, images: Sequence[ImageSource]) -> Array:
         """The reference's pixels, float32 [images, 3, height, width], or its patches."""
-        return self.answers.pixels(list(pictures))
+        return self.answers.pixels(list(images))
 
-    def seen(self, image: Picture) -> Array:
-        """The pixels of one picture that the vision tower sees, whether they are made before the graph or in it."""
+    def seen(self, image: ImageSource) -> Array:
+        """The pixels of one image that the vision tower sees, whether they are made before the graph or in it."""
         images, form = self.model.images, self.model.contract.image.input
         if form == "bytes":
             return images.normalize(images.bytes_of(image))
-        if form == "picture":
+        if form == "image":
             name = "pixel_values"
             seen: Array = self.model.session(Role.VISION).rows(images.one(image)[None], [name])[name][0]
             return seen
         return images.one(image)
 
-    def tower(self, role: Role) -> Tower:
+    def tower(self, role: Role) -> TowerRun:
         """What a tower answers to everything; it is loaded, asked and let go at the first call."""
         if role not in self._asked:
             try:
                 self._asked[role] = ask(self, role)
-            except Exception as error:  # a broken artifact may break anything; every rung that needs it tells
+            except Exception as error:  # a broken artifact may break anything; every group that needs it tells
                 self._asked[role] = error
             self.model.release(role)
         known = self._asked[role]
@@ -182,10 +182,10 @@ class Ladder:
                 yield theirs, theirs, None if ours is None or np.array_equal(ours, theirs) else ours
             return
         images = self.model.images
-        for picture in self.files:
-            theirs = self.pixels_of([picture])[0]
-            same = np.array_equal(self.seen(picture), theirs)
-            yield theirs, images.rows_of(theirs[None])[0], None if same else images.one(picture)
+        for image in self.files:
+            theirs = self.pixels_of([image])[0]
+            same = np.array_equal(self.seen(image), theirs)
+            yield theirs, images.rows_of(theirs[None])[0], None if same else images.one(image)
 
     def first_inputs(self, role: Role, count: int) -> Array:
         """The reference's inputs of the first rows, as our graphs take them."""
@@ -195,7 +195,7 @@ class Ladder:
     def _our_rows(self) -> Sequence[Array | None]:
         try:
             return list(self.our_ids)
-        except (ArtifactError, InputError):  # the rung TOKENS says so
+        except (ArtifactError, InputError):  # the group TOKENS says so
             return [None] * len(self.ids)
 
     @cached_property
@@ -214,7 +214,7 @@ class Ladder:
 
     @cached_property
     def _prompts(self) -> list[list[str]]:
-        return fill(self.samples.templates, self.samples.labels)
+        return format_prompts(self.samples.templates, self.samples.labels)
 
     @property
     def label_names(self) -> list[str]:
@@ -223,7 +223,7 @@ class Ladder:
 
     @cached_property
     def label_logits(self) -> tuple[Array, Array]:
-        """Our logits and the reference's of every picture and label, [images, labels], from the files to the end."""
+        """Our logits and the reference's of every image and label, [images, labels], from the files to the end."""
         vision = self.tower(Role.VISION)
         if self.frozen is None:
             ours, theirs = (self._of_labels(rows) for rows in (self.text.end_to_end, self.text.wanted))
@@ -235,7 +235,7 @@ class Ladder:
         return vision.other["logits"], self.answers.logits(vision.wanted, self.frozen_labels)
 
     @property
-    def text(self) -> Tower:
+    def text(self) -> TowerRun:
         """The text tower."""
         return self.tower(Role.TEXT)
 
@@ -250,7 +250,7 @@ class Ladder:
         """What the reference makes of the frozen labels: the mean of each one's templates, [labels, size]."""
         if self.frozen is None or self.baseline is not None:
             return None
-        prompts = fill(self.frozen.templates, self.frozen.labels)
+        prompts = format_prompts(self.frozen.templates, self.frozen.labels)
         rows = self.answers.embeddings(Role.TEXT, self.answers.ids([text for group in prompts for text in group]))
         return np.asarray(metrics.unit(rows).reshape(len(prompts), len(prompts[0]), -1).mean(1))
 
@@ -262,7 +262,7 @@ class Ladder:
 
     @cached_property
     def users_probabilities(self) -> tuple[Array, Array] | str:
-        """Probabilities of a few pictures and texts as users get them, and the reference's; or why there are none."""
+        """Probabilities of a few images and texts as users get them, and the reference's; or why there are none."""
         vision = self.tower(Role.VISION)
         if self.frozen is not None:
             found = vision.other["probabilities"][:USERS]
@@ -275,7 +275,7 @@ class Ladder:
 
     @cached_property
     def captions(self) -> Captions:
-        """Every caption, and which is true of which picture."""
+        """Every caption, and which is true of which image."""
         rows = self.rows([text for own in self.samples.captions for text in own])
         kinds = np.unique(self.ids[rows], axis=0, return_inverse=True)[1].ravel()
         owners = np.repeat(np.arange(len(self.samples.captions)), [len(own) for own in self.samples.captions])
@@ -283,7 +283,7 @@ class Ladder:
 
     @cached_property
     def class_truth(self) -> NDArray[np.bool_]:
-        """Which label is true of which picture, [images, labels], of pictures whose class is known."""
+        """Which label is true of which image, [images, labels], of images whose class is known."""
         kinds = [self._kind_of_label(i) for i in range(len(self.samples.labels))]
         own = [kinds[i] for i in self.samples.classes]
         columns = [kinds[i] for i in self.choices]
@@ -327,23 +327,23 @@ class Captions:
     Attributes:
         rows: Where each stands among the texts.
         kinds: A number for each, equal where they read the same.
-        owners: Which picture each was given to.
+        owners: Which image each was given to.
     """
 
     rows: list[int]
     kinds: Array
     owners: Array
 
-    def truth(self, pictures: range, captions: range) -> NDArray[np.bool_]:
-        """Which caption is true of which picture, [pictures, captions]: its own, and what reads the same as one."""
-        inside = (self.owners >= pictures.start) & (self.owners < pictures.stop)
-        true = np.zeros((len(pictures), int(self.kinds.max(initial=0)) + 1), np.bool_)
-        true[self.owners[inside] - pictures.start, self.kinds[inside]] = True
+    def truth(self, images: range, captions: range) -> NDArray[np.bool_]:
+        """Which caption is true of which image, [images, captions]: its own, and what reads the same as one."""
+        inside = (self.owners >= images.start) & (self.owners < images.stop)
+        true = np.zeros((len(images), int(self.kinds.max(initial=0)) + 1), np.bool_)
+        true[self.owners[inside] - images.start, self.kinds[inside]] = True
         return np.asarray(true[:, self.kinds[captions.start : captions.stop]])
 
 
-class _Files(Sequence[Picture]):
-    """The pictures of samples by number; each is opened when it is asked for."""
+class _Files(Sequence[ImageSource]):
+    """The images of samples by number; each is opened when it is asked for."""
 
     def __init__(self, samples: Samples) -> None:
         self._images, self._names = samples.images, list(samples.images)

@@ -1,6 +1,6 @@
-"""The rungs of the ladder, the cheapest first, and how they are climbed.
+"""The check groups of the ladder, the cheapest first, and how they are climbed.
 
-Each feeds a tower what the reference feeds it, so that a fault shows on the rung where it is made: wrong pixels fail
+Each feeds a tower what the reference feeds it, so that a fault shows on the group where it is made: wrong pixels fail
 PIXELS, not EMBEDDINGS.
 """
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from ...exporter.checkpoint.image_spec import read_image_spec
 from ...exporter.checkpoint.tokenizer_spec import read_tokenizer_spec
-from ...runtime.artifact.contract import Role, Yardstick
+from ...runtime.artifact.contract import ReferenceKind, Role
 from ...runtime.engines.providers import PROVIDERS
 from ...runtime.errors import ArtifactError, SiglipOnnxError
-from ..external.open_external import BorrowingArtifact
-from ..report.report import OPTIONAL, Check, Rung, at_least, at_most, failed, inconclusive
+from ..external.open_external import ExternalArtifact
+from ..report.report import OPTIONAL, Check, CheckGroup, at_least, at_most, failed, inconclusive
 from . import numeric as numbers
 from . import tasks as tasks
-from .context import Ladder
+from .context import CheckContext
 from .numeric import other_shape
 
 Array = NDArray[Any]
@@ -33,90 +33,92 @@ _MOST: Final = 0.5  # share of the nodes that a provider must run itself where t
 _NOT_IN_FAST: Final = "<unk>"
 
 
-def rungs_due(ladder: Ladder) -> frozenset[Rung]:
-    """The rungs that a verdict stands on: all for which there is something to compare with."""
-    samples, texts = ladder.samples, Role.TEXT in ladder.towers
+def expected_groups(context: CheckContext) -> frozenset[CheckGroup]:
+    """The check groups that a verdict stands on: all for which there is something to compare with."""
+    samples, texts = context.samples, Role.TEXT in context.towers
     absent = {
         # A variant shares its tokenizer and pixels with the fp32 variant, whose own verdict has judged them.
-        Rung.TOKENS: ladder.against is Yardstick.FP32 or not texts,
-        Rung.PIXELS: ladder.against is Yardstick.FP32,
-        Rung.ACCURACY: not samples.classes or not texts,
-        Rung.RETRIEVAL: not samples.pairs or not texts,
-        Rung.NON_INFERIORITY: samples.bundled or not (samples.classes or samples.pairs) or not texts,
+        CheckGroup.TOKENS: context.against is ReferenceKind.FP32 or not texts,
+        CheckGroup.PIXELS: context.against is ReferenceKind.FP32,
+        CheckGroup.ACCURACY: not samples.classes or not texts,
+        CheckGroup.RETRIEVAL: not samples.pairs or not texts,
+        CheckGroup.NON_INFERIORITY: samples.bundled or not (samples.classes or samples.pairs) or not texts,
     }
-    due = {rung for rung in Rung if rung not in OPTIONAL and not absent.get(rung, False)}
-    return frozenset(due - ladder.without)
+    due = {group for group in CheckGroup if group not in OPTIONAL and not absent.get(group, False)}
+    return frozenset(due - context.without)
 
 
-def climb(ladder: Ladder, due: frozenset[Rung]) -> Iterator[Check]:
-    """Every check of every rung; what cannot be measured fails its rung and hides nothing above it."""
-    for rung, measure in _RUNGS.items():
-        if rung not in due:
+def run_checks(context: CheckContext, due: frozenset[CheckGroup]) -> Iterator[Check]:
+    """Every check of every group; what cannot be measured fails its group and hides nothing above it."""
+    for group, measure in _RUNGS.items():
+        if group not in due:
             continue
-        ladder.progress(f"Checking {rung}")
+        context.progress(f"Checking {group}")
         try:
-            yield from measure(ladder)
+            yield from measure(context)
         except SiglipOnnxError as error:
-            yield failed(rung, "can be measured", str(error))
+            yield failed(group, "can be measured", str(error))
         except Exception as error:  # a broken artifact may break anything; whatever it is, it is no pass
-            yield failed(rung, "can be measured", f"{type(error).__name__}: {error}")
+            yield failed(group, "can be measured", f"{type(error).__name__}: {error}")
 
 
-def _contract(ladder: Ladder) -> Iterator[Check]:
-    model = ladder.model
+def _contract(context: CheckContext) -> Iterator[Check]:
+    model = context.model
     variant = model.contract.variant(model.precision, model.options.provider)
     own = variant.files if variant else ()
     others = {path for v in model.contract.variants for path in v.files}.difference(own)
     model.artifact.verify(name for name in model.contract.files if name not in others)
-    if ladder.baseline is not None and not ladder.baseline.judged:
-        yield inconclusive(Rung.CONTRACT, "fp32 variant", "it has not passed against its checkpoint")
+    if context.baseline is not None and not context.baseline.judged:
+        yield inconclusive(CheckGroup.CONTRACT, "fp32 variant", "it has not passed against its checkpoint")
     for role in variant.graphs if variant else ():
         model.session(role)  # raises if the graph's interface is not the contract's
-        if role in ladder.towers:
-            yield from _right_batch(ladder, role)
+        if role in context.towers:
+            yield from _right_batch(context, role)
         model.release(role)
-    yield at_least(Rung.CONTRACT, "files as listed", 1.0, 1.0, f"{len(model.contract.files)} files")
+    yield at_least(CheckGroup.CONTRACT, "files as listed", 1.0, 1.0, f"{len(model.contract.files)} files")
 
 
-def _right_batch(ladder: Ladder, role: Role) -> Iterator[Check]:
-    contract = ladder.model.contract
-    if isinstance(ladder.model.artifact, BorrowingArtifact):
+def _right_batch(context: CheckContext, role: Role) -> Iterator[Check]:
+    contract = context.model.contract
+    if isinstance(context.model.artifact, ExternalArtifact):
         return  # nobody said which batch was meant
-    picture = role is Role.VISION and contract.image.input == "picture"
-    due, batch = 1 if picture else contract.batch, ladder.model.session(role).graph.batch
+    image = role is Role.VISION and contract.image.input == "image"
+    due, batch = 1 if image else contract.batch, context.model.session(role).graph.batch
     if batch != due:
-        yield failed(Rung.CONTRACT, f"{role} batch", f"{batch or 'free'}, where {due or 'a free one'} was exported")
+        yield failed(
+            CheckGroup.CONTRACT, f"{role} batch", f"{batch or 'free'}, where {due or 'a free one'} was exported"
+        )
 
 
-def _provider(ladder: Ladder) -> Iterator[Check]:
+def _provider(context: CheckContext) -> Iterator[Check]:
     """Whether the provider that was asked for runs the graphs, which not every program's list of providers proves."""
-    options = ladder.model.options
+    options = context.model.options
     spec = PROVIDERS[options.provider]
-    for role in ladder.towers:
-        placement, name = ladder.tower(role).placement, f"{role}, share of the nodes that {options.provider} runs"
+    for role in context.towers:
+        placement, name = context.tower(role).placement, f"{role}, share of the nodes that {options.provider} runs"
         others = f"{role}, other providers that were let in"
         if placement:
             share, told = placement.get(spec.name, 0) / sum(placement.values()), ", ".join(map(str, placement.items()))
-            yield at_least(Rung.PROVIDER, name, share, _MOST if options.allow_fallback else 1.0, told)
+            yield at_least(CheckGroup.PROVIDER, name, share, _MOST if options.allow_fallback else 1.0, told)
         elif options.allow_fallback:
-            yield inconclusive(Rung.PROVIDER, name, "it does not tell, and was allowed to leave nodes to the CPU")
+            yield inconclusive(CheckGroup.PROVIDER, name, "it does not tell, and was allowed to leave nodes to the CPU")
         else:
-            yield at_most(Rung.PROVIDER, others, 0.0, 0.0, "it does not tell what it runs, and nothing else may")
+            yield at_most(CheckGroup.PROVIDER, others, 0.0, 0.0, "it does not tell what it runs, and nothing else may")
 
 
-def _tokens(ladder: Ladder) -> Iterator[Check]:
-    texts, artifact = ladder.samples.texts, ladder.model.artifact
-    if not isinstance(artifact, BorrowingArtifact):  # other tools' folders need not have what makes a contract
-        spec = read_tokenizer_spec(artifact.folder, ladder.checkpoint.config.text_config)
-        yield _same_file(Rung.TOKENS, "tokenizer_config.json", spec == ladder.checkpoint.tokenizer)
-    yield _same_rows("runtime ids", ladder.our_ids, ladder.ids, texts)
-    path = ladder.model.artifact.path("tokenizer.json")
+def _tokens(context: CheckContext) -> Iterator[Check]:
+    texts, artifact = context.samples.texts, context.model.artifact
+    if not isinstance(artifact, ExternalArtifact):  # other tools' folders need not have what makes a contract
+        spec = read_tokenizer_spec(artifact.folder, context.checkpoint.config.text_config)
+        yield _same_file(CheckGroup.TOKENS, "tokenizer_config.json", spec == context.checkpoint.tokenizer)
+    yield _same_rows("runtime ids", context.our_ids, context.ids, texts)
+    path = context.model.artifact.path("tokenizer.json")
     usual = [i for i, text in enumerate(texts) if _NOT_IN_FAST not in text]
-    found = np.asarray(_fast_ids(ladder, path, [texts[i] for i in usual]))
-    yield _same_rows("tokenizer.json ids", found, ladder.ids[usual], tuple(texts[i] for i in usual))
+    found = np.asarray(_fast_ids(context, path, [texts[i] for i in usual]))
+    yield _same_rows("tokenizer.json ids", found, context.ids[usual], tuple(texts[i] for i in usual))
 
 
-def _fast_ids(ladder: Ladder, path: Path, texts: list[str]) -> list[list[int]]:
+def _fast_ids(context: CheckContext, path: Path, texts: list[str]) -> list[list[int]]:
     """Ids by the file that other consumers read; where the file leaves it to them to cut and pad, as they do it."""
     import tokenizers
 
@@ -124,8 +126,8 @@ def _fast_ids(ladder: Ladder, path: Path, texts: list[str]) -> list[list[int]]:
         fast = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # what the library raises has no common base but this
         raise ArtifactError(f"{path} cannot be read: {error}.", "Export the checkpoint again.") from error
-    spec, length = ladder.checkpoint.tokenizer, ladder.ids.shape[1]
-    if isinstance(ladder.model.artifact, BorrowingArtifact) and fast.padding is None:
+    spec, length = context.checkpoint.tokenizer, context.ids.shape[1]
+    if isinstance(context.model.artifact, ExternalArtifact) and fast.padding is None:
         fast.enable_truncation(length)
         fast.enable_padding(length=length, pad_id=spec.pad_id, pad_token=fast.id_to_token(spec.pad_id))
     rows = [fast.encode(text).ids for text in texts]
@@ -134,40 +136,40 @@ def _fast_ids(ladder: Ladder, path: Path, texts: list[str]) -> list[list[int]]:
 
 def _same_rows(name: str, ours: Array, theirs: Array, texts: tuple[str, ...]) -> Check:
     if ours.shape != theirs.shape:
-        return other_shape(Rung.TOKENS, name, ours, theirs)
+        return other_shape(CheckGroup.TOKENS, name, ours, theirs)
     wrong = np.flatnonzero((ours != theirs).any(1))
     detail = f"{len(texts)} texts" + (f"; first difference: {texts[wrong[0]]!r:.60}" if len(wrong) else "")
-    return at_most(Rung.TOKENS, f"{name} that differ", float(len(wrong)), 0.0, detail)
+    return at_most(CheckGroup.TOKENS, f"{name} that differ", float(len(wrong)), 0.0, detail)
 
 
-def _same_file(rung: Rung, name: str, same: bool) -> Check:
+def _same_file(group: CheckGroup, name: str, same: bool) -> Check:
     """A file that other consumers read in the place of the contract."""
-    return at_least(rung, f"{name} as the checkpoint's", float(same), 1.0)
+    return at_least(group, f"{name} as the checkpoint's", float(same), 1.0)
 
 
-def _pixels(ladder: Ladder) -> Iterator[Check]:
-    spec = read_image_spec(ladder.model.artifact.folder, ladder.checkpoint.config.vision_config)
-    yield _same_file(Rung.PIXELS, "preprocessor_config.json", spec == ladder.checkpoint.image)
-    image = ladder.model.contract.image
+def _pixels(context: CheckContext) -> Iterator[Check]:
+    spec = read_image_spec(context.model.artifact.folder, context.checkpoint.config.vision_config)
+    yield _same_file(CheckGroup.PIXELS, "preprocessor_config.json", spec == context.checkpoint.image)
+    image = context.model.contract.image
     # A graph that resizes comes within one of 256 levels; docs/checkpoints.md has why not closer.
-    level = image.rescale / min(image.std) * _ROUNDING if image.input == "picture" else 0.0
-    for kind, pictures in (("pictures", ladder.samples.images), ("probes", ladder.samples.probes)):
-        yield _largest_difference(ladder, kind, pictures, level)
-    ladder.model.release(Role.VISION)
+    level = image.rescale / min(image.std) * _ROUNDING if image.input == "image" else 0.0
+    for kind, images in (("images", context.samples.images), ("probes", context.samples.probes)):
+        yield _largest_difference(context, kind, images, level)
+    context.model.release(Role.VISION)
 
 
-def _largest_difference(ladder: Ladder, kind: str, pictures: Any, limit: float) -> Check:
+def _largest_difference(context: CheckContext, kind: str, images: Any, limit: float) -> Check:
     name, largest, worst = f"{kind}, largest difference", 0.0, ""
-    for which, picture in pictures.items():
-        ours, theirs = ladder.seen(picture), ladder.pixels_of([picture])[0]
+    for which, image in images.items():
+        ours, theirs = context.seen(image), context.pixels_of([image])[0]
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            return other_shape(Rung.PIXELS, f"{name}, {which}", ours, theirs)
+            return other_shape(CheckGroup.PIXELS, f"{name}, {which}", ours, theirs)
         difference = _difference(ours, theirs)
         if not difference <= largest or not worst:  # a NaN is the largest
             largest, worst = difference, which
         if not np.isfinite(largest):
             break
-    return at_most(Rung.PIXELS, name, largest, limit, f"{len(pictures)} {kind}; worst: {worst}")
+    return at_most(CheckGroup.PIXELS, name, largest, limit, f"{len(images)} {kind}; worst: {worst}")
 
 
 def _difference(ours: Array, theirs: Array) -> float:
@@ -175,36 +177,36 @@ def _difference(ours: Array, theirs: Array) -> float:
     return float(np.max([np.abs(a - b).max() for a, b in fields]))
 
 
-def _determinism(ladder: Ladder) -> Iterator[Check]:
-    for role in ladder.towers:
-        tower = ladder.tower(role)
+def _determinism(context: CheckContext) -> Iterator[Check]:
+    for role in context.towers:
+        tower = context.tower(role)
         same = np.array_equal(tower.again, tower.found[0], equal_nan=True)
         difference = 0.0 if same else float(np.abs(tower.again - tower.found[0]).max())
-        yield at_most(Rung.DETERMINISM, f"{role}, two runs differ by", difference, 0.0)
+        yield at_most(CheckGroup.DETERMINISM, f"{role}, two runs differ by", difference, 0.0)
 
 
-def _batch(ladder: Ladder) -> Iterator[Check]:
-    for role in ladder.towers:
-        for size, found in ladder.tower(role).batches.items():
+def _batch(context: CheckContext) -> Iterator[Check]:
+    for role in context.towers:
+        for size, found in context.tower(role).batches.items():
             name = f"{role}, alone against a batch of {size}"
             if isinstance(found, str):
-                yield failed(Rung.BATCH, name, found)
+                yield failed(CheckGroup.BATCH, name, found)
             else:
-                yield at_most(Rung.BATCH, name, found, ladder.gate.batch, "1 - cosine")
+                yield at_most(CheckGroup.BATCH, name, found, context.gate.batch, "1 - cosine")
 
 
-_RUNGS: Final[dict[Rung, Callable[[Ladder], Iterator[Check]]]] = {
-    Rung.CONTRACT: _contract,
-    Rung.TOKENS: _tokens,
-    Rung.PIXELS: _pixels,
-    Rung.PROVIDER: _provider,
-    Rung.DETERMINISM: _determinism,
-    Rung.BATCH: _batch,
-    Rung.EMBEDDINGS: numbers.embeddings,
-    Rung.LOGITS: numbers.logits,
-    Rung.PROBABILITIES: numbers.probabilities,
-    Rung.RANKING: numbers.ranking,
-    Rung.ACCURACY: tasks.accuracy,
-    Rung.RETRIEVAL: tasks.retrieval,
-    Rung.NON_INFERIORITY: tasks.non_inferiority,
+_RUNGS: Final[dict[CheckGroup, Callable[[CheckContext], Iterator[Check]]]] = {
+    CheckGroup.CONTRACT: _contract,
+    CheckGroup.TOKENS: _tokens,
+    CheckGroup.PIXELS: _pixels,
+    CheckGroup.PROVIDER: _provider,
+    CheckGroup.DETERMINISM: _determinism,
+    CheckGroup.BATCH: _batch,
+    CheckGroup.EMBEDDINGS: numbers.embeddings,
+    CheckGroup.LOGITS: numbers.logits,
+    CheckGroup.PROBABILITIES: numbers.probabilities,
+    CheckGroup.RANKING: numbers.ranking,
+    CheckGroup.ACCURACY: tasks.accuracy,
+    CheckGroup.RETRIEVAL: tasks.retrieval,
+    CheckGroup.NON_INFERIORITY: tasks.non_inferiority,
 }

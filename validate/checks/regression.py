@@ -8,14 +8,14 @@ from typing import Final
 
 import msgspec
 
-from ...runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
+from ...runtime.artifact.contract import Precision, Provider, ReferenceKind, Verdict
 from ...runtime.errors import InputError
 from ..report.matrix import Matrix
-from ..report.report import Check, Cost, Report, Rung, at_least, at_most, failed, inconclusive, overall
+from ..report.report import Check, CheckGroup, Cost, Report, at_least, at_most, failed, inconclusive, overall
 
 SLACK: Final = 0.05  # share of what a gate allows that always counts as noise: other processors round otherwise
 MOST: Final = 0.25  # share of it that never does
-_COUNTED: Final = frozenset({Rung.RANKING, Rung.ACCURACY, Rung.RETRIEVAL})
+_COUNTED: Final = frozenset({CheckGroup.RANKING, CheckGroup.ACCURACY, CheckGroup.RETRIEVAL})
 _ROUNDING: Final = 1e-9
 
 
@@ -57,7 +57,7 @@ def _reports(path: Path, data: bytes) -> list[Report]:
     return [cell.report for cell in matrix.cells if cell.report is not None]
 
 
-def ratchet(checks: Sequence[Check], before: Report, data: str, against: Yardstick) -> Iterator[Check]:
+def ratchet(checks: Sequence[Check], before: Report, data: str, against: ReferenceKind) -> Iterator[Check]:
     """For every number of the accepted report whether ours is as good, within the noise.
 
     Args:
@@ -67,29 +67,31 @@ def ratchet(checks: Sequence[Check], before: Report, data: str, against: Yardsti
         against: What ours were compared with.
     """
     if before.data.sha256 != data:
-        yield inconclusive(Rung.BASELINE, "data", f"the baseline was judged on {before.data.name}, which is other data")
+        yield inconclusive(
+            CheckGroup.BASELINE, "data", f"the baseline was judged on {before.data.name}, which is other data"
+        )
         return
     if before.against is not against:
-        yield inconclusive(Rung.BASELINE, "yardstick", f"the baseline was compared with the {before.against}")
+        yield inconclusive(CheckGroup.BASELINE, "yardstick", f"the baseline was compared with the {before.against}")
         return
-    ours = {(check.rung, check.name): check for check in checks}
+    ours = {(check.group, check.name): check for check in checks}
     for old in before.checks:
-        if old.value is None or old.limit is None or old.rung in (Rung.LATENCY, Rung.BASELINE):
+        if old.value is None or old.limit is None or old.group in (CheckGroup.LATENCY, CheckGroup.BASELINE):
             continue
-        new = ours.get((old.rung, old.name))
+        new = ours.get((old.group, old.name))
         if new is None or new.value is None:
-            yield failed(Rung.BASELINE, f"{old.rung}: {old.name}", "measured for the baseline, and not now")
+            yield failed(CheckGroup.BASELINE, f"{old.group}: {old.name}", "measured for the baseline, and not now")
         else:
             yield _compared(old, new, old.value, before.data.images)
 
 
 def _compared(old: Check, new: Check, value: float, samples: int) -> Check:
     """The new number against the old one, give or take the noise."""
-    noise, name = _noise(old, samples), f"{old.rung}: {old.name}"
+    noise, name = _noise(old, samples), f"{old.group}: {old.name}"
     detail = f"it was {value:.7g}; noise {noise:.3g}"
     if old.sense == "at least":
-        return at_least(Rung.BASELINE, name, new.value, value - noise, detail)
-    return at_most(Rung.BASELINE, name, new.value, value + noise, detail)
+        return at_least(CheckGroup.BASELINE, name, new.value, value - noise, detail)
+    return at_most(CheckGroup.BASELINE, name, new.value, value + noise, detail)
 
 
 def _noise(check: Check, samples: int) -> float:
@@ -101,18 +103,20 @@ def _noise(check: Check, samples: int) -> float:
     limit = check.limit or 0.0
     room = 1 - limit if check.sense == "at least" else limit
     noise = min(max(check.floor or 0.0, SLACK * room), MOST * room)
-    counted = check.rung in _COUNTED and room > 0
+    counted = check.group in _COUNTED and room > 0
     return max(noise, 1 / samples if counted and samples else 0.0) + _ROUNDING
 
 
 def latency(cost: Cost, before: Report, machine: str, ratio: float) -> Iterator[Check]:
     """Time of a row over the accepted one; only the same machine can tell."""
     if before.cost is None or (before.environment.get("machine"), before.cost.threads) != (machine, cost.threads):
-        yield inconclusive(Rung.LATENCY, "machine", "the baseline was timed on another machine or other threads")
+        yield inconclusive(CheckGroup.LATENCY, "machine", "the baseline was timed on another machine or other threads")
         return
     for role, seconds in cost.seconds.items():
         name, old = f"{role}, time over the baseline's", before.cost.seconds.get(role)
         if old is None:
-            yield failed(Rung.LATENCY, name, "the baseline has no time of it")
+            yield failed(CheckGroup.LATENCY, name, "the baseline has no time of it")
         else:
-            yield at_most(Rung.LATENCY, name, seconds / old, ratio, f"{seconds * 1e3:.1f} ms, it was {old * 1e3:.1f}")
+            yield at_most(
+                CheckGroup.LATENCY, name, seconds / old, ratio, f"{seconds * 1e3:.1f} ms, it was {old * 1e3:.1f}"
+            )

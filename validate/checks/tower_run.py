@@ -1,4 +1,4 @@
-"""One tower of the judged model, asked everything that the rungs want to know of it."""
+"""One tower of the judged model, asked everything that the check groups want to know of it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ...runtime.model import PROBABILITIES
 from ..stats import metrics
 
 if TYPE_CHECKING:
-    from .context import Ladder
+    from .context import CheckContext
 
 Array = NDArray[Any]
 BATCHES: Final = (2, 7, 32)
-USERS: Final = 4  # pictures and texts that go through the functions which users call
+USERS: Final = 4  # images and texts that go through the functions which users call
 HIDDEN: Final = "last_hidden_state"
 _FROZEN: Final = ("logits", PROBABILITIES)  # outputs of a tower with labels in it
 
 
 @dataclass(frozen=True)
-class Tower:
+class TowerRun:
     """What a tower answered.
 
     Attributes:
@@ -41,7 +41,7 @@ class Tower:
         batched: Embeddings of the largest batch that ran; None where none did.
         batch_rows: Which rows these are.
         hidden: last_hidden_state of the first row, ours and the reference's; None where the graph does not give it.
-        other: Further outputs of our own inputs, a row for each picture.
+        other: Further outputs of our own inputs, a row for each image.
         wanted_other: The fp32 variant's, where that is compared with.
         seconds: Median time of one row.
         placement: How many nodes ran where; empty where the program does not tell.
@@ -67,9 +67,9 @@ class Tower:
         return np.asarray(metrics.unit(self.wanted).mean(0))
 
     @cached_property
-    def centred(self) -> metrics.Floats:
-        """Centred cosine of each row with the reference's."""
-        return metrics.centred_cosines(self.found, self.wanted, self.mean)
+    def centered(self) -> metrics.Floats:
+        """Centered cosine of each row with the reference's."""
+        return metrics.centered_cosines(self.found, self.wanted, self.mean)
 
 
 class _Rows:
@@ -86,23 +86,23 @@ class _Rows:
         self.wanted_other: dict[str, list[Array]] = {}
 
 
-def ask(ladder: Ladder, role: Role) -> Tower:
+def ask(context: CheckContext, role: Role) -> TowerRun:
     """Load a tower and ask it everything."""
-    ladder.progress(f"Running the {role} tower")
-    model, rows = ladder.model, _pass(ladder, role)
+    context.progress(f"Running the {role} tower")
+    model, rows = context.model, _pass(context, role)
     found = np.concatenate(rows.found)
-    batches, batched = _batches(ladder, role, rows, found)
+    batches, batched = _batches(context, role, rows, found)
     session = model.session(role)
-    return Tower(
+    return TowerRun(
         wanted=np.concatenate(rows.wanted),
         found=found,
         end_to_end=np.concatenate(rows.end_to_end),
         again=model.encode(role, rows.first[0][None])[0],
-        users=_users(ladder, role),
+        users=_users(context, role),
         batches=batches,
         batched=batched,
         batch_rows=_chosen(0 if batched is None else len(batched), len(found)),
-        hidden=_hidden(ladder, role, rows),
+        hidden=_hidden(context, role, rows),
         other={name: np.concatenate(values) for name, values in rows.other.items()},
         wanted_other={name: np.concatenate(values) for name, values in rows.wanted_other.items()},
         seconds=statistics.median(rows.seconds),
@@ -110,42 +110,42 @@ def ask(ladder: Ladder, role: Role) -> Tower:
     )
 
 
-def _pass(ladder: Ladder, role: Role) -> _Rows:
-    kept, model = _Rows(), ladder.model
-    model.encode(role, next(iter(ladder.inputs(role)))[1][None])  # the first run of a session is never the usual one
-    for number, (theirs, given, ours) in enumerate(ladder.inputs(role)):
+def _pass(context: CheckContext, role: Role) -> _Rows:
+    kept, model = _Rows(), context.model
+    model.encode(role, next(iter(context.inputs(role)))[1][None])  # the first run of a session is never the usual one
+    for number, (theirs, given, ours) in enumerate(context.inputs(role)):
         if number % 100 == 0:
-            ladder.progress(f"Running the {role} tower, row {number}")
+            context.progress(f"Running the {role} tower, row {number}")
         started = time.perf_counter()
         found = model.encode(role, given[None])
         kept.seconds.append(time.perf_counter() - started)
         kept.found.append(found)
         kept.end_to_end.append(found if ours is None else model.encode(role, ours[None]))
-        kept.wanted.append(ladder.answers.embeddings(role, theirs[None]))
+        kept.wanted.append(context.answers.embeddings(role, theirs[None]))
         if kept.theirs is None:
             kept.theirs = theirs[None]
         if len(kept.first) < max(BATCHES):
             kept.first.append(given)
-        if ladder.frozen is not None:
-            _keep_other(ladder, kept, theirs, given if ours is None else ours)
+        if context.frozen is not None:
+            _keep_other(context, kept, theirs, given if ours is None else ours)
     return kept
 
 
-def _keep_other(ladder: Ladder, kept: _Rows, theirs: Array, ours: Array) -> None:
+def _keep_other(context: CheckContext, kept: _Rows, theirs: Array, ours: Array) -> None:
     """The outputs of frozen labels, which are part of what the vision graph gives."""
-    found = ladder.model.session(Role.VISION).rows(ours[None], _FROZEN)
+    found = context.model.session(Role.VISION).rows(ours[None], _FROZEN)
     for name in _FROZEN:
         kept.other.setdefault(name, []).append(found[name])
-        if ladder.baseline is not None:
-            wanted = ladder.answers.outputs(Role.VISION, name, theirs[None])
+        if context.baseline is not None:
+            wanted = context.answers.outputs(Role.VISION, name, theirs[None])
             kept.wanted_other.setdefault(name, []).append(wanted)
 
 
-def _users(ladder: Ladder, role: Role) -> Array | str:
+def _users(context: CheckContext, role: Role) -> Array | str:
     try:
         if role is Role.VISION:
-            return ladder.model.encode_image(ladder.files[:USERS], batch_size=1)
-        return ladder.model.encode_text(ladder.samples.texts[:USERS], batch_size=1)
+            return context.model.encode_image(context.files[:USERS], batch_size=1)
+        return context.model.encode_text(context.samples.texts[:USERS], batch_size=1)
     except SiglipOnnxError as error:
         return str(error)
 
@@ -154,13 +154,15 @@ def _chosen(size: int, count: int) -> Array:
     return np.arange(size) % count
 
 
-def _batches(ladder: Ladder, role: Role, rows: _Rows, found: Array) -> tuple[dict[int, float | str], Array | None]:
+def _batches(
+    context: CheckContext, role: Role, rows: _Rows, found: Array
+) -> tuple[dict[int, float | str], Array | None]:
     said: dict[int, float | str] = {}
     batched = None
     for size in BATCHES:
         chosen = _chosen(size, len(rows.first))
         try:
-            together = ladder.model.encode(role, _stack(rows.first, chosen))
+            together = context.model.encode(role, _stack(rows.first, chosen))
         except SiglipOnnxError as error:
             said[size] = str(error)
             continue
@@ -173,9 +175,9 @@ def _stack(rows: Sequence[Array], chosen: Array) -> Array:
     return np.stack([rows[i] for i in chosen])
 
 
-def _hidden(ladder: Ladder, role: Role, rows: _Rows) -> tuple[Array, Array] | None:
-    session = ladder.model.session(role)
-    if rows.theirs is None or not ladder.compares_hidden(role):
+def _hidden(context: CheckContext, role: Role, rows: _Rows) -> tuple[Array, Array] | None:
+    session = context.model.session(role)
+    if rows.theirs is None or not context.compares_hidden(role):
         return None
     ours = session.rows(rows.first[0][None], [HIDDEN])[HIDDEN]
-    return ours, ladder.answers.outputs(role, HIDDEN, rows.theirs)
+    return ours, context.answers.outputs(role, HIDDEN, rows.theirs)

@@ -1,4 +1,4 @@
-"""Folders: of pictures with or without captions beside them, or of a folder for each class."""
+"""Folders: of images with or without captions beside them, or of a folder for each class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.errors import InputError
-from .rows import Row, captions_of, is_picture, lines_of, relative_name
+from .rows import Row, captions_of, is_image, lines_of, relative_name
 
-_LEVELS: Final = 2  # of `class/picture.jpg`
+_LEVELS: Final = 2  # of `class/image.jpg`
 
 
 def walk(folder: Path) -> list[Path]:
@@ -38,10 +38,10 @@ def _files(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def read_pictures(folder: Path, files: Sequence[Path]) -> tuple[str, list[Row]]:
-    """The form of a folder, in words, and a row for each picture.
+def read_images(folder: Path, files: Sequence[Path]) -> tuple[str, list[Row]]:
+    """The form of a folder, in words, and a row for each image.
 
-    Captions are in a text file of the picture's name, one a line. Where there is no such file at all, and every picture
+    Captions are in a text file of the image's name, one a line. Where there is no such file at all, and every image
     is in one of several folders of the first level, these are its classes.
 
     Args:
@@ -49,12 +49,12 @@ def read_pictures(folder: Path, files: Sequence[Path]) -> tuple[str, list[Row]]:
         files: What `walk` finds in it.
 
     Raises:
-        InputError: A caption cannot be read, a class has no picture, or a file's name is no valid Unicode.
+        InputError: A caption cannot be read, a class has no image, or a file's name is no valid Unicode.
     """
-    names = {path: relative_name(path, folder) for path in files if is_picture(path.name)}
+    names = {path: relative_name(path, folder) for path in files if is_image(path.name)}
     beside = _captions(names, set(files))
     if beside:
-        return "pictures with captions beside them", [
+        return "images with captions beside them", [
             Row(name, path, beside.get(path, ()), None, str(path)) for path, name in names.items()
         ]
     parts = [name.split("/") for name in names.values()]
@@ -63,18 +63,18 @@ def read_pictures(folder: Path, files: Sequence[Path]) -> tuple[str, list[Row]]:
         return "a folder for each class", [
             Row(name, path, (), name.split("/")[0], str(path)) for path, name in names.items()
         ]
-    return "pictures", [Row(name, path, (), None, str(path)) for path, name in names.items()]
+    return "images", [Row(name, path, (), None, str(path)) for path, name in names.items()]
 
 
 def _captions(names: dict[Path, str], files: set[Path]) -> dict[Path, tuple[str, ...]]:
-    """What stands beside each picture that has something beside it."""
+    """What stands beside each image that has something beside it."""
     owners: dict[Path, Path] = {}
     for path in names:
         text = path.with_suffix(".txt")
         if text not in files:
             continue
         if text in owners:
-            raise InputError(f"{text} stands beside two pictures, {owners[text].name} and {path.name}.", "Rename one.")
+            raise InputError(f"{text} stands beside two images, {owners[text].name} and {path.name}.", "Rename one.")
         owners[text] = path
     return {path: _caption(text) for text, path in owners.items()}
 
@@ -95,5 +95,5 @@ def _check_classes(folder: Path, filled: set[str]) -> None:
     empty = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name not in filled)
     if empty:
         raise InputError(
-            f"{folder} has a folder for each class, and {empty[0]} holds no picture.", "Fill it, or delete it."
+            f"{folder} has a folder for each class, and {empty[0]} holds no image.", "Fill it, or delete it."
         )

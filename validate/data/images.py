@@ -1,4 +1,4 @@
-"""Pictures of a collection by their names, each read when it is asked for."""
+"""Images of a collection by their names, each read when it is asked for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image
 from ...runtime.errors import InputError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import FORMATS
-from ..reference.pytorch import Picture
+from ..reference.pytorch import ImageSource
 
 
 class Stored(Protocol):
-    """A picture inside of a larger file, such as `runtime.bulk.items.Member`."""
+    """An image inside of a larger file, such as `runtime.bulk.items.Member`."""
 
     def read(self) -> bytes:
         """The bytes of its file; raises InputError if they are not there any more."""
@@ -27,13 +27,13 @@ class Stored(Protocol):
 Place = Path | Stored
 
 
-class Pictures(Mapping[str, Picture]):
-    """Pictures by name, in order. None is held: each is opened anew whenever it is asked for.
+class Images(Mapping[str, ImageSource]):
+    """Images by name, in order. None is held: each is opened anew whenever it is asked for.
 
-    A picture in a file of its own is given as its path, one inside of an archive or table as a loaded Pillow image.
+    An image in a file of its own is given as its path, one inside of an archive or table as a loaded Pillow image.
 
     Args:
-        places: Where each picture is.
+        places: Where each image is.
     """
 
     def __init__(self, places: Mapping[str, Place]) -> None:
@@ -46,10 +46,10 @@ class Pictures(Mapping[str, Picture]):
         return iter(self._places)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places  # Mapping's own would open the picture
+        return name in self._places  # Mapping's own would open the image
 
-    def __getitem__(self, name: str) -> Picture:
-        """One picture.
+    def __getitem__(self, name: str) -> ImageSource:
+        """One image.
 
         Raises:
             InputError: It is inside of an archive or table and cannot be read.
@@ -58,16 +58,16 @@ class Pictures(Mapping[str, Picture]):
         return place if isinstance(place, Path) else _opened(name, place.read())
 
     def digest(self, name: str) -> str:
-        """SHA-256 of a picture's file in lower-case hex; raises InputError if it cannot be read."""
+        """SHA-256 of an image's file in lower-case hex; raises InputError if it cannot be read."""
         place = self._places[name]
         try:
             return sha256(place) if isinstance(place, Path) else hashlib.sha256(place.read()).hexdigest()
         except OSError as error:
             raise InputError(f"{place} cannot be read ({error.strerror}).", "Put it back, or leave it out.") from error
 
-    def some(self, names: Iterable[str]) -> Pictures:
+    def some(self, names: Iterable[str]) -> Images:
         """Those of the given names, in their order."""
-        return Pictures({name: self._places[name] for name in names})
+        return Images({name: self._places[name] for name in names})
 
 
 def _opened(name: str, data: bytes) -> Image.Image:
@@ -76,7 +76,7 @@ def _opened(name: str, data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_formats())
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"The picture {name} cannot be read ({error}).", "Replace it, or leave it out.") from error
+        raise InputError(f"The image {name} cannot be read ({error}).", "Replace it, or leave it out.") from error
     return image
 
 

@@ -1,4 +1,4 @@
-"""Parquet: cells of a few rows at a time, and pictures that are kept in a column."""
+"""Parquet: cells of a few rows at a time, and images that are kept in a column."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_cells(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 class Column:
-    """Pictures in a column of a parquet file, of which a few rows are in memory. It is for one thread.
+    """Images in a column of a parquet file, of which a few rows are in memory. It is for one thread.
 
     Rows are best asked for in their order: to go back is to read a row group again from its beginning.
 
@@ -79,7 +79,7 @@ class Column:
         self._values: Any = ()  # an Arrow array of the rows from `_start` on
 
     def read(self, row: int) -> bytes:
-        """The bytes of one row's picture.
+        """The bytes of one row's image.
 
         Raises:
             InputError: The file is damaged, or another than it was.
@@ -93,7 +93,7 @@ class Column:
             raise _damaged(self._path, error) from error
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise InputError(f"{self._path} has no picture in row {row} any more.", "Start again.")
+            raise InputError(f"{self._path} has no image in row {row} any more.", "Start again.")
         return data
 
     def _seek(self, row: int) -> None:
@@ -119,7 +119,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a column."""
+    """One image of a column."""
 
     column: Column
     row: int

@@ -1,4 +1,4 @@
-"""What every form of data comes down to: rows of a picture, its captions and its class."""
+"""What every form of data comes down to: rows of an image, its captions and its class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.bulk.items import PICTURES
+from ...runtime.bulk.items import IMAGES
 from ...runtime.errors import InputError
 from .images import Place
 
@@ -18,7 +18,7 @@ GUESSES: Final = {
     "caption": ("caption", "captions", "text", "texts", "sentence", "sentences", "description"),
     "class": ("class", "label", "class_name", "label_name", "category", "cls"),
 }
-# Pictures all the same, in formats that siglip-onnx reads none of: they are told of, where notes and the like are not.
+# Images all the same, in formats that siglip-onnx reads none of: they are told of, where notes and the like are not.
 FOREIGN: Final = frozenset({".eps", ".heic", ".heif", ".jxl", ".psd", ".svg"})
 
 
@@ -27,9 +27,9 @@ class DataOptions:
     """How data are read.
 
     Attributes:
-        sample: How many pictures to draw without replacement; None takes all.
+        sample: How many images to draw without replacement; None takes all.
         seed: Which ones.
-        image_column: Column of a table with the pictures; None looks for one of `GUESSES`, as do the next two.
+        image_column: Column of a table with the images; None looks for one of `GUESSES`, as do the next two.
         caption_column: Column, or key of a shard's .json members, with a caption or a list of them.
         class_column: Column, or key of a shard's .json members, with the name or number of a class.
         labels: A file of labels, one a line; None takes the `labels.txt` beside the data, if there is one.
@@ -47,7 +47,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture.
+    """One image.
 
     Attributes:
         name: What it is called: a path below the data's folder, `shard.tar:member` or `table.parquet#row`.
@@ -119,7 +119,7 @@ def captions_of(value: Any, where: str) -> tuple[str, ...]:
             )
         if not text.strip() or not is_unicode(text):
             problem = "no valid Unicode" if text.strip() else "empty"
-            raise InputError(f"{where} has a caption that is {problem}.", "Write what the picture shows.")
+            raise InputError(f"{where} has a caption that is {problem}.", "Write what the image shows.")
     return tuple(dict.fromkeys(texts))
 
 
@@ -152,16 +152,16 @@ def as_label(text: str) -> str | int:
 _DIGITS: Final = 9  # of the number of a class; more are a name
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name is that of a picture.
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image.
 
     Raises:
-        InputError: It is that of a picture that siglip-onnx cannot read.
+        InputError: It is that of an image that siglip-onnx cannot read.
     """
     ending = os.path.splitext(name)[1].lower()
     if ending in FOREIGN:
-        raise InputError(f"{name} is a picture of a format that is not read.", "Convert it to PNG or JPEG.")
-    return ending in PICTURES
+        raise InputError(f"{name} is an image of a format that is not read.", "Convert it to PNG or JPEG.")
+    return ending in IMAGES
 
 
 def relative_name(path: Path, folder: Path) -> str:

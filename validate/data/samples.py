@@ -1,4 +1,4 @@
-"""What an artifact is judged on: pictures with captions, labels to choose among, and probes that provoke."""
+"""What an artifact is judged on: images with captions, labels to choose among, and probes that provoke."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from ...runtime.errors import InputError
-from ...runtime.preprocessing.prompts import fill
-from ..reference.pytorch import Picture
+from ...runtime.preprocessing.prompts import format_prompts
+from ..reference.pytorch import ImageSource
 from . import sources
-from .images import Pictures
+from .images import Images
 from .rows import DataOptions, Row, printable
 
-__all__ = ["BUNDLED", "TEXT_PROBES", "DataOptions", "Samples", "drawn", "picture_probes"]
+__all__ = ["BUNDLED", "TEXT_PROBES", "DataOptions", "Samples", "drawn", "image_probes"]
 
 _MOST_LABELS: Final = 1000  # of captions; a table of all with all would grow with the square of the data
 BUNDLED: Final = Path(__file__).parent / "photos"
@@ -68,50 +68,50 @@ TEXT_PROBES: Final = (
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures and texts.
+    """Images and texts.
 
     Attributes:
         name: What the report calls them.
         form: Which form they had, in words.
-        images: The pictures by name; none is held in memory.
-        captions: Texts that are true of each picture, one at least, in the order of `images`; empty where pictures
+        images: The images by name; none is held in memory.
+        captions: Texts that are true of each image, one at least, in the order of `images`; empty where images
             have no captions.
-        classes: Which of `labels` is each picture's class, in the order of `images`; empty where they have none.
+        classes: Which of `labels` is each image's class, in the order of `images`; empty where they have none.
         labels: Texts to choose among, each once.
         templates: Prompts that labels are put into, in the place of `{}`.
-        probes: Pictures of unusual form, for the pixels alone.
-        sample: How many pictures were drawn out of how many, and by which seed; empty where all were taken.
+        probes: Images of unusual form, for the pixels alone.
+        sample: How many images were drawn out of how many, and by which seed; empty where all were taken.
         bundled: Whether these are the photos that come with siglip-onnx.
     """
 
     name: str
     form: str
-    images: Pictures
+    images: Images
     captions: tuple[tuple[str, ...], ...]
     classes: tuple[int, ...]
     labels: tuple[str, ...]
     templates: tuple[str, ...]
-    probes: dict[str, Picture]
+    probes: dict[str, ImageSource]
     sample: str = ""
     bundled: bool = False
 
     @classmethod
     def read(cls, path: Path | None = None, options: DataOptions | None = None) -> Samples:
-        """Read data in any of the forms of docs/data.md; pictures are looked at when they are asked for.
+        """Read data in any of the forms of docs/data.md; images are looked at when they are asked for.
 
         Labels are those of `options.labels` or of a `labels.txt` beside the data, else the classes, else the first
-        captions of the pictures that are taken, a thousand at most.
+        captions of the images that are taken, a thousand at most.
 
         Args:
             path: A folder or file; None for the photos that come with siglip-onnx.
-            options: How to read them, and how many pictures to take.
+            options: How to read them, and how many images to take.
 
         Raises:
-            InputError: A file is missing or damaged, there is no picture, or an option makes no sense.
+            InputError: A file is missing or damaged, there is no image, or an option makes no sense.
             ProviderError: They are parquet, and pyarrow is missing.
         """
         options, folder = options or DataOptions(), BUNDLED if path is None else path
-        fill(options.templates, ())
+        format_prompts(options.templates, ())
         source = sources.read(folder, options)
         chosen = drawn([row.name for row in source.rows], options)
         rows = [source.rows[i] for i in chosen]
@@ -119,18 +119,18 @@ class Samples:
         return cls(
             name="bundled photos" if path is None else printable(folder.resolve().name),
             form=source.form,
-            images=Pictures({row.name: row.place for row in rows}),
+            images=Images({row.name: row.place for row in rows}),
             captions=tuple(row.captions for row in rows) if rows[0].captions else (),
             classes=tuple(source.classes[i] for i in chosen) if source.classes else (),
             labels=source.labels or _some_captions(rows, options.seed),
             templates=options.templates,
-            probes=picture_probes(),
+            probes=image_probes(),
             sample=f"{count} of {total}, seed {options.seed}" if count < total else "",
             bundled=path is None,
         )
 
     def subset(self, rows: Iterable[int]) -> Samples:
-        """The same with some pictures alone, counted from 0 and in the order given."""
+        """The same with some images alone, counted from 0 and in the order given."""
         names, chosen = list(self.images), list(rows)
         return replace(
             self,
@@ -141,12 +141,12 @@ class Samples:
 
     @property
     def pairs(self) -> tuple[str, ...]:
-        """The first caption of each picture, in the order of `images`; empty where they have none."""
+        """The first caption of each image, in the order of `images`; empty where they have none."""
         return tuple(own[0] for own in self.captions)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over every picture and text; raises InputError for a picture that cannot be read."""
+        """Hash over every image and text; raises InputError for an image that cannot be read."""
         whole = hashlib.sha256()
         for name, own in zip(self.images, self.captions or [()] * len(self.images), strict=True):
             whole.update(json.dumps([name, self.images.digest(name), *own]).encode())
@@ -159,7 +159,7 @@ class Samples:
     def texts(self) -> tuple[str, ...]:
         """Every text once: captions, labels in their templates, and probes."""
         captions = (text for own in self.captions for text in own)
-        prompts = (text for filled in fill(self.templates, self.labels) for text in filled)
+        prompts = (text for filled in format_prompts(self.templates, self.labels) for text in filled)
         return tuple(dict.fromkeys((*captions, *prompts, *TEXT_PROBES)))
 
 
@@ -170,18 +170,18 @@ def _some_captions(rows: Sequence[Row], seed: int) -> tuple[str, ...]:
 
 
 def drawn(names: Sequence[str], options: DataOptions) -> list[int]:
-    """Places of the pictures that are drawn, in ascending order; all of them if no more are asked for than there are.
+    """Places of the images that are drawn, in ascending order; all of them if no more are asked for than there are.
 
-    A picture is drawn if the hash of its name and the seed is among the smallest. So a sample depends on names alone
+    An image is drawn if the hash of its name and the seed is among the smallest. So a sample depends on names alone
     and no library's random numbers, is the same everywhere, and a larger one has all of a smaller one.
 
     Raises:
-        InputError: Less than one picture is asked for.
+        InputError: Less than one image is asked for.
     """
     if options.sample is None:
         return list(range(len(names)))
     if options.sample < 1:
-        raise InputError(f"A sample of {options.sample} pictures has nothing to judge by.", "Ask for one at least.")
+        raise InputError(f"A sample of {options.sample} images has nothing to judge by.", "Ask for one at least.")
 
     def rank(place: int) -> bytes:
         return hashlib.sha256(f"{options.seed}\n{names[place]}".encode()).digest()
@@ -189,8 +189,8 @@ def drawn(names: Sequence[str], options: DataOptions) -> list[int]:
     return sorted(sorted(range(len(names)), key=rank)[: options.sample])
 
 
-def picture_probes() -> dict[str, Picture]:
-    """Pictures of unusual size and mode, the same at every call."""
+def image_probes() -> dict[str, ImageSource]:
+    """Images of unusual size and mode, the same at every call."""
     rng = np.random.default_rng(20240)
 
     def noise(*shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -202,7 +202,7 @@ def picture_probes() -> dict[str, Picture]:
         "probe: tall 2x900": Image.fromarray(noise(900, 2, 3)),
         "probe: one pixel": Image.fromarray(noise(1, 1, 3)),
         "probe: large 1500x1100": Image.fromarray(noise(1100, 1500, 3)),
-        "probe: grey": Image.fromarray(noise(50, 50)),
+        "probe: gray": Image.fromarray(noise(50, 50)),
         "probe: transparent": Image.fromarray(noise(40, 60, 4)),
         "probe: palette": Image.fromarray(noise(64, 64)).convert("P"),
     }

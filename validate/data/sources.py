@@ -1,4 +1,4 @@
-"""The user's data: which form they have, and the pictures, captions and classes in them."""
+"""The user's data: which form they have, and the images, captions and classes in them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Final
 
 from ...runtime.errors import InputError
 from ...runtime.labels import read_labels
-from .folders import read_pictures, walk
+from .folders import read_images, walk
 from .parquet import class_names, schema
-from .rows import DataOptions, Row, columns, is_picture, relative_name
+from .rows import DataOptions, Row, columns, is_image, relative_name
 from .tables import CAPTIONS, READERS, read_captions, read_table
 from .tar import read_shard
 
 LABELS: Final = "labels.txt"
 _FORMS: Final = (
-    "Give pictures in a folder, a table (.csv, .tsv, .jsonl, .parquet) or shards (.tar), as docs/data.md says."
+    "Give images in a folder, a table (.csv, .tsv, .jsonl, .parquet) or shards (.tar), as docs/data.md says."
 )
-_METADATA: Final = ("metadata.csv", "metadata.jsonl")  # tables by which Hugging Face's imagefolder knows its pictures
+_METADATA: Final = ("metadata.csv", "metadata.jsonl")  # tables by which Hugging Face's imagefolder knows its images
 _ARCHIVES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # the packed ones are refused, and not left alone
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """What was found.
 
     Attributes:
         form: Which form the data have, in words.
-        rows: The pictures, in the order of the data.
+        rows: The images, in the order of the data.
         labels: The labels that a file gives, or else the names of the classes, each once.
-        classes: Which of these labels is each picture's class; empty where pictures have no classes.
+        classes: Which of these labels is each image's class; empty where images have no classes.
     """
 
     form: str
@@ -51,33 +51,33 @@ class _Found:
 
 
 class _Kind(StrEnum):
-    PICTURE = "pictures"
+    IMAGE = "images"
     TABLE = "a table"
     PARQUET = "parquet"
     SHARD = "shards"
 
 
-def read(path: Path, options: DataOptions) -> Source:
-    """Find out the form of some data and read them, all but the pictures.
+def read(path: Path, options: DataOptions) -> DataSource:
+    """Find out the form of some data and read them, all but the images.
 
     Args:
         path: A folder or file, in any of the forms of docs/data.md.
         options: Columns and labels; what is sampled and how labels are filled in is not decided here.
 
     Raises:
-        InputError: They have no form that is known, are damaged, or hold no picture; or some pictures have captions or
+        InputError: They have no form that is known, are damaged, or hold no image; or some images have captions or
             a class and others have not.
         ProviderError: They are parquet, and pyarrow is missing.
     """
     found, given = _find(path, options), _given_labels(path, options)
     rows = tuple(found.rows)
     if not rows:
-        raise InputError(f"{path} cannot be read as data: there is no picture in it.", _FORMS)
+        raise InputError(f"{path} cannot be read as data: there is no image in it.", _FORMS)
     _check_names(rows)
     _check_all_or_none(rows, "caption", [bool(row.captions) for row in rows])
     _check_all_or_none(rows, "class", [row.label is not None for row in rows])
     labels = tuple(dict.fromkeys(given))
-    return Source(found.form, rows, labels, ()) if rows[0].label is None else _with_classes(found, given)
+    return DataSource(found.form, rows, labels, ()) if rows[0].label is None else _with_classes(found, given)
 
 
 def _find(path: Path, options: DataOptions) -> _Found:
@@ -86,7 +86,7 @@ def _find(path: Path, options: DataOptions) -> _Found:
     if not path.exists():
         raise InputError(f"There is no {path}.", _FORMS)
     kind = _kind(path)
-    if kind is None or kind is _Kind.PICTURE:
+    if kind is None or kind is _Kind.IMAGE:
         raise InputError(f"{path} is a file of no form that can be read as data.", _FORMS)
     return _READERS[kind](path.parent, [path], options)
 
@@ -108,7 +108,7 @@ def _in_folder(folder: Path, options: DataOptions) -> _Found:
         several = " and ".join(f"{kind} ({paths[0].name})" for kind, paths in kinds.items())
         raise InputError(f"{folder} holds {several}, which could each be the data.", "Give one of them alone.")
     for kind, paths in kinds.items():
-        return _READERS[kind](folder, files if kind is _Kind.PICTURE else paths, options)
+        return _READERS[kind](folder, files if kind is _Kind.IMAGE else paths, options)
     return _Found("", ())
 
 
@@ -118,7 +118,7 @@ def _kind(path: Path) -> _Kind | None:
         return _Kind.SHARD
     if path.suffix.lower() in READERS:
         return _Kind.PARQUET if path.suffix.lower() == ".parquet" else _Kind.TABLE
-    return _Kind.PICTURE if is_picture(path.name) else None
+    return _Kind.IMAGE if is_image(path.name) else None
 
 
 def _without_notes_on_shards(files: Sequence[Path]) -> list[Path]:
@@ -127,9 +127,9 @@ def _without_notes_on_shards(files: Sequence[Path]) -> list[Path]:
     return [path for path in files if path.suffix != ".parquet" or path.with_suffix(".tar") not in there]
 
 
-def _pictures(folder: Path, files: Sequence[Path], options: DataOptions) -> _Found:
+def _images(folder: Path, files: Sequence[Path], options: DataOptions) -> _Found:
     _refuse_columns(options, folder)
-    return _Found(*read_pictures(folder, files))
+    return _Found(*read_images(folder, files))
 
 
 def _tables(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Found:
@@ -153,14 +153,14 @@ def _class_names(folder: Path, paths: Sequence[Path], options: DataOptions) -> S
 
 def _shards(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Found:
     if options.image_column:
-        raise InputError(f"{folder} has shards, and so no column of pictures.", "Leave out --image-column.")
+        raise InputError(f"{folder} has shards, and so no column of images.", "Leave out --image-column.")
     return _Found(
         "webdataset shards", [row for path in paths for row in read_shard(path, relative_name(path, folder), options)]
     )
 
 
 _READERS: Final[dict[_Kind, Callable[[Path, Sequence[Path], DataOptions], _Found]]] = {
-    _Kind.PICTURE: _pictures,
+    _Kind.IMAGE: _images,
     _Kind.TABLE: _tables,
     _Kind.PARQUET: _parquet,
     _Kind.SHARD: _shards,
@@ -189,7 +189,7 @@ def _check_names(rows: Sequence[Row]) -> None:
     for row in rows:
         if first.setdefault(row.name, row) is not row:
             raise InputError(
-                f"{row.where} names {row.name}, as {first[row.name].where} does.", "Have every picture in one file."
+                f"{row.where} names {row.name}, as {first[row.name].where} does.", "Have every image in one file."
             )
 
 
@@ -197,13 +197,13 @@ def _check_all_or_none(rows: Sequence[Row], what: str, there: Sequence[bool]) ->
     if any(there) and not all(there):
         row = rows[list(there).index(False)]
         raise InputError(
-            f"{row.where} gives {row.name} no {what}, and {sum(there)} other pictures have one.",
-            f"Give every picture a {what}, or none.",
+            f"{row.where} gives {row.name} no {what}, and {sum(there)} other images have one.",
+            f"Give every image a {what}, or none.",
         )
 
 
-def _with_classes(found: _Found, given: Sequence[str]) -> Source:
-    """With the classes of pictures as places among the labels."""
+def _with_classes(found: _Found, given: Sequence[str]) -> DataSource:
+    """With the classes of images as places among the labels."""
     numbered = any(isinstance(row.label, int) for row in found.rows)
     if numbered and given and found.names and len(given) != len(found.names):
         raise InputError(
@@ -212,13 +212,13 @@ def _with_classes(found: _Found, given: Sequence[str]) -> Source:
         )
     names = list(given or found.names) or sorted({row.label for row in found.rows if isinstance(row.label, str)})
     labels = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return Source(
+    return DataSource(
         found.form, tuple(found.rows), tuple(labels), tuple(labels[_class(row, names, labels)] for row in found.rows)
     )
 
 
 def _class(row: Row, names: Sequence[str], labels: dict[str, int]) -> str:
-    """The name of a picture's class."""
+    """The name of an image's class."""
     if isinstance(row.label, str):
         if row.label not in labels:
             raise InputError(f"{row.where} has the class {row.label!r}, which is no label.", "Add it to the labels.")

@@ -1,4 +1,4 @@
-"""Tables of pictures: CSV, TSV, JSON lines and parquet, and the captions.jsonl of old."""
+"""Tables of images: CSV, TSV, JSON lines and parquet, and the captions.jsonl of old."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Reader = Callable[[Path, DataOptions], Iterator[_Line]]
 
 
 def read_table(path: Path, name: str, options: DataOptions) -> list[Row]:
-    """The pictures of a table, in the order of their first rows; further rows of one are further captions.
+    """The images of a table, in the order of their first rows; further rows of one are further captions.
 
     Args:
         path: The table. Paths in it are relative to its folder.
@@ -50,7 +50,7 @@ def read_table(path: Path, name: str, options: DataOptions) -> list[Row]:
         options: Which columns to take.
 
     Raises:
-        InputError: The table is damaged, has no such columns, names a picture that is not there, or one twice.
+        InputError: The table is damaged, has no such columns, names an image that is not there, or one twice.
         ProviderError: It is parquet, and pyarrow is missing.
     """
     rows: dict[str, Row] = {}
@@ -64,10 +64,10 @@ def read_table(path: Path, name: str, options: DataOptions) -> list[Row]:
 def _row(line: _Line, path: Path, name: str, known: Columns, column: Callable[[str], Column]) -> Row:
     if known.image is None:
         raise InputError(
-            f"{line.where} has no column of pictures; there are {', '.join(map(repr, line.cells)) or 'none'}.",
+            f"{line.where} has no column of images; there are {', '.join(map(repr, line.cells)) or 'none'}.",
             'Call it "image", or name it with --image-column.',
         )
-    named, place = _picture(line.cells[known.image], line, path, name)
+    named, place = _image(line.cells[known.image], line, path, name)
     if place is None:
         named, place = f"{name}#{line.number}", Cell(column(known.image), line.number)
     label = line.cells[known.label] if known.label else None
@@ -77,18 +77,18 @@ def _row(line: _Line, path: Path, name: str, known: Columns, column: Callable[[s
     return Row(named, place, texts, label_of(label, line.where), line.where)
 
 
-def _picture(value: Any, line: _Line, path: Path, name: str) -> tuple[str, Place | None]:
-    """What a picture's file is called and where it is; None where the cell itself holds it."""
-    if isinstance(value, dict):  # how Hugging Face datasets keep pictures
+def _image(value: Any, line: _Line, path: Path, name: str) -> tuple[str, Place | None]:
+    """What an image's file is called and where it is; None where the cell itself holds it."""
+    if isinstance(value, dict):  # how Hugging Face datasets keep images
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         if len(value) > MAX_MEMBER:
             raise InputError(
-                f"{line.where} has a picture of {len(value):,} bytes; {MAX_MEMBER:,} are read at most.", "Leave it out."
+                f"{line.where} has an image of {len(value):,} bytes; {MAX_MEMBER:,} are read at most.", "Leave it out."
             )
         return "", None
     if not isinstance(value, str) or not value or not is_unicode(value):
-        raise InputError(f"{line.where} has no picture, but {value!r:.60}.", "Name a file, from the table's folder.")
+        raise InputError(f"{line.where} has no image, but {value!r:.60}.", "Name a file, from the table's folder.")
     target = path.parent / value
     if not os.path.isfile(target):
         raise InputError(f"{line.where} names {value}, which is not there.", "Paths start from the table's folder.")
@@ -160,7 +160,7 @@ READERS: Final[dict[str, Reader]] = {
 
 
 def read_captions(path: Path) -> list[Row]:
-    """The rows of captions.jsonl: each line one picture, once, with one caption, which may be empty.
+    """The rows of captions.jsonl: each line one image, once, with one caption, which may be empty.
 
     Raises:
         InputError: The file or a line of it cannot be used.

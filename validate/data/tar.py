@@ -10,29 +10,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.bulk.items import MAX_MEMBER, PACKED, Member, StrictInfo
+from ...runtime.bulk.items import MAX_MEMBER, PACKED, ArchiveMember, StrictInfo
 from ...runtime.errors import InputError
-from .rows import DataOptions, Row, as_label, captions_of, columns, is_picture, is_unicode, label_of, lines_of
+from .rows import DataOptions, Row, as_label, captions_of, columns, is_image, is_unicode, label_of, lines_of
 
 _NOTES: Final = frozenset({".txt", ".json", ".cls"})
 _MAX_NOTE: Final = 2**20  # bytes of one of these; a caption has some hundred
-_PICTURE: Final = "picture"
+_IMAGE: Final = "image"
 
 
 def read_shard(path: Path, name: str, options: DataOptions) -> list[Row]:
-    """A row for each key of a shard. Nothing is unpacked; pictures are read where they lie.
+    """A row for each key of a shard. Nothing is unpacked; images are read where they lie.
 
     Captions are the lines of the key's .txt member, or else in its .json member; its class is in the .cls member, or
     else in the .json one. Members of other kinds are left alone.
 
     Args:
         path: An uncompressed tar file.
-        name: What it is called in the names of pictures.
+        name: What it is called in the names of images.
         options: Which keys of .json members to take.
 
     Raises:
         InputError: It is damaged or compressed, a member is a link or its path leads out of the archive, or a key has
-            no picture, several, or a caption or class that cannot be read.
+            no image, several, or a caption or class that cannot be read.
     """
     try:
         _check_plain(path)
@@ -48,20 +48,20 @@ def _check_plain(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(6).startswith(PACKED):
             raise InputError(
-                f"{path} is compressed, so its pictures can only be read from its beginning, and each is read several "
+                f"{path} is compressed, so its images can only be read from its beginning, and each is read several "
                 "times.",
                 "Decompress the archive; the tar file itself need not be unpacked.",
             )
 
 
 def _keys(archive: tarfile.TarFile, path: Path, name: str) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """For each key its picture and notes, in the order of the keys' first members."""
+    """For each key its image and notes, in the order of the keys' first members."""
     keys: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in _files(archive, path):
         folder, file = posixpath.split(member.name)
         ending = os.path.splitext(file)[1].lower()
-        kind = _PICTURE if is_picture(file) else ending
-        if kind != _PICTURE and kind not in _NOTES:
+        kind = _IMAGE if is_image(file) else ending
+        if kind != _IMAGE and kind not in _NOTES:
             continue
         key = posixpath.join(folder, file.split(".", 1)[0])
         parts = keys.setdefault(key, {})
@@ -99,15 +99,15 @@ def _row(
     options: DataOptions,
 ) -> Row:
     where = f"The key {key} of {path}"
-    picture = members.get(_PICTURE)
-    if picture is None:
+    image = members.get(_IMAGE)
+    if image is None:
         others = ", ".join(member.name for member in members.values())
-        raise InputError(f"{where} has no picture, but {others}.", "Add it, or leave the others out.")
-    if picture.size > MAX_MEMBER:
-        raise InputError(f"{where} has {picture.size:,} bytes; {MAX_MEMBER:,} are read at most.", "Leave it out.")
-    texts = {kind: _note(archive, path, member) for kind, member in members.items() if kind != _PICTURE}
-    place = Member(str(path), picture.offset_data, picture.size)
-    return Row(f"{name}:{picture.name}", place, *_about(texts, options, where), where)
+        raise InputError(f"{where} has no image, but {others}.", "Add it, or leave the others out.")
+    if image.size > MAX_MEMBER:
+        raise InputError(f"{where} has {image.size:,} bytes; {MAX_MEMBER:,} are read at most.", "Leave it out.")
+    texts = {kind: _note(archive, path, member) for kind, member in members.items() if kind != _IMAGE}
+    place = ArchiveMember(str(path), image.offset_data, image.size)
+    return Row(f"{name}:{image.name}", place, *_about(texts, options, where), where)
 
 
 def _about(texts: dict[str, str], options: DataOptions, where: str) -> tuple[tuple[str, ...], str | int | None]:

@@ -16,32 +16,36 @@ from ...runtime.artifact.contract import Role, Verdict
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.files import new_folder
 from ...runtime.model import Siglip
-from ..report.report import Check, Report, Rung, describe
+from ..report.report import Check, CheckGroup, Report, describe
 from .explanation import Explanation, TowerState
 from .local_error import error_of
 from .localize import Trace, trace_foreign, trace_kin
 from .match_values import are_kin
-from .probe import Bench, Side, side, trusted_model
+from .probe import Probe, Side, side, trusted_model
 
 Array = NDArray[Any]
 FILE: Final = "explanation.json"
 
-# Rungs below the towers: what fails there is not made by nodes.
+# Check groups below the towers: what fails there is not made by nodes.
 _BELOW: Final = {
-    Rung.CONTRACT: "The artifact's files or interfaces are not what they have to be; no node is to blame.",
-    Rung.PROVIDER: "The provider does not run all of the graph itself; no node is to blame.",
-    Rung.TOKENS: "The tower is given other ids than the reference reads; the tokenizer or what the contract says of it "
+    CheckGroup.CONTRACT: "The artifact's files or interfaces are not what they have to be; no node is to blame.",
+    CheckGroup.PROVIDER: "The provider does not run all of the graph itself; no node is to blame.",
+    CheckGroup.TOKENS: "The tower is given other ids than the reference reads; the tokenizer or what the contract "
+    "says of it "
     "is to blame, no node.",
-    Rung.PIXELS: "The tower is given other pixels than the reference sees; the preprocessing or what the contract says "
+    CheckGroup.PIXELS: "The tower is given other pixels than the reference sees; the preprocessing or what the "
+    "contract says "
     "of it is to blame, no node.",
 }
 # What is left where the towers are right row by row.
 _ABOVE: Final = {
-    Rung.DETERMINISM: "The same input gives another result when it is run again; row by row the towers pass, so the "
+    CheckGroup.DETERMINISM: "The same input gives another result when it is run again; row by row the towers pass, "
+    "so the "
     "provider's threads or algorithms are to blame, no node.",
-    Rung.BATCH: "Row by row the towers pass: how the graph treats batches is to blame, such as a batch that was fixed "
+    CheckGroup.BATCH: "Row by row the towers pass: how the graph treats batches is to blame, such as a batch that "
+    "was fixed "
     "when it was traced.",
-    Rung.LATENCY: "It computes what it should and takes too long.",
+    CheckGroup.LATENCY: "It computes what it should and takes too long.",
 }
 _JOINT: Final = "joint graph"  # how checks of the joint graph are called
 
@@ -75,10 +79,10 @@ def _explained(case: Case, folder: Path) -> Explanation:
     problem = case.report.first_problem()
     if problem is None or case.report.verdict is Verdict.PASS:
         return _said(case, problem, {}, "Nothing fails, so there is nothing to explain.")
-    towers = {role: _Tower(case, role) for role in case.rows}
+    towers = {role: _TowerDiagnosis(case, role) for role in case.rows}
     states = {role: tower.state for role, tower in towers.items()}
-    if problem.rung in _BELOW:
-        return _said(case, problem, states, _BELOW[problem.rung])
+    if problem.group in _BELOW:
+        return _said(case, problem, states, _BELOW[problem.group])
     if untrusted := [role for role, tower in towers.items() if tower.trusted and not tower.is_trusted]:
         what = f"The {untrusted[0]} tower that was to be trusted would not pass either, so nothing can be told."
         return _said(case, problem, states, what)
@@ -96,14 +100,14 @@ def _looked_into(
     case: Case,
     problem: Check,
     states: dict[Role, TowerState],
-    tower: _Tower,
+    tower: _TowerDiagnosis,
     notes: tuple[str, ...],
     folder: Path,
 ) -> Explanation:
     judged, trusted = tower.judged, tower.trusted
     assert judged is not None and trusted is not None  # noqa: S101, PT018  it ran
     with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
-        bench = Bench(Path(scratch), judged, trusted, case.progress)
+        bench = Probe(Path(scratch), judged, trusted, case.progress)
         trace = trace_kin if are_kin(judged.net, trusted.net) else trace_foreign
         found: Trace = trace(bench, lambda embeddings: case.enough(tower.role, embeddings), folder)
     return replace(
@@ -116,7 +120,7 @@ def _looked_into(
     )
 
 
-class _Tower:
+class _TowerDiagnosis:
     """A tower of both artifacts, run on a few rows."""
 
     def __init__(self, case: Case, role: Role) -> None:
@@ -145,8 +149,8 @@ class _Tower:
 def _above(case: Case, problem: Check) -> str:
     """What is to blame where every tower passes."""
     ours, theirs = case.model.contract.logits, case.trusted.contract.logits
-    if problem.rung in _ABOVE:
-        return _ABOVE[problem.rung]
+    if problem.group in _ABOVE:
+        return _ABOVE[problem.group]
     for name in ("scale", "bias"):
         mine, right = getattr(ours, name), getattr(theirs, name)
         if mine != right:
@@ -166,7 +170,7 @@ def _said(case: Case, problem: Check | None, states: dict[Role, TowerState], con
         artifact=report.artifact,
         precision=report.precision,
         provider=report.provider,
-        rung=problem.rung if problem else "",
+        group=problem.group if problem else "",
         check=f"{problem.name}: {describe(problem)}" if problem else "",
         towers=states,
         conclusion=conclusion,

@@ -100,7 +100,7 @@ class Explanation:
     """Why a variant fails.
 
     Attributes:
-        rung: The lowest rung that fails.
+        group: The lowest group that fails.
         check: Its check, and what it found.
         towers: What each tower gives on a few rows.
         role: The tower that was looked into; None where no node is to blame.
@@ -114,7 +114,7 @@ class Explanation:
     artifact: str
     precision: Precision
     provider: Provider
-    rung: str
+    group: str
     check: str
     towers: dict[Role, TowerState]
     conclusion: str
@@ -137,7 +137,7 @@ class Explanation:
     def describe(self, folder: Path | None = None) -> str:
         """The explanation for a terminal; with the folder that it lies in, the script is named in full."""
         lines = [f"Why {self.artifact} at {self.precision} on {self.provider} fails", ""]
-        lines += _item("fails first", f"{self.rung}, {self.check}" if self.check else self.rung)
+        lines += _item("fails first", f"{self.group}, {self.check}" if self.check else self.group)
         for role, state in self.towers.items():
             lines += _item(f"{role} tower", _state(state))
         lines += _item("conclusion", self.conclusion)

@@ -15,7 +15,7 @@ FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _READABLE: Final = (*FLOATS, TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)  # that NumPy has, too
 
 
-class Net:
+class GraphView:
     """A graph whose weights stay on the disk.
 
     Args:
@@ -146,7 +146,7 @@ class Segment:
     theirs: frozenset[int]
 
 
-def segments(ours: Net, theirs: Net, shared: Sequence[str]) -> list[Segment]:
+def segments(ours: GraphView, theirs: GraphView, shared: Sequence[str]) -> list[Segment]:
     """Both graphs cut at the values that they share, in the order of the judged one.
 
     No node is in two segments, constants apart: where one is needed for several values, these belong to one segment.

@@ -16,7 +16,7 @@ from ...runtime.artifact.contract import Precision
 from ...runtime.engines.base import Engine
 from ...runtime.errors import SiglipOnnxError
 from .graph_view import Segment, segments
-from .probe import Bench, ChangedError
+from .probe import ChangedError, Probe
 from .subgraph import cut
 
 Array = NDArray[Any]
@@ -50,7 +50,7 @@ class Own:
 
 
 @dataclass
-class Measured:
+class LocalError:
     """What is known of the segments of a tower.
 
     Attributes:
@@ -78,7 +78,7 @@ def error_of(found: Array, wanted: Array) -> float:
     return float(difference / (np.abs(wanted.astype(np.float64)).max(initial=0.0) or 1.0))
 
 
-def measure(bench: Bench, shared: Sequence[str]) -> Measured:
+def measure(bench: Probe, shared: Sequence[str]) -> LocalError:
     """How far each segment between shared values is off by itself.
 
     Args:
@@ -88,7 +88,7 @@ def measure(bench: Bench, shared: Sequence[str]) -> Measured:
     judged = bench.judged.net
     seen = bench.visible(bench.judged, [name for name in shared if name != judged.embedding])
     seen.append(judged.embedding)
-    known = Measured(segments(judged, bench.trusted.net, seen), hidden=[name for name in shared if name not in seen])
+    known = LocalError(segments(judged, bench.trusted.net, seen), hidden=[name for name in shared if name not in seen])
     _measure(bench, known, known.segments)
     _settle(bench, known)
     stood: set[Segment] = set()
@@ -102,8 +102,8 @@ def measure(bench: Bench, shared: Sequence[str]) -> Measured:
     return known
 
 
-def _settle(bench: Bench, known: Measured) -> None:
-    """Join segments that cannot be looked at to their neighbours, until all can be or none is left to join."""
+def _settle(bench: Probe, known: LocalError) -> None:
+    """Join segments that cannot be looked at to their neighbors, until all can be or none is left to join."""
     for _ in range(_ROUNDS):
         ends = {bench.judged.net.embedding, *bench.judged.net.inputs}
         gone = {name for segment in known.unseen for name in (*segment.outputs, *segment.inputs)} - ends
@@ -113,7 +113,7 @@ def _settle(bench: Bench, known: Measured) -> None:
         _without(bench, known, gone)
 
 
-def _without(bench: Bench, known: Measured, gone: Collection[str]) -> None:
+def _without(bench: Probe, known: LocalError, gone: Collection[str]) -> None:
     """Cut the graphs anew, without some values, and measure what is new."""
     known.segments = _cut_without(bench, known, gone)
     known.own = {segment: own for segment, own in known.own.items() if segment in known.segments}
@@ -121,18 +121,18 @@ def _without(bench: Bench, known: Measured, gone: Collection[str]) -> None:
     _measure(bench, known, [segment for segment in known.segments if segment not in known.own])
 
 
-def _cut_without(bench: Bench, known: Measured, gone: Collection[str]) -> list[Segment]:
+def _cut_without(bench: Probe, known: LocalError, gone: Collection[str]) -> list[Segment]:
     kept = [name for segment in known.segments for name in segment.outputs if name not in gone]
     return segments(bench.judged.net, bench.trusted.net, kept)
 
 
-def _measure(bench: Bench, known: Measured, some: Sequence[Segment]) -> None:
+def _measure(bench: Probe, known: LocalError, some: Sequence[Segment]) -> None:
     for number, chunk in enumerate(_chunks(bench, some)):
         bench.progress(f"Comparing nodes, part {number + 1}")
         _measure_chunk(bench, known, chunk)
 
 
-def _measure_chunk(bench: Bench, known: Measured, chunk: Sequence[Segment]) -> None:
+def _measure_chunk(bench: Probe, known: LocalError, chunk: Sequence[Segment]) -> None:
     """Halved where looking at so much changes what is computed."""
     try:
         found = list(_errors(bench, known, chunk))
@@ -149,7 +149,7 @@ def _measure_chunk(bench: Bench, known: Measured, chunk: Sequence[Segment]) -> N
             known.own[segment] = own
 
 
-def _errors(bench: Bench, known: Measured, chunk: Sequence[Segment]) -> Iterator[tuple[Segment, Own]]:
+def _errors(bench: Probe, known: LocalError, chunk: Sequence[Segment]) -> Iterator[tuple[Segment, Own]]:
     outputs = [name for segment in chunk for name in segment.outputs]
     names = list(dict.fromkeys([*(name for segment in chunk for name in segment.inputs), *outputs]))
     engine: Engine | None = None
@@ -176,32 +176,32 @@ def _single(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def _chunks(bench: Bench, some: Sequence[Segment]) -> Iterator[list[Segment]]:
+def _chunks(bench: Probe, some: Sequence[Segment]) -> Iterator[list[Segment]]:
     by_first = {segment.outputs[0]: segment for segment in some}
     for names in bench.chunks(bench.judged, list(by_first)):
         yield [by_first[name] for name in names]
 
 
-def peers_of(bench: Bench, known: Measured, segment: Segment) -> list[float]:
+def peers_of(bench: Probe, known: LocalError, segment: Segment) -> list[float]:
     """How far off the other segments of the same operators are."""
     operators = bench.trusted.net.operators
     kind = operators(segment.theirs)
     return [own.error for s, own in known.own.items() if s is not segment and operators(s.theirs) == kind]
 
 
-def limit_of(bench: Bench, known: Measured, segment: Segment) -> float:
+def limit_of(bench: Probe, known: LocalError, segment: Segment) -> float:
     """How far a segment may be off by itself."""
     least, most = LIMITS[bench.judged.precision]
     peers = peers_of(bench, known, segment)
     return float(np.clip(JUMP * np.median(peers), least, most)) if peers else most
 
 
-def suspects(bench: Bench, known: Measured) -> list[Segment]:
+def suspects(bench: Probe, known: LocalError) -> list[Segment]:
     """The segments that are further off than they may be, in the order of the graph."""
     return [s for s in known.segments if s in known.own and known.own[s].error > limit_of(bench, known, s)]
 
 
-def _undone(bench: Bench, known: Measured, stood: set[Segment]) -> list[str]:
+def _undone(bench: Probe, known: LocalError, stood: set[Segment]) -> list[str]:
     """Values that are only in another form: the nodes behind undo it.
 
     Smoothing, for one, divides the channels of a norm and multiplies the weights behind it: each of the two is off by
@@ -219,14 +219,14 @@ def _undone(bench: Bench, known: Measured, stood: set[Segment]) -> list[str]:
     if not heads:
         return []
     merged = _cut_without(bench, known, {name for segment in heads for name in segment.outputs})
-    trial = Measured([s for s in merged if s not in known.own])
+    trial = LocalError([s for s in merged if s not in known.own])
     _measure(bench, trial, trial.segments)
     known.types |= trial.types
     stood.update(head for head in heads if not _is_undone(bench, known, trial, head))
     return sorted(name for head in heads if head not in stood for name in head.outputs)
 
 
-def _is_undone(bench: Bench, known: Measured, trial: Measured, head: Segment) -> bool:
+def _is_undone(bench: Probe, known: LocalError, trial: LocalError, head: Segment) -> bool:
     """Whether every user of a segment is off by itself, and right together with it."""
     users = [s for s in known.segments if s is not head and not set(head.outputs).isdisjoint(s.inputs)]
     most = LIMITS[bench.judged.precision][1]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from ...runtime.errors import SiglipOnnxError
 from .explanation import Culprit, Origin, Remedy
 from .graph_view import Segment
-from .local_error import Measured, limit_of, measure, peers_of, suspects
+from .local_error import LocalError, limit_of, measure, peers_of, suspects
 from .match_values import Matching, Pair, first_difference, match, mended, scene_between
 from .minimal_fix import find_remedy
-from .probe import Bench, ChangedError
+from .probe import ChangedError, Probe
 from .replay import FOLDER, write_replay
 from .root_cause import Scene, culprit_of, scene_of
 
@@ -41,7 +41,7 @@ class Trace:
     notes: tuple[str, ...] = ()
 
 
-def trace_kin(bench: Bench, enough: Enough, folder: Path) -> Trace:
+def trace_kin(bench: Probe, enough: Enough, folder: Path) -> Trace:
     """Find the nodes in a graph that the same exporter made as the trusted one.
 
     Args:
@@ -59,7 +59,7 @@ def trace_kin(bench: Bench, enough: Enough, folder: Path) -> Trace:
     return replace(trace, notes=notes, remedy=remedy if isinstance(remedy, Remedy) else None)
 
 
-def _first(bench: Bench, known: Measured, first: Segment, folder: Path) -> Trace:
+def _first(bench: Probe, known: LocalError, first: Segment, folder: Path) -> Trace:
     limit = limit_of(bench, known, first)
     try:
         scene = scene_of(bench, first, known.own[first].row)
@@ -83,14 +83,14 @@ def _with_replay(trace: Trace, scene: Scene, limit: float, folder: Path) -> Trac
     return replace(trace, replay=FOLDER if (folder / FOLDER).exists() else "")
 
 
-def _gradual(bench: Bench, known: Measured) -> str:
+def _gradual(bench: Probe, known: LocalError) -> str:
     """What to say where no step is off."""
     ranked = sorted(known.own, key=lambda segment: -known.own[segment].error)[:_SHOWN]
     names = [f"{bench.judged.net.names(s.ours)[-1]} {known.own[s].error:.2g}" for s in ranked]
     return f"No step is off by itself: errors that are each small enough add up. The largest: {', '.join(names)}."
 
 
-def _notes(bench: Bench, known: Measured, off: list[Segment]) -> list[str]:
+def _notes(bench: Probe, known: LocalError, off: list[Segment]) -> list[str]:
     notes = []
     count = len(known.hidden) + sum(len(segment.outputs) for segment in known.segments)
     if len(off) > 1:
@@ -115,7 +115,7 @@ def _notes(bench: Bench, known: Measured, off: list[Segment]) -> list[str]:
     return notes
 
 
-def trace_foreign(bench: Bench, enough: Enough, folder: Path) -> Trace:
+def trace_foreign(bench: Probe, enough: Enough, folder: Path) -> Trace:
     """Find the nodes in somebody else's graph; arguments as of `trace_kin`."""
     try:
         known = match(bench)
@@ -135,7 +135,7 @@ def trace_foreign(bench: Bench, enough: Enough, folder: Path) -> Trace:
     return _with_proof(trace, bench, pair, enough)
 
 
-def _unmatched(bench: Bench, known: Matching) -> str:
+def _unmatched(bench: Probe, known: Matching) -> str:
     places = bench.judged.net
     first = places.nodes[places.makers[known.ours[0]]] if known.ours else None
     where = f"; the first value that agrees with none comes from {first.name or first.output[0]}" if first else ""
@@ -145,7 +145,7 @@ def _unmatched(bench: Bench, known: Matching) -> str:
     )
 
 
-def _with_proof(trace: Trace, bench: Bench, pair: Pair, enough: Enough) -> Trace:
+def _with_proof(trace: Trace, bench: Probe, pair: Pair, enough: Enough) -> Trace:
     """Whether the tower passes once the nodes give the trusted value."""
     try:
         passes = enough(mended(bench, pair))

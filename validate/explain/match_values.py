@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph_view import Net, Segment
+from .graph_view import GraphView, Segment
 from .local_error import LIMITS, error_of
-from .probe import Bench, ChangedError, Side
+from .probe import ChangedError, Probe, Side
 from .root_cause import Scene
 from .subgraph import overridden
 
@@ -22,7 +22,7 @@ _TRIES: Final = 200  # of handing a value of one graph to the other
 _KIN: Final = 0.5  # share of the weights
 
 
-def are_kin(ours: Net, theirs: Net) -> bool:
+def are_kin(ours: GraphView, theirs: GraphView) -> bool:
     """Whether one exporter made both graphs: half of the trusted weights stand in the other by name.
 
     Quantized weights are called after those that they were made of. Names of inner values prove nothing, since an
@@ -61,7 +61,7 @@ class Matching:
     tolerance: float
 
 
-def match(bench: Bench) -> Matching:
+def match(bench: Probe) -> Matching:
     """Match values of the first row by size and distribution, whatever their shapes."""
     tolerance, _ = LIMITS[bench.judged.precision]
     mine = _prints(bench, bench.judged, bench.visible(bench.judged, bench.judged.net.floats))
@@ -77,7 +77,7 @@ def match(bench: Bench) -> Matching:
     return Matching(pairs, ours, theirs, {name: found.size for name, found in mine.items()}, tolerance)
 
 
-def _behind(net: Net, names: Iterable[str], matched: Iterable[str]) -> list[str]:
+def _behind(net: GraphView, names: Iterable[str], matched: Iterable[str]) -> list[str]:
     """The values that nothing is computed from which agrees."""
     used, _ = net.behind(matched, ())
     return [name for name in names if net.makers[name] not in used]
@@ -97,7 +97,7 @@ class _Print:
         return far if np.isfinite(far) else np.inf
 
 
-def _prints(bench: Bench, side: Side, names: Sequence[str]) -> dict[str, _Print]:
+def _prints(bench: Probe, side: Side, names: Sequence[str]) -> dict[str, _Print]:
     found: dict[str, _Print] = {}
     for some in bench.chunks(side, names):
         for values in bench.look(side, some, [0]):
@@ -112,7 +112,7 @@ def _print(array: Array) -> _Print:
         return _Print(flat.size, float(np.abs(flat).max(initial=0.0)), np.asarray(numbers))
 
 
-def first_difference(bench: Bench, known: Matching) -> Pair | None:
+def first_difference(bench: Probe, known: Matching) -> Pair | None:
     """The earliest values that stand for each other and differ; None where none were found.
 
     Proof that they do: the trusted graph, given the judged one's value, gives the judged one's embedding.
@@ -135,7 +135,7 @@ def first_difference(bench: Bench, known: Matching) -> Pair | None:
     return None
 
 
-def _values(bench: Bench, side: Side, names: Sequence[str]) -> dict[str, Array]:
+def _values(bench: Probe, side: Side, names: Sequence[str]) -> dict[str, Array]:
     """Values of the first row; those that can only be looked at alone are looked at alone."""
     if not names:
         return {}
@@ -154,7 +154,7 @@ def _agree(found: Array, wanted: Array, tolerance: float) -> bool:
     return error_of(found, wanted) <= tolerance
 
 
-def _with_value(bench: Bench, side: Side, name: str, like: Array) -> Callable[[int, Array], Array]:
+def _with_value(bench: Probe, side: Side, name: str, like: Array) -> Callable[[int, Array], Array]:
     """Runs a row of a tower, one of whose values is given."""
     engine = bench.load(side, overridden(side.net, name, like))
 
@@ -165,7 +165,7 @@ def _with_value(bench: Bench, side: Side, name: str, like: Array) -> Callable[[i
     return run
 
 
-def scene_between(bench: Bench, known: Matching, pair: Pair) -> Scene:
+def scene_between(bench: Probe, known: Matching, pair: Pair) -> Scene:
     """The nodes between the last values that agree and the first that do not, on the first row.
 
     Raises:
@@ -181,7 +181,7 @@ def scene_between(bench: Bench, known: Matching, pair: Pair) -> Scene:
     return Scene(bench, segment, 0, given, {pair.ours: values[pair.ours]}, {pair.ours: wanted}, exact=False, kin=False)
 
 
-def mended(bench: Bench, pair: Pair) -> Array:
+def mended(bench: Probe, pair: Pair) -> Array:
     """Embeddings of the judged graph when it is given the trusted value, float32 [rows, size].
 
     Raises:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...runtime.errors import SiglipOnnxError
 from .explanation import Remedy
 from .graph_view import Segment
-from .local_error import Measured
-from .probe import Bench
+from .local_error import LocalError
+from .probe import Probe
 from .subgraph import hybrid
 
 Array = NDArray[Any]
@@ -86,7 +86,9 @@ def ddmin(items: Sequence[_T], good: Callable[[Sequence[_T]], bool]) -> list[_T]
     return found
 
 
-def find_remedy(bench: Bench, known: Measured, first: Segment | None, enough: Callable[[Array], bool]) -> Remedy | str:
+def find_remedy(
+    bench: Probe, known: LocalError, first: Segment | None, enough: Callable[[Array], bool]
+) -> Remedy | str:
     """The fewest segments that must be taken from the trusted graph, or why they were not found.
 
     Args:
@@ -124,7 +126,7 @@ def find_remedy(bench: Bench, known: Measured, first: Segment | None, enough: Ca
     return Remedy(names, trial.evaluations, minimal, len(order))
 
 
-def _likely(known: Measured, first: Segment | None) -> list[Segment]:
+def _likely(known: LocalError, first: Segment | None) -> list[Segment]:
     """Segments, the most likely first: the first culprit, then by their own error.
 
     Those whose inputs are not finite have none; they come early, in the order of the graph.
@@ -140,7 +142,7 @@ def _sizes(count: int) -> list[int]:
     return sizes
 
 
-def _opsets_differ(bench: Bench) -> str:
+def _opsets_differ(bench: Probe) -> str:
     ours, theirs = (
         {entry.domain or "": entry.version for entry in one.net.model.opset_import}
         for one in (bench.judged, bench.trusted)

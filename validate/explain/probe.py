@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Precision, Role
-from ...runtime.engines.base import Engine, Source, load
+from ...runtime.engines.base import Engine, GraphSource, load
 from ...runtime.engines.options import SessionOptions
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.model import Siglip
-from .graph_view import Net
+from .graph_view import GraphView
 from .subgraph import locations, tapped
 
 Array = NDArray[Any]
@@ -44,7 +44,7 @@ class Side:
         jitter: Largest difference of an element between two runs of the same; 0 on most providers.
     """
 
-    net: Net
+    net: GraphView
     precision: Precision
     options: SessionOptions
     feeds: tuple[Mapping[str, Array], ...]
@@ -75,14 +75,14 @@ def side(model: Siglip, role: Role, rows: Array, label: str) -> Side:
     size = session.graph.batch or 1
     feeds = tuple(session.feeds(np.repeat(rows[i : i + 1], size, axis=0)) for i in range(len(rows)))
     runs = [tuple(session.run(feed, [embedding])[embedding] for feed in feeds) for _ in range(2)]
-    net = Net(model.artifact.path(session.graph.path).absolute(), embedding, label)
+    net = GraphView(model.artifact.path(session.graph.path).absolute(), embedding, label)
     model.release(role)
     with np.errstate(invalid="ignore"):
         moves = [float(np.nanmax(np.abs(a - b), initial=0.0)) for a, b in zip(*runs, strict=True)]
     return Side(net, model.precision, model.options, feeds, runs[0], max(moves))
 
 
-class Bench:
+class Probe:
     """A folder with links to the weights of both towers, for graphs that read them.
 
     Args:
@@ -107,7 +107,7 @@ class Bench:
         """
         path = self.folder / f"graph{next(self._count)}.onnx"
         path.write_bytes(model.SerializeToString())
-        return load(Source(path, side.precision), replace(side.options, cache=False, cuda_graphs=False))
+        return load(GraphSource(path, side.precision), replace(side.options, cache=False, cuda_graphs=False))
 
     def run(self, side: Side, model: onnx.ModelProto) -> Array:
         """Embeddings of every row by a graph that takes the tower's inputs.

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from ...runtime.artifact.contract import Provider
-from ...runtime.engines.options import HINTS
+from ...runtime.engines.options import OPENVINO_PRECISIONS
 from ...runtime.engines.providers import PROVIDERS
 from .root_cause import Scene
 
@@ -91,11 +91,14 @@ def _script(scene: Scene, limit: float) -> str:
     nodes = "\n".join(judged.net.names(scene.segment.ours))
     if provider in (Provider.OPENVINO, Provider.OPENVINO_ORT):
         module, run = "openvino", _OPENVINO
-        name, hint = PROVIDERS[Provider.OPENVINO].name, str(judged.options.hint or HINTS[judged.precision])
+        name, openvino_precision = (
+            PROVIDERS[Provider.OPENVINO].name,
+            str(judged.options.openvino_precision or OPENVINO_PRECISIONS[judged.precision]),
+        )
     else:
-        module, run, hint = "onnxruntime", _ORT, ""
+        module, run, openvino_precision = "onnxruntime", _ORT, ""
         name = PROVIDERS[Provider.CPU if PROVIDERS[provider].npm else provider].name
-    lines = run.format(graph=GRAPH, name=name, hint=hint)
+    lines = run.format(graph=GRAPH, name=name, openvino_precision=openvino_precision)
     return _SCRIPT.format(nodes=nodes, module=module, inputs=INPUTS, expected=EXPECTED, run=lines, limit=limit)
 
 

@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from .explanation import Culprit, Origin
-from .graph_view import Net, Segment
+from .graph_view import GraphView, Segment
 from .local_error import error_of, inputs_of
-from .probe import Bench
-from .subgraph import Cut, content, cut, inlined
+from .probe import Probe
+from .subgraph import Subgraph, content, cut, inlined
 
 Array = NDArray[Any]
 FP16_LARGEST: Final = 65504.0  # IEEE 754-2008 binary16
@@ -39,7 +39,7 @@ class Scene:
         kin: Whether both graphs call the same things by the same names.
     """
 
-    bench: Bench
+    bench: Probe
     segment: Segment
     row: int
     given: dict[str, Array]
@@ -49,11 +49,11 @@ class Scene:
     kin: bool = True
 
     @property
-    def ours(self) -> Cut:
+    def ours(self) -> Subgraph:
         """The judged nodes as a graph with its weights inside."""
         net = self.bench.judged.net
         part = cut(net, self.segment.ours, self.given, self.segment.outputs)
-        return Cut(inlined(net, part.model), part.given)
+        return Subgraph(inlined(net, part.model), part.given)
 
     def as_written(self) -> dict[str, Array] | None:
         """What the judged nodes make by the letter of ONNX; None where its reference implementation has not all."""
@@ -66,7 +66,7 @@ class Scene:
         return {name: np.asarray(array) for name, array in zip(part.given, arrays, strict=True)}
 
 
-def scene_of(bench: Bench, segment: Segment, row: int) -> Scene:
+def scene_of(bench: Probe, segment: Segment, row: int) -> Scene:
     """What a segment of two graphs with the same names does on a row.
 
     Raises:
@@ -80,7 +80,7 @@ def scene_of(bench: Bench, segment: Segment, row: int) -> Scene:
     return Scene(bench, segment, row, given, {name: values[name] for name in segment.outputs}, wanted, exact)
 
 
-def _wanted(bench: Bench, segment: Segment, feeds: dict[str, Array]) -> tuple[dict[str, Array], bool]:
+def _wanted(bench: Probe, segment: Segment, feeds: dict[str, Array]) -> tuple[dict[str, Array], bool]:
     """What the trusted nodes make of feeds, and whether it was computed in float64."""
     net = bench.trusted.net
     part = cut(net, segment.theirs, feeds, segment.outputs)
@@ -162,7 +162,7 @@ def reasons(scene: Scene) -> list[str]:
     return found
 
 
-def differences(ours: Net, theirs: Net, segment: Segment, *, wiring: bool) -> list[str]:
+def differences(ours: GraphView, theirs: GraphView, segment: Segment, *, wiring: bool) -> list[str]:
     """Attributes, weights and wiring that differ, where both graphs have the same operators in a segment."""
     mine, right = sorted(segment.ours), sorted(segment.theirs)
     if ours.operators(mine) != theirs.operators(right):

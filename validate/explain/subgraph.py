@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ...runtime.errors import ArtifactError
-from .graph_view import FLOATS, Net, Segment, reads_of, renamed
+from .graph_view import FLOATS, GraphView, Segment, reads_of, renamed
 
 Array = NDArray[Any]
 _RAISED: Final = "trusted/"  # in a hybrid before the names of what comes from the trusted graph
 
 
-def tapped(net: Net, names: Sequence[str]) -> onnx.ModelProto:
+def tapped(net: GraphView, names: Sequence[str]) -> onnx.ModelProto:
     """A graph that gives its embedding and some of its values."""
     return _whole(net, net.nodes, [net.embedding, *names], [])
 
 
-def overridden(net: Net, name: str, value: Array) -> onnx.ModelProto:
+def overridden(net: GraphView, name: str, value: Array) -> onnx.ModelProto:
     """A graph that takes one of its values as a further input, instead of computing it; it gives its embedding."""
     nodes = [renamed(node, lambda n: n, lambda n: f"{n}/computed" if n == name else n) for node in net.nodes]
     return _whole(net, nodes, [net.embedding], [described(name, value)])
 
 
 @dataclass(frozen=True)
-class Cut:
+class Subgraph:
     """Some nodes of a graph as a graph of their own.
 
     Attributes:
@@ -43,7 +43,7 @@ class Cut:
     given: dict[str, str]
 
 
-def cut(net: Net, nodes: Collection[int], inputs: Mapping[str, Array], outputs: Sequence[str]) -> Cut:
+def cut(net: GraphView, nodes: Collection[int], inputs: Mapping[str, Array], outputs: Sequence[str]) -> Subgraph:
     """Nodes that take the inputs as they are given and compute the outputs.
 
     Args:
@@ -56,10 +56,12 @@ def cut(net: Net, nodes: Collection[int], inputs: Mapping[str, Array], outputs: 
     chosen = [renamed(net.nodes[i], lambda n: n, lambda n: given.get(n, n)) for i in sorted(nodes)]
     feeds = [described(name, array) for name, array in inputs.items()]
     tensors = [stored(net, name) for name in _weights(net, nodes)]
-    return Cut(_model(net, chosen, tensors, feeds, [_untyped(name) for name in given.values()]), given)
+    return Subgraph(_model(net, chosen, tensors, feeds, [_untyped(name) for name in given.values()]), given)
 
 
-def hybrid(ours: Net, theirs: Net, chosen: Iterable[Segment], types: Mapping[str, np.dtype[Any]]) -> onnx.ModelProto:
+def hybrid(
+    ours: GraphView, theirs: GraphView, chosen: Iterable[Segment], types: Mapping[str, np.dtype[Any]]
+) -> onnx.ModelProto:
     """The judged graph with some segments taken from the trusted one, and casts where their floats differ.
 
     Between two segments that are taken, values pass as the trusted graph has them.
@@ -97,7 +99,7 @@ def hybrid(ours: Net, theirs: Net, chosen: Iterable[Segment], types: Mapping[str
     return _model(ours, nodes, tensors, list(ours.model.graph.input), [_untyped(ours.embedding)], shapes, theirs)
 
 
-def stored(net: Net, name: str, new_name: str | None = None) -> TensorProto:
+def stored(net: GraphView, name: str, new_name: str | None = None) -> TensorProto:
     """A weight, or the reference to it, as it is in a folder that has the weights of both graphs."""
     copy = TensorProto()
     copy.CopyFrom(net.weights[name])
@@ -108,18 +110,18 @@ def stored(net: Net, name: str, new_name: str | None = None) -> TensorProto:
     return copy
 
 
-def linked_name(net: Net, location: str) -> str:
+def linked_name(net: GraphView, location: str) -> str:
     """What a data file of a graph is called in a folder that has the weights of both."""
     return f"{net.label}.{location.replace('/', '.')}"
 
 
-def locations(net: Net) -> dict[str, Path]:
+def locations(net: GraphView) -> dict[str, Path]:
     """The data files of a graph, by `linked_name`."""
     found = {e.value for t in net.weights.values() for e in t.external_data if e.key == "location"}
     return {linked_name(net, location): net.path.parent / location for location in found}
 
 
-def content(net: Net, name: str) -> TensorProto:
+def content(net: GraphView, name: str) -> TensorProto:
     """A weight with its content inside."""
     tensor = TensorProto()
     tensor.CopyFrom(net.weights[name])
@@ -134,7 +136,7 @@ def content(net: Net, name: str) -> TensorProto:
     return tensor
 
 
-def inlined(net: Net, model: onnx.ModelProto) -> onnx.ModelProto:
+def inlined(net: GraphView, model: onnx.ModelProto) -> onnx.ModelProto:
     """A graph of some of a net's nodes with its weights inside."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
@@ -150,7 +152,7 @@ def described(name: str, array: Array) -> onnx.ValueInfoProto:
 
 
 def _whole(
-    net: Net, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], more: list[onnx.ValueInfoProto]
+    net: GraphView, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], more: list[onnx.ValueInfoProto]
 ) -> onnx.ModelProto:
     own = {value.name: value for value in net.model.graph.output}
     given = [own.get(name) or _untyped(name) for name in dict.fromkeys([*outputs, *own])]
@@ -160,13 +162,13 @@ def _whole(
 
 
 def _model(
-    net: Net,
+    net: GraphView,
     nodes: Sequence[onnx.NodeProto],
     tensors: Sequence[TensorProto],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
     known: Sequence[onnx.ValueInfoProto] = (),
-    other: Net | None = None,
+    other: GraphView | None = None,
 ) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "part", inputs, outputs, tensors, value_info=known)
     opsets = {entry.domain: entry.version for n in (other, net) if n for entry in n.model.opset_import}
@@ -177,7 +179,7 @@ def _model(
     )
 
 
-def _weights(net: Net, nodes: Iterable[int]) -> list[str]:
+def _weights(net: GraphView, nodes: Iterable[int]) -> list[str]:
     return list(dict.fromkeys(name for i in sorted(nodes) for name in net.reads[i] if name in net.weights))
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ...runtime.artifact.contract import Blank, Role, TensorSpec, Usage
+from ...runtime.artifact.contract import ConstantInput, IOBinding, Role, TensorSpec
 from ...runtime.errors import ArtifactError
-from .graphs import Found, is_mask
+from .graphs import ExternalGraph, is_mask
 from .tower_map import TowerMap, which
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _FLOATS: Final = ("float32", "float16", "float64")
 
 
 @dataclass(frozen=True)
-class Form:
+class InputForm:
     """What a checkpoint's towers read and give: pixels each way, ids in a text, numbers in an embedding."""
 
     height: int
@@ -38,8 +38,8 @@ class Form:
     size: int
 
     @classmethod
-    def of(cls, source: Checkpoint) -> Form:
-        """The form of a checkpoint that takes pictures of one size."""
+    def of(cls, source: Checkpoint) -> InputForm:
+        """The form of a checkpoint that takes images of one size."""
         image, size = source.image, source.config.text_config.embedding_size
         return cls(image.height, image.width, source.tokenizer.length, size)
 
@@ -49,7 +49,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Tower:
+class TowerBinder:
     """A graph that is to stand for a tower.
 
     Attributes:
@@ -59,12 +59,12 @@ class Tower:
 
     folder: Path
     role: Role
-    found: Found
-    form: Form
+    found: ExternalGraph
+    form: InputForm
     told: TowerMap
     other: TowerMap
 
-    def usage(self) -> Usage:
+    def usage(self) -> IOBinding:
         """How the graph is run.
 
         Raises:
@@ -76,7 +76,7 @@ class Tower:
         others = [spec for spec in self.found.graph.inputs if spec.name != takes.name]
         units = self.found.units
         normalized = embedding in units if self.told.normalized is None else self.told.normalized
-        return Usage(takes.name, embedding, normalized, tuple(self._blank(spec, takes) for spec in others))
+        return IOBinding(takes.name, embedding, normalized, tuple(self._blank(spec, takes) for spec in others))
 
     @property
     def path(self) -> Path:
@@ -84,7 +84,7 @@ class Tower:
         return self.folder / self.found.graph.path
 
     def _input(self) -> TensorSpec:
-        specs = self.found.pictures if self.role is Role.VISION else self.found.ids
+        specs = self.found.images if self.role is Role.VISION else self.found.ids
         if self.told.input is not None:
             return self._named(self.told.input, specs, "input", self.found.graph.inputs)
         named = [spec for spec in specs if spec.name in _INPUTS[self.role]]
@@ -137,10 +137,10 @@ class Tower:
                 "Name the checkpoint that it was made from.",
             )
 
-    def _blank(self, spec: TensorSpec, takes: TensorSpec) -> Blank:
+    def _blank(self, spec: TensorSpec, takes: TensorSpec) -> ConstantInput:
         """What another input is given: ones where it is a mask, else zeros, as many rows as it needs."""
-        role = Role.VISION if spec in self.found.pictures else Role.TEXT
-        if not is_mask(spec) and spec not in (*self.found.pictures, *self.found.ids):
+        role = Role.VISION if spec in self.found.images else Role.TEXT
+        if not is_mask(spec) and spec not in (*self.found.images, *self.found.ids):
             self._unknown(spec)
         if role is self.role and not is_mask(spec):
             self._unknown(spec)
@@ -149,7 +149,7 @@ class Tower:
             have if isinstance(have, int) else want for have, want in zip(rest, self.form.row(role), strict=True)
         )
         rows = first if isinstance(first, int) else None if first == takes.shape[0] else 1
-        return Blank(spec.name, spec.dtype, shape, rows, int(is_mask(spec)))
+        return ConstantInput(spec.name, spec.dtype, shape, rows, int(is_mask(spec)))
 
     def _unknown(self, spec: TensorSpec) -> None:
         raise ArtifactError(

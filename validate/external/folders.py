@@ -10,11 +10,11 @@ from typing import Final
 
 from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ArtifactError, InputError
-from .graphs import Found, read_graph
+from .graphs import ExternalGraph, read_graph
 from .tower_map import Mapping, TowerMap, which
 
 _TOWERS: Final = (Role.VISION, Role.TEXT)
-_READS: Final = {Role.VISION: "pictures", Role.TEXT: "texts"}
+_READS: Final = {Role.VISION: "images", Role.TEXT: "texts"}
 _ALL: Final = frozenset(Precision)
 _INT8: Final = frozenset({Precision.INT8, Precision.INT8_STATIC, Precision.INT8_WEIGHTS})
 # What a file of that suffix may hold, so that dozens of gigabytes need not be read to find two towers; what it does
@@ -35,7 +35,7 @@ _SUFFIX: Final = re.compile(rf"_({'|'.join(sorted(_SUFFIXES, key=len, reverse=Tr
 
 
 @dataclass(frozen=True)
-class Kind:
+class FolderKind:
     """A way to lay out a folder.
 
     Attributes:
@@ -56,18 +56,18 @@ class Kind:
 
 
 # Immich: machine-learning/immich_ml/models/clip; transformers.js: scripts/convert.py; Optimum: `main_export`.
-_OPTIMUM: Final = Kind("optimum", ("*.onnx",), others=("config.json",))
-_BARE: Final = Kind("bare", ("*.onnx",))
+_OPTIMUM: Final = FolderKind("optimum", ("*.onnx",), others=("config.json",))
+_BARE: Final = FolderKind("bare", ("*.onnx",))
 _KINDS: Final = (
-    Kind("immich", ("visual/*.onnx", "textual/*.onnx"), "textual"),
-    Kind("transformers.js", ("onnx/*.onnx",)),
+    FolderKind("immich", ("visual/*.onnx", "textual/*.onnx"), "textual"),
+    FolderKind("transformers.js", ("onnx/*.onnx",)),
     _OPTIMUM,
     _BARE,
 )
 
 
 @dataclass(frozen=True)
-class Place:
+class ExternalFolder:
     """Files without a contract.
 
     Attributes:
@@ -77,7 +77,7 @@ class Place:
     """
 
     folder: Path
-    kind: Kind
+    kind: FolderKind
     files: tuple[str, ...]
 
 
@@ -92,32 +92,32 @@ class Chosen:
     """
 
     precision: Precision
-    towers: dict[Role, Found]
-    joint: Found | None
+    towers: dict[Role, ExternalGraph]
+    joint: ExternalGraph | None
     notes: tuple[str, ...] = ()
 
 
-def look(path: Path) -> Place:
+def look(path: Path) -> ExternalFolder:
     """Find the graphs of a folder, or take a single file.
 
     Raises:
         ArtifactError: There are none.
     """
     if path.is_file():
-        return Place(path.parent, _OPTIMUM if _OPTIMUM.fits(path.parent) else _BARE, (path.name,))
+        return ExternalFolder(path.parent, _OPTIMUM if _OPTIMUM.fits(path.parent) else _BARE, (path.name,))
     if not path.is_dir():
         raise ArtifactError(f"There is no folder {path}.", "Name an artifact, or a folder of ONNX files.")
     for kind in _KINDS:
         if kind.fits(path):
             found = sorted(file for pattern in kind.graphs for file in path.glob(pattern))
-            return Place(path, kind, tuple(file.relative_to(path).as_posix() for file in found))
+            return ExternalFolder(path, kind, tuple(file.relative_to(path).as_posix() for file in found))
     raise ArtifactError(
         f"{path} is neither an artifact nor a folder with ONNX files as Optimum, transformers.js or Immich have them.",
         "Name such a folder, or say with --mapping which files in it are the towers.",
     )
 
 
-def named(path: Path) -> Place:
+def named(path: Path) -> ExternalFolder:
     """Where the files of a mapping lie, in whatever order: a folder, or that of a file.
 
     Raises:
@@ -126,10 +126,10 @@ def named(path: Path) -> Place:
     folder = path.parent if path.is_file() else path
     if not folder.is_dir():
         raise ArtifactError(f"There is no folder {folder}.", "Name the folder of the mapping's files.")
-    return Place(folder, _BARE, ())
+    return ExternalFolder(folder, _BARE, ())
 
 
-def choose(place: Place, asked: Precision | None) -> Chosen:
+def choose(place: ExternalFolder, asked: Precision | None) -> Chosen:
     """The graphs of a precision: for each tower its own graph, else the joint one, else those of fp32.
 
     Args:
@@ -180,7 +180,7 @@ def mapped(place: Path, mapping: Mapping, asked: Precision | None) -> Chosen:
     return Chosen(precision, towers, joint, tuple(_notes((), towers, precision)))
 
 
-def found_precisions(place: Place) -> tuple[Precision, ...]:
+def found_precisions(place: ExternalFolder) -> tuple[Precision, ...]:
     """Every precision that a folder has graphs of, from the largest to the smallest."""
     sure = {file: _held(file) for file in place.files}
     unsure = [file for file, held in sure.items() if len(held) > 1]
@@ -199,11 +199,11 @@ def _may_hold(file: str, asked: Precision | None) -> bool:
     return asked is None or bool(_held(file) & {asked, Precision.FP32})
 
 
-def _of(found: Sequence[Found], precision: Precision) -> list[Found]:
+def _of(found: Sequence[ExternalGraph], precision: Precision) -> list[ExternalGraph]:
     return [graph for graph in found if graph.precision == precision and graph.role]
 
 
-def _pool(found: Sequence[Found], role: Role, precision: Precision) -> list[Found]:
+def _pool(found: Sequence[ExternalGraph], role: Role, precision: Precision) -> list[ExternalGraph]:
     for wanted in dict.fromkeys((precision, Precision.FP32)):
         for kind in (role, Role.JOINT):
             if pool := [graph for graph in _of(found, wanted) if graph.role is kind]:
@@ -211,14 +211,14 @@ def _pool(found: Sequence[Found], role: Role, precision: Precision) -> list[Foun
     return []
 
 
-def _only(place: Place, found: Sequence[Found]) -> Precision:
+def _only(place: ExternalFolder, found: Sequence[ExternalGraph]) -> Precision:
     precisions = list(dict.fromkeys(graph.precision for graph in found if graph.role))
     if len(precisions) == 1:
         return precisions[0]
     raise ArtifactError(f"{place.folder} has {_listed(found)}.", "Say which precision with --precision.")
 
 
-def _together(towers: dict[Role, Found]) -> Precision:
+def _together(towers: dict[Role, ExternalGraph]) -> Precision:
     """The precision of two graphs, of which one may have been left at fp32."""
     below = {graph.precision for graph in towers.values()} - {Precision.FP32}
     if len(below) <= 1:
@@ -229,17 +229,17 @@ def _together(towers: dict[Role, Found]) -> Precision:
     )
 
 
-def _listed(found: Sequence[Found]) -> str:
-    told = {None: "reads neither pictures nor texts", Role.JOINT: "both towers"}
+def _listed(found: Sequence[ExternalGraph]) -> str:
+    told = {None: "reads neither images nor texts", Role.JOINT: "both towers"}
     return ", ".join(f"{g.graph.path} ({told.get(g.role, g.role)}, {g.precision})" for g in found) or "none of use"
 
 
-def _guesses(pools: dict[Role, list[Found]]) -> Iterator[TowerMap]:
+def _guesses(pools: dict[Role, list[ExternalGraph]]) -> Iterator[TowerMap]:
     for pool in pools.values():
         yield TowerMap(pool[0].graph.path)
 
 
-def _notes(found: Sequence[Found], towers: dict[Role, Found], precision: Precision) -> Iterator[str]:
+def _notes(found: Sequence[ExternalGraph], towers: dict[Role, ExternalGraph], precision: Precision) -> Iterator[str]:
     for role, graph in towers.items():
         if graph.precision != precision:
             yield f"{role}: {graph.graph.path} is {graph.precision}, and is judged with the other tower as {precision}."
@@ -247,4 +247,4 @@ def _notes(found: Sequence[Found], towers: dict[Role, Found], precision: Precisi
         yield f"{towers[Role.VISION].graph.path} has both towers: while one runs, the other is given one blank row."
     for graph in found:
         if graph.role is None:
-            yield f"{graph.graph.path} reads neither pictures nor texts and was left out."
+            yield f"{graph.graph.path} reads neither images nor texts and was left out."

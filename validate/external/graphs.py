@@ -39,7 +39,7 @@ _STEPS: Final = 12
 
 
 @dataclass(frozen=True)
-class Found:
+class ExternalGraph:
     """An ONNX file.
 
     Attributes:
@@ -53,7 +53,7 @@ class Found:
     units: frozenset[str]
 
     @property
-    def pictures(self) -> tuple[TensorSpec, ...]:
+    def images(self) -> tuple[TensorSpec, ...]:
         """Inputs that may take pixel_values: floating point [batch, 3, height, width]."""
         return tuple(s for s in self.graph.inputs if s.dtype in _PIXELS and _fits(s, (None, 3, None, None)))
 
@@ -64,8 +64,8 @@ class Found:
 
     @property
     def role(self) -> Role | None:
-        """What it reads; None where it reads neither pictures nor texts."""
-        reads = (bool(self.pictures), bool(self.ids))
+        """What it reads; None where it reads neither images nor texts."""
+        reads = (bool(self.images), bool(self.ids))
         return {(True, True): Role.JOINT, (True, False): Role.VISION, (False, True): Role.TEXT}.get(reads)
 
     @property
@@ -87,7 +87,7 @@ def _fits(spec: TensorSpec, shape: tuple[int | None, ...]) -> bool:
     )
 
 
-def read_graph(folder: Path, inner: str) -> Found:
+def read_graph(folder: Path, inner: str) -> ExternalGraph:
     """Read an ONNX file without its external weights.
 
     Args:
@@ -110,7 +110,7 @@ def read_graph(folder: Path, inner: str) -> Found:
         raise ArtifactError(f"{path} cannot be read ({error.strerror}).", "Name a file that is there.") from error
     except Exception as error:  # protobuf's, onnx's and onnx-ir's errors have no common base but this
         raise ArtifactError(f"{path} is no ONNX file ({error}).", _BROKEN) from error
-    return Found(_describe(path, model, inner, data), _precision(model), _units(model))
+    return ExternalGraph(_describe(path, model, inner, data), _precision(model), _units(model))
 
 
 def _data(path: Path, inner: str) -> tuple[str, ...]:

@@ -20,22 +20,22 @@ from ...runtime.artifact.contract import (
     EmbeddingSpec,
     FileRecord,
     Graph,
+    IOBinding,
     LogitSpec,
     Precision,
     Role,
-    Usage,
     Variant,
 )
 from ...runtime.errors import ArtifactError
 from ...runtime.files import sha256
-from .bindings import Form, Tower
-from .folders import Chosen, Place, choose, found_precisions, look, mapped, named
+from .bindings import InputForm, TowerBinder
+from .folders import Chosen, ExternalFolder, choose, found_precisions, look, mapped, named
 from .tower_map import Mapping, TowerMap, read_mapping
 
 if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
 
-__all__ = ["Adopted", "BorrowingArtifact", "Mapping", "adopt", "precisions", "read_mapping"]
+__all__ = ["ExternalArtifact", "ExternalModel", "Mapping", "open_external", "precisions", "read_mapping"]
 
 _TOKENIZER: Final = "tokenizer.json"
 _PREPROCESSOR: Final = "preprocessor_config.json"
@@ -43,7 +43,7 @@ _USUAL: Final = "pooler_output"  # what graphs of ours call the embedding
 
 
 @dataclass(frozen=True)
-class BorrowingArtifact(Artifact):
+class ExternalArtifact(Artifact):
     """An artifact some of whose files lie elsewhere.
 
     Attributes:
@@ -58,7 +58,7 @@ class BorrowingArtifact(Artifact):
 
 
 @dataclass(frozen=True)
-class Adopted:
+class ExternalModel:
     """Files of another tool as an artifact.
 
     Attributes:
@@ -71,7 +71,7 @@ class Adopted:
         notes: What was assumed, a sentence each.
     """
 
-    artifact: BorrowingArtifact
+    artifact: ExternalArtifact
     precision: Precision
     kind: str
     has_tokenizer: bool
@@ -80,9 +80,9 @@ class Adopted:
     notes: tuple[str, ...]
 
 
-def adopt(
+def open_external(
     path: Path, source: Checkpoint, precision: Precision | None = None, mapping: Mapping | None = None
-) -> Adopted:
+) -> ExternalModel:
     """Understand what lies in a folder as an export of a checkpoint.
 
     Args:
@@ -99,17 +99,17 @@ def adopt(
     """
     if source.image.max_patches is not None:
         raise ArtifactError(
-            f"{source.name} reads pictures as patches (NaFlex), and no other tool's export of that is known.",
+            f"{source.name} reads images as patches (NaFlex), and no other tool's export of that is known.",
             "Export it with `siglip-onnx export`.",
         )
     place = look(path) if mapping is None else named(path)
     chosen = choose(place, precision) if mapping is None else mapped(place.folder, mapping, precision)
-    graphs = _graphs(place.folder, chosen, Form.of(source), mapping)
+    graphs = _graphs(place.folder, chosen, InputForm.of(source), mapping)
     own = _own_files(place, source)
     places = {source.tokenizer.file: source.folder / source.tokenizer.file, **own}
     contract = _contract(place, source, chosen, graphs, places)
-    return Adopted(
-        artifact=BorrowingArtifact(place.folder, contract, places=places),
+    return ExternalModel(
+        artifact=ExternalArtifact(place.folder, contract, places=places),
         precision=chosen.precision,
         kind=place.kind.name,
         has_tokenizer=_TOKENIZER in own,
@@ -126,18 +126,18 @@ def precisions(path: Path, mapping: Mapping | None = None) -> tuple[Precision, .
     return found_precisions(look(path))
 
 
-def _graphs(folder: Path, chosen: Chosen, form: Form, mapping: Mapping | None) -> dict[Role, Graph]:
+def _graphs(folder: Path, chosen: Chosen, form: InputForm, mapping: Mapping | None) -> dict[Role, Graph]:
     told = {role: TowerMap(found.graph.path) for role, found in chosen.towers.items()}
     told |= mapping.towers if mapping else {}
     graphs = {}
     for role, found in chosen.towers.items():
         other = told[Role.TEXT if role is Role.VISION else Role.VISION]
-        graphs[role] = replace(found.graph, usage=Tower(folder, role, found, form, told[role], other).usage())
+        graphs[role] = replace(found.graph, usage=TowerBinder(folder, role, found, form, told[role], other).usage())
     return graphs if chosen.joint is None else {**graphs, Role.JOINT: chosen.joint.graph}
 
 
-def _own_files(place: Place, source: Checkpoint) -> dict[str, Path]:
-    """What the folder itself says of texts and pictures."""
+def _own_files(place: ExternalFolder, source: Checkpoint) -> dict[str, Path]:
+    """What the folder itself says of texts and images."""
     texts = (_TOKENIZER, "tokenizer_config.json", source.tokenizer.file)
     known = {
         _PREPROCESSOR: place.folder / _PREPROCESSOR,
@@ -147,7 +147,7 @@ def _own_files(place: Place, source: Checkpoint) -> dict[str, Path]:
 
 
 def _contract(
-    place: Place, source: Checkpoint, chosen: Chosen, graphs: dict[Role, Graph], places: dict[str, Path]
+    place: ExternalFolder, source: Checkpoint, chosen: Chosen, graphs: dict[Role, Graph], places: dict[str, Path]
 ) -> Contract:
     towers = [graph for role, graph in graphs.items() if role is not Role.JOINT]
     batches = {graph.batch for graph in towers}
@@ -161,7 +161,7 @@ def _contract(
         logits=LogitSpec(source.logit_scale, source.logit_bias),
         embedding=EmbeddingSpec(_USUAL, source.config.text_config.embedding_size, unit),
         files={inner: _record(path) for inner, path in files.items()},
-        variants=(Variant(chosen.precision, graphs, made_with={}),),
+        variants=(Variant(chosen.precision, graphs, provenance={}),),
         batch=batches.pop() if len(batches) == 1 else None,
     )
 
@@ -175,7 +175,7 @@ def _record(path: Path) -> FileRecord:
 
 def _notes(graphs: dict[Role, Graph]) -> Iterator[str]:
     for role, graph in graphs.items():
-        if isinstance(graph.usage, Usage):
+        if isinstance(graph.usage, IOBinding):
             length = "scaled to length 1" if graph.usage.normalized else "not scaled"
             takes = f"{graph.usage.takes} ({graph.takes.dtype})"
             yield f"{role}: {graph.path}, from {takes} to {graph.usage.embedding}, which is {length}."
@@ -187,4 +187,4 @@ def _missing(own: dict[str, Path], source: Checkpoint) -> Iterator[str]:
         whose = "its own" if vocabulary in own else "the checkpoint's"
         yield f"There is no {_TOKENIZER}: ids were made by the checkpoint's rules from {whose} {vocabulary}."
     if _PREPROCESSOR not in own:
-        yield f"There is no {_PREPROCESSOR}: pictures were prepared as the checkpoint wants them."
+        yield f"There is no {_PREPROCESSOR}: images were prepared as the checkpoint wants them."

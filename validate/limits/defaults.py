@@ -9,12 +9,12 @@ from ...runtime.artifact.contract import Precision
 
 
 @dataclass(frozen=True)
-class Gate:
+class Limits:
     """Limits of one precision; cosines, agreements and sample counts from below, everything else from above.
 
     Attributes:
         cosine: Cosine of an embedding with the reference's, of the worst row.
-        centred_cosine: The same after the reference's mean embedding is taken off both.
+        centered_cosine: The same after the reference's mean embedding is taken off both.
         relative_error: Largest difference of an element, relative to the tower's largest element.
         batch: 1 - cosine of a row alone and the same row in a batch, of the worst row.
         logit_max: Largest difference of a logit.
@@ -25,20 +25,20 @@ class Gate:
         probability: Largest difference of a probability, in every bucket of the reference's.
         flips: Share of the yeses at `threshold`, of either, that may come out otherwise.
         calibration: How much the expected calibration error may grow.
-        top1: Share of pictures with the reference's best label.
+        top1: Share of images with the reference's best label.
         top5: Mean share of the reference's five best labels among the five best.
         order: Share of pairs among the reference's ten best labels that stand in its order.
         recall_drop: Accuracy and recall at 1, 5 and 10 that may be lost on these very samples, in either direction.
-        margin: Accuracy and recall that may be lost on all pictures like these, at `confidence`.
+        margin: Accuracy and recall that may be lost on all images like these, at `confidence`.
         tie: Logits that differ by no more count as equal where ranks are compared; a fraction of `logit_p999`.
-        samples: Pictures below which a verdict is not given.
+        samples: Images below which a verdict is not given.
         threshold: Probability from which on the user takes a label as true.
         confidence: One-sided, of `margin`.
         latency: Time of a row over that of `--baseline`, where that is to be judged.
     """
 
     cosine: float
-    centred_cosine: float
+    centered_cosine: float
     relative_error: float
     batch: float
     logit_max: float
@@ -61,9 +61,9 @@ class Gate:
     latency: float | None = None
 
 
-_FP32: Final = Gate(
+_FP32: Final = Limits(
     cosine=0.999999,
-    centred_cosine=0.99999,
+    centered_cosine=0.99999,
     relative_error=1e-4,
     batch=1e-6,
     logit_max=0.02,
@@ -81,9 +81,9 @@ _FP32: Final = Gate(
     margin=0.02,
     tie=0.001,
 )
-_FP16: Final = Gate(
+_FP16: Final = Limits(
     cosine=0.9999,
-    centred_cosine=0.9999,
+    centered_cosine=0.9999,
     relative_error=0.01,
     batch=1e-5,
     logit_max=0.25,
@@ -101,9 +101,9 @@ _FP16: Final = Gate(
     margin=0.02,
     tie=0.02,
 )
-_BF16: Final = Gate(
+_BF16: Final = Limits(
     cosine=0.9998,
-    centred_cosine=0.9995,
+    centered_cosine=0.9995,
     relative_error=0.02,
     batch=1e-4,
     logit_max=0.6,
@@ -121,9 +121,9 @@ _BF16: Final = Gate(
     margin=0.02,
     tie=0.05,
 )
-_EIGHT: Final = Gate(
+_EIGHT: Final = Limits(
     cosine=0.995,
-    centred_cosine=0.98,
+    centered_cosine=0.98,
     relative_error=0.1,
     batch=5e-3,
     logit_max=3.0,
@@ -141,9 +141,9 @@ _EIGHT: Final = Gate(
     margin=0.03,
     tie=0.25,
 )
-_FOUR: Final = Gate(
+_FOUR: Final = Limits(
     cosine=0.95,
-    centred_cosine=0.92,
+    centered_cosine=0.92,
     relative_error=0.3,
     batch=5e-3,
     logit_max=8.0,
@@ -162,7 +162,7 @@ _FOUR: Final = Gate(
     tie=0.5,
 )
 
-GATES: Final = {
+DEFAULT_LIMITS: Final = {
     Precision.FP32: _FP32,
     Precision.FP16: _FP16,
     Precision.BF16: _BF16,

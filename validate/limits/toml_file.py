@@ -3,7 +3,7 @@
 [default]                  # every precision and provider
 threshold = 0.35
 [int8]                     # one precision
-centred_cosine = 0.985
+centered_cosine = 0.985
 [int8.openvino]            # one precision on one provider
 logit_max = 2.0
 """
@@ -20,20 +20,20 @@ from typing import Any, Final, Self
 
 from ...runtime.artifact.contract import Precision, Provider
 from ...runtime.errors import InputError
-from .defaults import GATES, Gate
+from .defaults import DEFAULT_LIMITS, Limits
 
 DEFAULT: Final = "default"
-_KNOWN: Final = {f.name: f.type for f in fields(Gate)}
+_KNOWN: Final = {f.name: f.type for f in fields(Limits)}
 _WHOLE: Final = frozenset({"samples"})
 _OPEN: Final = frozenset({"threshold", "confidence"})  # strictly between 0 and 1
 _LARGE: Final = 1e9  # more than any limit makes sense for; an infinity or a NaN is no less
-_SHARES: Final = frozenset({"cosine", "centred_cosine", "top1", "top5", "order"})  # between 0 and 1
+_SHARES: Final = frozenset({"cosine", "centered_cosine", "top1", "top5", "order"})  # between 0 and 1
 
 Changes = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Gates:
+class LimitTable:
     """The limits of every precision on every provider.
 
     Attributes:
@@ -61,9 +61,9 @@ class Gates:
         changes = dict(_flat(path, tables))
         return cls(changes, f"{path.name}, SHA-256 {hashlib.sha256(data).hexdigest()}")
 
-    def of(self, precision: Precision, provider: Provider) -> Gate:
+    def of(self, precision: Precision, provider: Provider) -> Limits:
         """The limits of one cell; the more special table wins."""
-        gate = GATES[precision]
+        gate = DEFAULT_LIMITS[precision]
         for table in ((DEFAULT,), (precision,), (precision, provider)):
             gate = replace(gate, **dict(self.changes.get(tuple(map(str, table)), {})))  # type: ignore[arg-type]
         return gate

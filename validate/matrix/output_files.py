@@ -11,12 +11,12 @@ from ..report.html import matrix_page, page
 from ..report.junit import to_junit
 from ..report.markdown import to_markdown
 from ..report.matrix import Cell, Matrix
-from ..report.report import Report, Rung, failed
+from ..report.report import CheckGroup, Report, failed
 from ..validate_variant import contract_hash, store
-from .runner import Outcome
+from .runner import MatrixResult
 
 
-def matrix_files(outcome: Outcome) -> dict[str, bytes]:
+def matrix_files(outcome: MatrixResult) -> dict[str, bytes]:
     """Every form of the report, by file name."""
     matrix, evidence = outcome
     return {
@@ -27,7 +27,7 @@ def matrix_files(outcome: Outcome) -> dict[str, bytes]:
     }
 
 
-def store_cells(folder: Path, outcome: Outcome) -> None:
+def store_cells(folder: Path, outcome: MatrixResult) -> None:
     """Note the verdict of every cell in an artifact, with a report of its own.
 
     Raises:
@@ -59,5 +59,5 @@ def _unfinished(matrix: Matrix, cell: Cell, artifact: Artifact) -> Report | None
         data=matrix.data,
         environment=matrix.environment,
         verdict=cell.verdict,
-        checks=(replace(failed(Rung.CONTRACT, "can be judged", cell.problem), verdict=cell.verdict),),
+        checks=(replace(failed(CheckGroup.CONTRACT, "can be judged", cell.problem), verdict=cell.verdict),),
     )

@@ -25,13 +25,13 @@ from ...runtime.engines import host
 from ...runtime.errors import InconclusiveError, ParityError, ProviderError
 from ..open_model import precisions_of, weights_of
 from ..report.matrix import Cell, Matrix, together
-from ..report.plot_data import Evidence
+from ..report.plot_data import PlotData
 from ..report.report import DataRecord, Report
 from ..validate_variant import environment
 from . import worker as cells
-from .worker import Job, Problem, Task
+from .worker import Job, WorkerError, WorkerTask
 
-# Of a cell's process besides its graphs: PyTorch's code, pictures, buffers.
+# Of a cell's process besides its graphs: PyTorch's code, images, buffers.
 _BESIDE_WEIGHTS: Final = 1_500_000_000
 _TIMES_WEIGHTS: Final = 2  # providers keep a second copy of the weights while they arrange them
 _LAST_LINES: Final = 3
@@ -43,7 +43,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class MatrixPlan:
     """Which cells there are, and how they are run.
 
     Attributes:
@@ -66,14 +66,14 @@ class Plan:
         return tuple((precision, provider) for precision in self.precisions for provider in self.providers)
 
 
-class Outcome(NamedTuple):
+class MatrixResult(NamedTuple):
     """A gate's report, and what its page is drawn from by the name of the cell."""
 
     matrix: Matrix
-    evidence: dict[str, Evidence]
+    evidence: dict[str, PlotData]
 
 
-def run_matrix(job: Job, plan: Plan, *, progress: Progress = print) -> Outcome:
+def run_matrix(job: Job, plan: MatrixPlan, *, progress: Progress = print) -> MatrixResult:
     """Judge every cell.
 
     Args:
@@ -104,17 +104,17 @@ def run_matrix(job: Job, plan: Plan, *, progress: Progress = print) -> Outcome:
         cells=tuple(cell for cell, _ in found),
         environment=environment(),
     )
-    return Outcome(matrix, {cell.name: evidence for cell, evidence in found if evidence is not None})
+    return MatrixResult(matrix, {cell.name: evidence for cell, evidence in found if evidence is not None})
 
 
-def _ask_reference(job: Job, plan: Plan, folder: Path, processes: Processes, progress: Progress) -> DataRecord:
+def _ask_reference(job: Job, plan: MatrixPlan, folder: Path, processes: Processes, progress: Progress) -> DataRecord:
     """Have the reference answer everything, in a process whose memory is free again afterwards."""
     there = [p for p in precisions_of(job) if job.checkpoint is not None or p is not Precision.FP32]
     precision = next((p for p in plan.precisions if p in there), next(iter(there), plan.precisions[0]))
-    ended = processes.run(Task(job, precision, Provider.CPU, judge=False), folder, plan.timeout, progress)
+    ended = processes.run(WorkerTask(job, precision, Provider.CPU, judge=False), folder, plan.timeout, progress)
     if (folder / cells.DATA).exists():
         return msgspec.json.decode((folder / cells.DATA).read_bytes(), type=DataRecord)
-    if isinstance(ended, Problem):
+    if isinstance(ended, WorkerError):
         raise getattr(errors, ended.kind, ParityError)(ended.what, ended.next_step)
     raise InconclusiveError(f"The reference gave no answers: {ended}", "Free some memory, or raise --timeout.")
 
@@ -125,7 +125,7 @@ class _Runner:
     def __init__(
         self,
         job: Job,
-        plan: Plan,
+        plan: MatrixPlan,
         folder: Path,
         processes: Processes,
         progress: Progress,
@@ -138,7 +138,7 @@ class _Runner:
         self._free = threading.Condition()
         self._taken, self._limit = 0, _available()
 
-    def run(self) -> list[tuple[Cell, Evidence | None]]:
+    def run(self) -> list[tuple[Cell, PlotData | None]]:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 return list(pool.map(self._cell, *zip(*self.plan.cells, strict=True)))
@@ -147,15 +147,15 @@ class _Runner:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _cell(self, precision: Precision, provider: Provider) -> tuple[Cell, Evidence | None]:
+    def _cell(self, precision: Precision, provider: Provider) -> tuple[Cell, PlotData | None]:
         with self._room(_TIMES_WEIGHTS * self.sizes.get(precision, 0) + _BESIDE_WEIGHTS):
             started, folder = time.monotonic(), self.folder / f"{precision}-{provider}"
-            task = Task(self.job, precision, provider)
+            task = WorkerTask(self.job, precision, provider)
             name = f"{precision} on {provider}"
             ended = self.processes.run(task, folder, self.plan.timeout, lambda s: self.progress(f"{name}: {s}"))
             cell = _cell(precision, provider, provider not in self.plan.optional, folder, ended)
         evidence = folder / cells.EVIDENCE
-        found = Evidence.read(evidence) if cell.report is not None and evidence.exists() else None
+        found = PlotData.read(evidence) if cell.report is not None and evidence.exists() else None
         return replace(cell, seconds=round(time.monotonic() - started, 1)), found
 
     @contextlib.contextmanager
@@ -184,13 +184,15 @@ def _available() -> int:
     return free
 
 
-def _cell(precision: Precision, provider: Provider, required: bool, folder: Path, ended: Problem | str | None) -> Cell:
+def _cell(
+    precision: Precision, provider: Provider, required: bool, folder: Path, ended: WorkerError | str | None
+) -> Cell:
     """A cell as its process left it: what ran must pass; what could not fails, or where it is optional says nothing."""
     if ended is None:
         report = Report.from_json((folder / cells.REPORT).read_bytes())
         return Cell(precision, provider, report.verdict, True, report)
     problem = ended if isinstance(ended, str) else f"{ended.what} {ended.next_step}"
-    kind = ended.kind if isinstance(ended, Problem) else ""
+    kind = ended.kind if isinstance(ended, WorkerError) else ""
     absent = kind == ProviderError.__name__ and not required
     verdict = Verdict.INCONCLUSIVE if absent or kind == InconclusiveError.__name__ else Verdict.FAIL
     return Cell(precision, provider, verdict, not absent, None, problem)
@@ -211,7 +213,7 @@ class Processes:
         for process in running:
             _kill(process)
 
-    def run(self, task: Task, folder: Path, timeout: float, progress: Progress) -> Problem | str | None:
+    def run(self, task: WorkerTask, folder: Path, timeout: float, progress: Progress) -> WorkerError | str | None:
         """Run a task in a process: None if it did its work, else what it said, or how it ended."""
         folder.mkdir()
         (folder / "task.json").write_bytes(cells.encode(task))
@@ -231,7 +233,7 @@ class Processes:
             with self._lock:
                 self._running.discard(process)
         if (folder / cells.ERROR).exists():
-            return msgspec.json.decode((folder / cells.ERROR).read_bytes(), type=Problem)
+            return msgspec.json.decode((folder / cells.ERROR).read_bytes(), type=WorkerError)
         done = code == 0 and ((folder / cells.REPORT).exists() or (folder / cells.DATA).exists())
         return None if done else _ended(code, folder)
 

@@ -23,9 +23,9 @@ from ...runtime.errors import InconclusiveError, InputError, SiglipOnnxError
 from ...runtime.files import write_file
 from ..checks.regression import accepted
 from ..data.samples import DataOptions, Samples
-from ..limits.toml_file import Gates
-from ..open_model import open_subject
-from ..report.report import Rung
+from ..limits.toml_file import LimitTable
+from ..open_model import open_model
+from ..report.report import CheckGroup
 from ..validate_variant import Terms, prepared, record, validate
 
 REPORT: Final = "report.json"
@@ -41,7 +41,7 @@ class Job:
     Attributes:
         artifact: Its folder, or somebody else's files.
         checkpoint: What it was made from; None compares with the fp32 variant.
-        data: The user's pictures; None for the bundled ones.
+        data: The user's images; None for the bundled ones.
         data_options: How they are read.
         gates: A TOML file that changes limits.
         baseline: The report of the last accepted release.
@@ -63,9 +63,9 @@ class Job:
     options: SessionOptions = field(default_factory=SessionOptions)
 
     @property
-    def limits(self) -> Gates:
+    def limits(self) -> LimitTable:
         """The defaults, or what the file of gates makes of them; raises InputError for one that cannot be read."""
-        return Gates.read(self.gates) if self.gates else Gates()
+        return LimitTable.read(self.gates) if self.gates else LimitTable()
 
     def check(self) -> None:
         """Read what all cells share; raises InputError for gates or a baseline that cannot be read."""
@@ -73,7 +73,7 @@ class Job:
         if self.baseline:
             accepted(self.baseline)
 
-    def terms(self, precision: Precision, provider: Provider, without: frozenset[Rung]) -> Terms:
+    def terms(self, precision: Precision, provider: Provider, without: frozenset[CheckGroup]) -> Terms:
         """What a cell's verdict depends on.
 
         Raises:
@@ -93,7 +93,7 @@ class Job:
         return Terms(gates, found, self.dialect, without=without, answers=self.answers)
 
 
-class Task(msgspec.Struct, frozen=True):
+class WorkerTask(msgspec.Struct, frozen=True):
     """What a process is to do: judge one cell, or without `judge` ask the reference alone."""
 
     job: Job
@@ -102,17 +102,17 @@ class Task(msgspec.Struct, frozen=True):
     judge: bool = True
 
 
-def encode(task: Task) -> bytes:
+def encode(task: WorkerTask) -> bytes:
     """A task as JSON, paths as strings."""
     return msgspec.json.encode(task, enc_hook=str)
 
 
-def decode(data: bytes) -> Task:
+def decode(data: bytes) -> WorkerTask:
     """Read what `encode` wrote."""
-    return msgspec.json.decode(data, type=Task, dec_hook=lambda kind, value: kind(value))
+    return msgspec.json.decode(data, type=WorkerTask, dec_hook=lambda kind, value: kind(value))
 
 
-class Problem(msgspec.Struct, frozen=True):
+class WorkerError(msgspec.Struct, frozen=True):
     """A `SiglipOnnxError` on its way to another process."""
 
     kind: str
@@ -120,10 +120,10 @@ class Problem(msgspec.Struct, frozen=True):
     next_step: str
 
 
-def run(task: Task, folder: Path) -> None:
+def run(task: WorkerTask, folder: Path) -> None:
     """Judge a cell and write its report and evidence; or ask the reference and write what the data are."""
     job, step = task.job, _tell
-    subject = open_subject(job, task.precision, task.provider if task.judge else Provider.CPU)
+    subject = open_model(job, task.precision, task.provider if task.judge else Provider.CPU)
     terms = (
         job.terms(task.precision, task.provider, subject.without)
         if task.judge
@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> int:
     try:
         run(task, folder)
     except SiglipOnnxError as error:
-        problem = Problem(type(error).__name__, error.what, error.next_step)
+        problem = WorkerError(type(error).__name__, error.what, error.next_step)
         write_file(folder / ERROR, msgspec.json.encode(problem))
         return error.exit_code
     return 0

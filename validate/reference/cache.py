@@ -22,7 +22,7 @@ from ...runtime.artifact.contract import Role
 from ...runtime.errors import InputError
 from ...runtime.files import write_file
 from ..stats import metrics
-from .pytorch import Floats, Picture
+from .pytorch import Floats, ImageSource
 
 _ROWS: Final = 8  # that a reference is given at once
 
@@ -56,7 +56,7 @@ class Oracle(Protocol):
     def ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """int64 [texts, length]."""
 
-    def pixels(self, images: Sequence[Picture]) -> NDArray[Any]:
+    def pixels(self, images: Sequence[ImageSource]) -> NDArray[Any]:
         """float32 [images, 3, height, width], or records of patches."""
 
     def embeddings(self, role: Role, rows: NDArray[Any]) -> Floats:
@@ -66,7 +66,7 @@ class Oracle(Protocol):
         """Another output of a tower, a row for each row."""
 
     def check(self, pixels: NDArray[Any], ids: NDArray[np.int64]) -> None:
-        """Raise CheckpointError if it contradicts itself on a few pictures and texts."""
+        """Raise CheckpointError if it contradicts itself on a few images and texts."""
 
     def release(self) -> None:
         """Let go of the weights until they are needed again."""
@@ -79,7 +79,7 @@ class _Meta(msgspec.Struct):
     bias: float
 
 
-class Answers:
+class ReferenceCache:
     """An oracle that is asked everything once.
 
     Args:
@@ -109,7 +109,7 @@ class Answers:
         """int64 [texts, length]."""
         return self.oracle.ids(texts)
 
-    def pixels(self, images: Sequence[Picture]) -> NDArray[Any]:
+    def pixels(self, images: Sequence[ImageSource]) -> NDArray[Any]:
         """float32 [images, 3, height, width], or records of patches; raises InputError for one not to be read."""
         return self.oracle.pixels(images)
 

@@ -16,10 +16,10 @@ from ...runtime.errors import InconclusiveError
 from ...runtime.model import Siglip
 from ...runtime.preprocessing.image import ImageProcessor
 from ...runtime.versions import installed_version
-from .pytorch import Floats, Picture
+from .pytorch import Floats, ImageSource
 
 
-class Baseline:
+class Fp32Reference:
     """What the fp32 graphs on the CPU compute; the same methods as `Reference`.
 
     Args:
@@ -65,8 +65,8 @@ class Baseline:
         """int64 [texts, length]."""
         return self._model.tokenizer(texts)
 
-    def pixels(self, images: Sequence[Picture]) -> NDArray[Any]:
-        """float32 [images, 3, height, width], or records of patches; raises InputError for a picture not to be read."""
+    def pixels(self, images: Sequence[ImageSource]) -> NDArray[Any]:
+        """float32 [images, 3, height, width], or records of patches; raises InputError for an image not to be read."""
         processor = self._model.images
         if processor.spec.input == "pixels":
             return processor(images)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
-Picture = Path | PIL.Image.Image
+ImageSource = Path | PIL.Image.Image
 _BATCH: Final = 8
 _NEEDED: Final = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
 _CONSISTENT: Final = 1e-4  # how far the reference's own forward may be from the sum of its parts, in logits
@@ -47,11 +47,11 @@ class _Classes:
     tokenizer: Any
 
 
-class Reference:
+class PyTorchReference:
     """A checkpoint as transformers computes it.
 
     Weights in transformers' own names are read by transformers itself. The other dialects it does not know; they are
-    read as the exporter reads them, which the rung RETRIEVAL then puts to the test.
+    read as the exporter reads them, which the group RETRIEVAL then puts to the test.
 
     Args:
         source: The checkpoint.
@@ -149,29 +149,29 @@ class Reference:
         """Lower-case Σ out of context, as the published ids have it and transformers before version 5 did."""
         return text.replace("Σ", "σ") if self._lower else text
 
-    def pixels(self, images: Sequence[Picture]) -> NDArray[Any]:
+    def pixels(self, images: Sequence[ImageSource]) -> NDArray[Any]:
         """float32 [images, 3, height, width], or records of patches as `ImageProcessor` makes them.
 
         Raises:
-            InputError: A picture cannot be read.
+            InputError: An image cannot be read.
         """
         return np.concatenate([self._pixels(image) for image in images])
 
-    def _pixels(self, image: Picture) -> NDArray[Any]:
+    def _pixels(self, image: ImageSource) -> NDArray[Any]:
         """Decoded by Pillow alone, so that a defect of the runtime's own reading cannot be on both sides."""
         try:
             opened = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
-            picture = opened.convert("RGB")
+            image = opened.convert("RGB")
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-            raise InputError(f"The picture {image} cannot be read ({error}).", "Replace it.") from error
+            raise InputError(f"The image {image} cannot be read ({error}).", "Replace it.") from error
         with _quiet():
-            # one-pixel pictures are ambiguous to the processor unless it is told where the channels are
+            # one-pixel images are ambiguous to the processor unless it is told where the channels are
             known: dict[str, Any] = {"return_tensors": "np", "input_data_format": "channels_last"}
             spec = self.source.image
             if spec.patch_size is None or spec.max_patches is None:
                 size = {"height": spec.height, "width": spec.width}
-                return np.asarray(self._processor(picture, size=size, **known)["pixel_values"], np.float32)
-            parts = self._processor(picture, max_num_patches=spec.max_patches, **known)
+                return np.asarray(self._processor(image, size=size, **known)["pixel_values"], np.float32)
+            parts = self._processor(image, max_num_patches=spec.max_patches, **known)
         record = np.zeros(1, patches_dtype(spec.patch_size, spec.max_patches))
         for name in record.dtype.names or ():
             record[name] = parts[name]
@@ -200,7 +200,7 @@ class Reference:
         return {"pixel_values": self._torch.from_numpy(rows), **more}
 
     def check(self, pixels: NDArray[Any], ids: NDArray[np.int64]) -> None:
-        """Compare logits of both towers with the model's own whole forward on a few pictures and texts.
+        """Compare logits of both towers with the model's own whole forward on a few images and texts.
 
         Raises:
             CheckpointError: They differ, so this version of transformers computes something else.

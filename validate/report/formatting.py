@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...runtime.artifact.contract import Verdict, Yardstick
+from ...runtime.artifact.contract import ReferenceKind, Verdict
 from .matrix import Cell, Matrix
-from .report import Check, DataRecord, Report, Rung, describe
+from .report import Check, CheckGroup, DataRecord, Report, describe
 
 NOTHING: Final = "–"
 
@@ -53,19 +53,19 @@ def size(count: int) -> str:
 def data(record: DataRecord) -> str:
     """What was looked at."""
     drawn = f", drawn: {record.sample}" if record.sample else ""
-    return f"{record.images} pictures and {record.texts} texts of “{record.name}”{drawn}"
+    return f"{record.images} images and {record.texts} texts of “{record.name}”{drawn}"
 
 
 def reference(report: Report) -> str:
     """What a cell was compared with."""
-    whose = "the PyTorch reference " if report.against is Yardstick.CHECKPOINT else ""
+    whose = "the PyTorch reference " if report.against is ReferenceKind.CHECKPOINT else ""
     return f"{whose}“{report.reference}”"
 
 
-def unmeasured(report: Report) -> tuple[Rung, ...]:
-    """Rungs that are due and have no check, for which a report cannot pass."""
-    climbed = {check.rung for check in report.checks}
-    return tuple(rung for rung in report.due if rung not in climbed)
+def unmeasured(report: Report) -> tuple[CheckGroup, ...]:
+    """Check groups that are due and have no check, for which a report cannot pass."""
+    climbed = {check.group for check in report.checks}
+    return tuple(group for group in report.due if group not in climbed)
 
 
 def first_problem(cell: Cell) -> str:
@@ -73,7 +73,7 @@ def first_problem(cell: Cell) -> str:
     if cell.report is None:
         return cell.problem or "It came to no report."
     if found := cell.report.first_problem():
-        return f"{found.rung}: {found.name}. {describe(found)}".strip()
+        return f"{found.group}: {found.name}. {describe(found)}".strip()
     missing = ", ".join(unmeasured(cell.report))
     return f"Not measured: {missing}." if missing else cell.problem
 

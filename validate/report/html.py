@@ -15,8 +15,8 @@ from markupsafe import Markup
 from ...runtime.artifact.contract import Role, Verdict
 from . import formatting, plots
 from .matrix import Cell, Matrix
-from .plot_data import Array, Evidence, Worst
-from .report import OPTIONAL, DataRecord, Report, Rung
+from .plot_data import Array, PlotData, Worst
+from .report import OPTIONAL, CheckGroup, DataRecord, Report
 
 _MEANING: Final = {
     Verdict.PASS: "Every check is within its limits.",
@@ -76,10 +76,10 @@ class _View:
 
     @property
     def error(self) -> float | None:
-        """1 - median centred cosine of the worse tower; None where it was not measured."""
-        names = {f"{role} centred cosine median" for role in Role}
+        """1 - median centered cosine of the worse tower; None where it was not measured."""
+        names = {f"{role} centered cosine median" for role in Role}
         checks = self.cell.report.checks if self.cell.report else ()
-        found = [c.value for c in checks if c.rung is Rung.EMBEDDINGS and c.name in names]
+        found = [c.value for c in checks if c.group is CheckGroup.EMBEDDINGS and c.name in names]
         numbers = [value for value in found if value is not None]
         return 1 - min(numbers) if numbers and len(numbers) == len(found) else None
 
@@ -90,12 +90,12 @@ class _View:
         return sum(cost.seconds.values()) if cost and cost.seconds else None
 
 
-def page(report: Report, evidence: Evidence | None, made: Made | None = None) -> str:
+def page(report: Report, evidence: PlotData | None, made: Made | None = None) -> str:
     """The page of one cell.
 
     Args:
         report: The verdict and its checks.
-        evidence: What its plots and pictures are drawn from; None where the artifact could not run that far.
+        evidence: What its plots and images are drawn from; None where the artifact could not run that far.
         made: How the variant was made.
     """
     cell = Cell(report.precision, report.provider, report.verdict, report=report, seconds=report.seconds)
@@ -106,12 +106,12 @@ def page(report: Report, evidence: Evidence | None, made: Made | None = None) ->
     return _render(head, (view,), None, (), _origin(report.created, report.seconds, report.data, report.environment))
 
 
-def matrix_page(matrix: Matrix, evidence: Mapping[str, Evidence]) -> str:
+def matrix_page(matrix: Matrix, evidence: Mapping[str, PlotData]) -> str:
     """The page of a gate.
 
     Args:
         matrix: Every cell and the verdict.
-        evidence: What plots and pictures are drawn from, by the name of a cell; those without are not in it.
+        evidence: What plots and images are drawn from, by the name of a cell; those without are not in it.
     """
     views = tuple(_view(i, cell, evidence.get(cell.name)) for i, cell in enumerate(matrix.cells, 1))
     judged = f"{len(views)} cells, compared with “{matrix.reference}” on {formatting.data(matrix.data)}."
@@ -151,10 +151,10 @@ def _meaning(cell: Cell) -> str:
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     """What is worth knowing at a glance."""
     # What is compared with an earlier release is near its limit by nature.
-    limits = [check for check in report.checks if check.rung not in OPTIONAL]
+    limits = [check for check in report.checks if check.group not in OPTIONAL]
     tight = max(limits, key=lambda check: formatting.used(check) or 0.0, default=None)
     if tight is not None and (share := formatting.used(tight)):
-        yield f"of what is allowed is used, at most: {tight.rung}, {tight.name}", f"{100 * share:.0f} %"
+        yield f"of what is allowed is used, at most: {tight.group}, {tight.name}", f"{100 * share:.0f} %"
     if report.cost is not None:
         yield "size", formatting.size(report.cost.bytes)
         for role, seconds in report.cost.seconds.items():
@@ -167,31 +167,31 @@ def _origin(created: str, seconds: float, data: DataRecord, environment: Mapping
     return {"judged": f"{created}, in {formatting.duration(seconds)}", "data": data.sha256} | dict(environment)
 
 
-def _view(number: int, cell: Cell, evidence: Evidence | None, made: Made | None = None) -> _View:
+def _view(number: int, cell: Cell, evidence: PlotData | None, made: Made | None = None) -> _View:
     if evidence is None or cell.report is None:
         return _View(number, cell, made=made)
     return _View(number, cell, tuple(_figures(cell.report, evidence)), evidence.worst, made)
 
 
-def _figures(report: Report, evidence: Evidence) -> Iterator[_Figure]:
+def _figures(report: Report, evidence: PlotData) -> Iterator[_Figure]:
     ours, theirs = evidence.ours, evidence.reference
-    limit = _limit(report, Rung.LOGITS, "difference max")
+    limit = _limit(report, CheckGroup.LOGITS, "difference max")
     # Infinities of both sides have no difference; they are counted and drawn nowhere.
     with np.errstate(invalid="ignore"):
         moved = ours.astype(np.float64) - theirs
-    text = "Each dot is a picture and a label. On the line they are equal; the dashed lines are what is allowed."
+    text = "Each dot is an image and a label. On the line they are equal; the dashed lines are what is allowed."
     yield _Figure("Our logits over the reference's", text + _broken(ours, "logits"), plots.scatter(ours, theirs, limit))
     text = "How many logits moved by how much; the count is logarithmic, so that single ones show."
     yield _Figure("How far logits moved", text + _broken(moved, "differences"), plots.histogram(moved, limit))
     for role, cosines in evidence.cosines.items():
-        names, limit = evidence.rows[role], _limit(report, Rung.EMBEDDINGS, f"{role} centred cosine min")
+        names, limit = evidence.rows[role], _limit(report, CheckGroup.EMBEDDINGS, f"{role} centered cosine min")
         text = f"Distance of each row from the reference's, the worst first{_worst_row(cosines, names)}."
         plot = plots.samples(cosines, names, limit)
-        yield _Figure(f"Centred cosine by row: {role}", text + _broken(cosines, "rows"), plot)
+        yield _Figure(f"Centered cosine by row: {role}", text + _broken(cosines, "rows"), plot)
 
 
-def _limit(report: Report, rung: Rung, name: str) -> float | None:
-    return next((check.limit for check in report.checks if (check.rung, check.name) == (rung, name)), None)
+def _limit(report: Report, group: CheckGroup, name: str) -> float | None:
+    return next((check.limit for check in report.checks if (check.group, check.name) == (group, name)), None)
 
 
 def _broken(values: Array, what: str) -> str:
@@ -254,7 +254,7 @@ def _walked(tower: Any) -> Markup | None:
     points = [
         plots.Point(
             step.measured.bytes / 1e6,
-            1 - (step.measured.centred_cosine or 0.0),
+            1 - (step.measured.centered_cosine or 0.0),
             ("chosen",) if tuple(step.keep) == tuple(tower.kept) else (),
             f"{len(step.keep)} kept, {step.measured.bytes / 1e6:.2f} MB, {step.measured.speed:.2f} times fp32",
             "best" if tuple(step.keep) == tuple(tower.kept) else "beaten",

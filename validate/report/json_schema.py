@@ -3,7 +3,7 @@
     python -m siglip_onnx.validate.report.json_schema docs/schema
 
 A schema has its report's version in its file name and in its `$id`. Within a version nothing is taken away or changes
-its meaning; fields, rungs and providers may be added.
+its meaning; fields, check groups and providers may be added.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class _Case:
 def to_junit(matrix: Matrix) -> bytes:
     """The XML, UTF-8 with a declaration.
 
-    A check that failed is a `failure`; one that is INCONCLUSIVE, a rung that nobody climbed and a required cell that
+    A check that failed is a `failure`; one that is INCONCLUSIVE, a group that nobody climbed and a required cell that
     never came to a report are an `error`. What is wrong with an optional cell is `skipped`, as it decides nothing.
     """
     suites = [_suite(cell.name, _cases(cell), cell.seconds, cell.report) for cell in matrix.cells]
@@ -68,9 +68,9 @@ def _not_run(cell: Cell) -> _Case:
 def _measured(cell: str, report: Report) -> Iterator[_Case]:
     for check in report.checks:
         tag = _TAGS.get(check.verdict)
-        yield _Case(f"{cell}.{check.rung}", check.name, tag, _numbers(check) if tag else "", describe(check))
-    for rung in formatting.unmeasured(report):
-        yield _Case(f"{cell}.{rung}", "is measured", "error", "no check was made", "The verdict stands on this rung.")
+        yield _Case(f"{cell}.{check.group}", check.name, tag, _numbers(check) if tag else "", describe(check))
+    for group in formatting.unmeasured(report):
+        yield _Case(f"{cell}.{group}", "is measured", "error", "no check was made", "The verdict stands on this group.")
 
 
 def _numbers(check: Check) -> str:

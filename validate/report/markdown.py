@@ -14,7 +14,7 @@ from .report import Check
 
 _SIGNS: Final = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "⚠️", "not run": "➖"}
 _PROBLEMS: Final = 5
-_COLUMNS: Final = ("verdict", "rung", "check", "required", "allowed", "noise", "on")
+_COLUMNS: Final = ("verdict", "group", "check", "required", "allowed", "noise", "on")
 _UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]|~#!$])")
 
@@ -91,7 +91,7 @@ def _checks(checks: Iterable[Check]) -> Iterator[str]:
 def _row(check: Check) -> tuple[str, ...]:
     numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
     verdict = f"{_SIGNS[check.verdict]} {check.verdict}"
-    return (verdict, check.rung, _plain(check.name), *numbers, _plain(check.detail))
+    return (verdict, check.group, _plain(check.name), *numbers, _plain(check.detail))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

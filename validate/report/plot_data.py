@@ -18,10 +18,10 @@ WORST: Final = 10
 
 @dataclass(frozen=True)
 class Worst:
-    """A picture whose logits moved most.
+    """An image whose logits moved most.
 
     Attributes:
-        name: Of the picture.
+        name: Of the image.
         thumbnail: A WebP file of at most 128 pixels a side.
         ours: Our five best labels and their probabilities.
         reference: The reference's.
@@ -34,15 +34,15 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PlotData:
     """What one cell measured.
 
     Attributes:
-        ours: Our logits of pictures and labels, float32 [images, labels]; drawn at random where there are many.
+        ours: Our logits of images and labels, float32 [images, labels]; drawn at random where there are many.
         reference: The reference's, of the same places.
-        cosines: Centred cosine of each row with the reference's, by role.
+        cosines: Centered cosine of each row with the reference's, by role.
         rows: Name of each of these rows, by role.
-        worst: The ten pictures whose logits moved most, the worst first.
+        worst: The ten images whose logits moved most, the worst first.
     """
 
     ours: Array

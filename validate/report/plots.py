@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page: axes with ticks, marks with titles, colours of the page's own style.
+"""Plots as SVG inside a page: axes with ticks, marks with titles, colors of the page's own style.
 
 Every function takes arrays of any float type and returns None where nothing in them is a finite number, so that the
 page can say so. Marks that need no title of their own are one path of dots, ten bytes each.
@@ -120,19 +120,19 @@ def histogram(differences: Array, limit: float | None) -> Markup | None:
 
 
 def samples(cosines: Array, names: Sequence[str], limit: float | None) -> Markup | None:
-    """1 - centred cosine of every row, [rows], the worst first and with its name; what is allowed as a line."""
+    """1 - centered cosine of every row, [rows], the worst first and with its name; what is allowed as a line."""
     order, errors = _ranked(cosines)
     if not order.size:
         return None
     allowed = (1 - limit,) if limit is not None and limit < 1 else ()
-    up = powers((errors, *allowed), "1 − centred cosine")
+    up = powers((errors, *allowed), "1 − centered cosine")
     across = Axis(0, len(order) + 1, "rows, the worst first")
     shown = np.unique(np.append(np.arange(len(order))[:_ROWS], np.linspace(0, len(order) - 1, _ROWS).astype(int)))
     titles = [f"{names[i]:.80}: {cosines[i]:.6f}" for i in order[:_NAMED]]
     worst = [_circle(across, up, i + 1, errors[i], title, "worst") for i, title in enumerate(titles)]
     marks = _dots(across, up, shown + 1, errors[shown]) + Markup("").join(worst)
     lines = [_line(across, up, across.low, end, across.high, end, "limit") for end in allowed]
-    return _frame(across, up, Markup("").join(lines), marks, f"centred cosine of {len(order)} rows, the worst first")
+    return _frame(across, up, Markup("").join(lines), marks, f"centered cosine of {len(order)} rows, the worst first")
 
 
 def _ranked(cosines: Array) -> tuple[NDArray[np.intp], Floats]:
@@ -149,7 +149,7 @@ class Point:
 
     Attributes:
         cost: Size or time, above 0.
-        error: 1 - centred cosine; what is below 1e-9 is drawn there.
+        error: 1 - centered cosine; what is below 1e-9 is drawn there.
         names: What may stand beside it, the best first; the first that finds room does.
         style: CSS classes of its dot.
     """
@@ -168,7 +168,7 @@ def trade(points: Sequence[Point], title: str, label: str) -> Markup | None:
         return None
     errors = [max(point.error, _FLOOR) for point in sound]
     across = Axis(0, max(point.cost for point in sound) * 1.12 or 1.0, title)
-    up = powers(errors, "1 − centred cosine")
+    up = powers(errors, "1 − centered cosine")
     dots = [_circle(across, up, p.cost, e, p.title, p.style) for p, e in zip(sound, errors, strict=True)]
     spots = [_spot(across, up, p.cost, e) for p, e in zip(sound, errors, strict=True)]
     return _frame(across, up, _beside(spots, [p.names for p in sound]), Markup("").join(reversed(dots)), label)

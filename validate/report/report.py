@@ -10,14 +10,14 @@ from typing import Final, Literal
 
 import msgspec
 
-from ...runtime.artifact.contract import Precision, Provider, Verdict, Yardstick
+from ...runtime.artifact.contract import Precision, Provider, ReferenceKind, Verdict
 from ...runtime.errors import InconclusiveError, ParityError
 from ...runtime.files import as_json
 
 REPORT_VERSION: Final = 2
 
 
-class Rung(StrEnum):
+class CheckGroup(StrEnum):
     """The steps of the ladder, the cheapest first."""
 
     CONTRACT = "contract"
@@ -42,7 +42,7 @@ class Check:
     """One thing that was measured, or could not be.
 
     Attributes:
-        rung: Step of the ladder.
+        group: Step of the ladder.
         name: What was measured.
         verdict: PASS only if `value` is a finite number on the right side of `limit`.
         value: The measured number, which is the limit that would be required to pass; None where there is none.
@@ -53,7 +53,7 @@ class Check:
             for it.
     """
 
-    rung: Rung
+    group: CheckGroup
     name: str
     verdict: Verdict
     value: float | None = None
@@ -64,27 +64,27 @@ class Check:
 
 
 def at_least(
-    rung: Rung, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
+    group: CheckGroup, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
 ) -> Check:
     """A check that a value reaches a limit."""
-    return _judged(Check(rung, name, Verdict.PASS, value, limit, "at least", detail, floor))
+    return _judged(Check(group, name, Verdict.PASS, value, limit, "at least", detail, floor))
 
 
 def at_most(
-    rung: Rung, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
+    group: CheckGroup, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
 ) -> Check:
     """A check that a value stays within a limit."""
-    return _judged(Check(rung, name, Verdict.PASS, value, limit, "at most", detail, floor))
+    return _judged(Check(group, name, Verdict.PASS, value, limit, "at most", detail, floor))
 
 
-def failed(rung: Rung, name: str, detail: str) -> Check:
+def failed(group: CheckGroup, name: str, detail: str) -> Check:
     """A check that failed without a number."""
-    return Check(rung, name, Verdict.FAIL, detail=detail)
+    return Check(group, name, Verdict.FAIL, detail=detail)
 
 
-def inconclusive(rung: Rung, name: str, detail: str) -> Check:
+def inconclusive(group: CheckGroup, name: str, detail: str) -> Check:
     """A check that there was too little for."""
-    return Check(rung, name, Verdict.INCONCLUSIVE, detail=detail)
+    return Check(group, name, Verdict.INCONCLUSIVE, detail=detail)
 
 
 def _judged(check: Check) -> Check:
@@ -106,15 +106,15 @@ def _judged(check: Check) -> Check:
 
 
 # Climbed only where there is something to compare with: an earlier report, or an earlier measurement.
-OPTIONAL: Final = frozenset({Rung.LATENCY, Rung.BASELINE})
+OPTIONAL: Final = frozenset({CheckGroup.LATENCY, CheckGroup.BASELINE})
 
 
-def overall(checks: Sequence[Check], due: frozenset[Rung] = frozenset(Rung)) -> Verdict:
-    """FAIL if any check failed; PASS only if every rung that is due has a check and all passed."""
+def overall(checks: Sequence[Check], due: frozenset[CheckGroup] = frozenset(CheckGroup)) -> Verdict:
+    """FAIL if any check failed; PASS only if every group that is due has a check and all passed."""
     verdicts = {check.verdict for check in checks}
     if Verdict.FAIL in verdicts:
         return Verdict.FAIL
-    complete = {check.rung for check in checks} >= due
+    complete = {check.group for check in checks} >= due
     return Verdict.PASS if complete and verdicts == {Verdict.PASS} else Verdict.INCONCLUSIVE
 
 
@@ -123,10 +123,10 @@ class DataRecord:
     """What the artifact was judged on.
 
     Attributes:
-        sha256: Hash over every picture and text.
-        pairs: Pictures with a caption, of which RETRIEVAL is made; 0 for frozen labels, which read none.
-        classes: Classes of the pictures, of which ACCURACY is made; 0 where they have none, or labels are frozen.
-        sample: How many pictures were drawn, with which seed; empty where all were taken.
+        sha256: Hash over every image and text.
+        pairs: Images with a caption, of which RETRIEVAL is made; 0 for frozen labels, which read none.
+        classes: Classes of the images, of which ACCURACY is made; 0 where they have none, or labels are frozen.
+        sample: How many images were drawn, with which seed; empty where all were taken.
         bundled: Whether these are the photos that come with siglip-onnx, which say nothing of accuracy.
     """
 
@@ -177,7 +177,7 @@ class Report:
         reference_sha256: Hash over the checkpoint's weight files, or of the report that the fp32 variant passed by.
         against: Which of the two it is.
         environment: Versions and machine.
-        due: The rungs that the verdict stands on.
+        due: The check groups that the verdict stands on.
         gates: Where the limits come from: `defaults`, or the file that changed them, with its hash.
         cost: What the variant costs here; None where it could not be run.
     """
@@ -194,8 +194,8 @@ class Report:
     environment: dict[str, str]
     verdict: Verdict
     checks: tuple[Check, ...]
-    against: Yardstick = Yardstick.CHECKPOINT
-    due: tuple[Rung, ...] = tuple(rung for rung in Rung if rung not in OPTIONAL)
+    against: ReferenceKind = ReferenceKind.CHECKPOINT
+    due: tuple[CheckGroup, ...] = tuple(group for group in CheckGroup if group not in OPTIONAL)
     gates: str = "defaults"
     cost: Cost | None = None
     schema_version: Literal[2] = REPORT_VERSION
@@ -228,7 +228,7 @@ class Report:
         if self.verdict is Verdict.PASS:
             return
         problem = self.first_problem()
-        where = f"{problem.rung} / {problem.name}. {describe(problem)}" if problem else "a rung has no check."
+        where = f"{problem.group} / {problem.name}. {describe(problem)}" if problem else "a group has no check."
         what = f"{self.artifact} at {self.precision} on {self.provider}: {self.verdict}, {where}"
         if self.verdict is Verdict.FAIL:
             raise ParityError(what, "Do not deploy it; see the report.")

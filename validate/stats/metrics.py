@@ -25,7 +25,7 @@ def row_cosines(ours: Array, reference: Array) -> Floats:
     return np.asarray((unit(ours) * unit(reference)).sum(1))
 
 
-def centred_cosines(ours: Array, reference: Array, mean: Array | None = None) -> Floats:
+def centered_cosines(ours: Array, reference: Array, mean: Array | None = None) -> Floats:
     """Row cosines of the unit rows after a mean, that of the reference's unit rows, is taken off both.
 
     Embeddings of a tower share a large common part, which makes raw cosines flatter every error.
@@ -62,7 +62,7 @@ def residual_sigma(ours: Array, reference: Array) -> float:
 
 
 def logits(images: Array, texts: Array, scale: float, bias: float) -> Floats:
-    """Scale * cosine + bias of every picture and text, [images, texts]."""
+    """Scale * cosine + bias of every image and text, [images, texts]."""
     return np.asarray(unit(images) @ unit(texts).T * scale + bias)
 
 

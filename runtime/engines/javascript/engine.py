@@ -21,7 +21,7 @@ from ...artifact.contract import Provider, TensorSpec
 from ...artifact.external_data import external_locations
 from ...errors import ArtifactError, ProviderError
 from .. import host
-from ..base import Array, Source
+from ..base import Array, GraphSource
 from ..options import SessionOptions
 from ..providers import PROVIDERS, ProviderSpec
 from .process import Frame, NodeProcess
@@ -29,7 +29,7 @@ from .process import Frame, NodeProcess
 PACKAGES: Final = "SIGLIP_ONNX_NODE_MODULES"  # the variable that names a folder with node_modules in it
 CHROMIUM: Final = "SIGLIP_ONNX_CHROMIUM"  # the variable that names the browser
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
-# Seconds, far more than anything that works takes: 32 full-size pictures at fp32 keep the CPU provider busy for 44
+# Seconds, far more than anything that works takes: 32 full-size images at fp32 keep the CPU provider busy for 44
 # (docs/runtime.md), and WASM a few times as long.
 LOADING: Final = 600.0
 RUNNING: Final = 3600.0
@@ -53,7 +53,7 @@ class JsEngine:
         ProviderError: Node, a package or the browser is missing, or the graph cannot be loaded.
     """
 
-    def __init__(self, source: Source, options: SessionOptions) -> None:
+    def __init__(self, source: GraphSource, options: SessionOptions) -> None:
         spec = PROVIDERS[options.provider]
         self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
         self._where = f"{next(iter(spec.npm))} ({options.provider})"
