@@ -44,7 +44,7 @@ class QuantizeRequest:
         cuda: Write graphs with fused operators for CUDA, too.
         overwrite: Replace a variant that is there already.
         keep_failing: Keep the variant whatever the verdict is.
-        gates: The limits of the verdict.
+        limits: The limits of the verdict.
     """
 
     towers: tuple[Role, ...] = TOWERS
@@ -56,7 +56,7 @@ class QuantizeRequest:
     cuda: bool = False
     overwrite: bool = False
     keep_failing: bool = False
-    gates: LimitTable = field(default_factory=LimitTable)
+    limits: LimitTable = field(default_factory=LimitTable)
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ def _judge(
     reports = []
     for provider in _providers(job):
         model = Siglip(staged, record.precision, SessionOptions(provider))
-        terms = Terms(allow_unjudged=job.keep_failing, gates=job.gates, without=frozenset({CheckGroup.NON_INFERIORITY}))
+        terms = Terms(
+            allow_unjudged=job.keep_failing, limits=job.limits, without=frozenset({CheckGroup.NON_INFERIORITY})
+        )
         report, html, _ = validate(model, job.reference, data.judged, terms, made=record, progress=progress)
         if not job.keep_failing and report.verdict is not Verdict.PASS:
             _reject(staged.folder, report, html)

@@ -111,7 +111,7 @@ def is_one_paragraph(text: str) -> bool:
 PAIRS = 48
 # A dozen pairs prove no margin of two percent; whether the bounds themselves are right is tested where they are made.
 FEW_GATES = "[default]\nmargin = 0.25\n"
-FEW = Terms(gates=LimitTable({("default",): {"margin": 0.25}}))
+FEW = Terms(limits=LimitTable({("default",): {"margin": 0.25}}))
 Command = Callable[..., Run]
 
 
@@ -147,7 +147,7 @@ def captions(folder: Path) -> list[str]:
 
 def measured(report: Report, name: str) -> float:
     """What a report says of a check."""
-    value = next(check.value for check in report.checks if check.name == name)
+    value = next(check.measured for check in report.checks if check.name == name)
     assert value is not None
     return value
 

@@ -66,7 +66,7 @@ class Terms:
     """What a verdict depends on besides the artifact, its reference and the data.
 
     Attributes:
-        gates: The limits.
+        limits: The limits.
         accepted: The report of the last accepted release, which nothing may be worse than.
         dialect: Whose names the checkpoint's weights have; None finds out.
         allow_unjudged: Accept an fp32 variant without a PASS to compare with.
@@ -74,7 +74,7 @@ class Terms:
         answers: Where the reference's answers are kept for the next run; None keeps them for this one alone.
     """
 
-    gates: LimitTable = field(default_factory=LimitTable)
+    limits: LimitTable = field(default_factory=LimitTable)
     accepted: Report | None = None
     dialect: str | None = None
     allow_unjudged: bool = False
@@ -134,8 +134,8 @@ def validate(
         verdict=overall(checks, due),
         checks=tuple(checks),
         against=context.against,
-        due=tuple(group for group in CheckGroup if group in due),
-        gates=terms.gates.source,
+        expected=tuple(group for group in CheckGroup if group in due),
+        limits=terms.limits.source,
         cost=cost,
     )
     evidence = _evidence(context)
@@ -151,7 +151,7 @@ def prepared(
     progress("Opening the reference")
     source, oracle = _yardstick(model, checkpoint, terms)
     answers = ReferenceCache(oracle, samples.sha256, terms.answers)
-    gate = terms.gates.of(model.precision, model.options.provider)
+    gate = terms.limits.of(model.precision, model.options.provider)
     context = CheckContext(model, source, answers, samples, gate, progress, terms.without)
     context.prepare()
     return context

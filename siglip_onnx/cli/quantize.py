@@ -53,7 +53,7 @@ _PRECISIONS = [p.value for p in Precision if p is not Precision.FP32]
     "--reference", help="Judge by this checkpoint instead of the fp32 variant (which must have passed by its own)."
 )
 @click.option(
-    "--gates", "gates_file", type=click.Path(path_type=Path), help="A TOML file with limits of your own to judge by."
+    "--limits", "limits_file", type=click.Path(path_type=Path), help="A TOML file with limits of your own to judge by."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a variant that is there already.")
 @click.option("--keep-failing", is_flag=True, help="Keep the variant, whatever the verdict is.")
@@ -68,7 +68,7 @@ def command(
     evaluations: int | None,
     keep: tuple[str, ...],
     options: tuple[str, ...],
-    gates_file: Path | None,
+    limits_file: Path | None,
     as_json: bool,
     **job: object,
 ) -> int:
@@ -88,8 +88,8 @@ def command(
     recipe = _recipe(RECIPES[Precision(precision)], keep, options)
     goal = _goal(auto, target, metric, evaluations)
     towers = {"towers": (Role(tower),)} if tower else {}
-    if gates_file is not None:
-        job["gates"] = LimitTable.read(gates_file)
+    if limits_file is not None:
+        job["limits"] = LimitTable.read(limits_file)
     with progress() as step:
         result = quantize(artifact, recipe, QuantizeRequest(**job, **towers, goal=goal), progress=step)  # type: ignore[arg-type]
     if as_json:

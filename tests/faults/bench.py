@@ -33,7 +33,7 @@ def make_bench(folder: Path, derived: Sequence[Precision] = DERIVED) -> Bench:
     bench.answers.mkdir()
     _judge(bench, Precision.FP32)
     with tempfile.TemporaryDirectory() as calibration:
-        job = QuantizeRequest(data=quick_pairs(Path(calibration)), gates=DEFAULT_LIMITS)
+        job = QuantizeRequest(data=quick_pairs(Path(calibration)), limits=DEFAULT_LIMITS)
         for precision in derived:
             quantize(bench.artifact, RECIPES[precision](), job, progress=quiet)
             _judge(bench, precision)

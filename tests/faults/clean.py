@@ -61,7 +61,7 @@ def verdict(bench: Bench, clean: Clean) -> Found:
     report = judge(bench.artifact, samples, precision=clean.precision, options=options, answers=answers)
     problem = report.first_problem()
     where = str(problem.group) if problem else ""
-    return Found(where, report.verdict, f"{problem.name}: {problem.value}, {problem.detail}" if problem else "")
+    return Found(where, report.verdict, f"{problem.name}: {problem.measured}, {problem.detail}" if problem else "")
 
 
 def _answers(bench: Bench, data: str) -> Path:

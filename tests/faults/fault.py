@@ -162,7 +162,11 @@ def find(bench: Bench, fault: Fault) -> Found:
     problem = report.first_problem()
     if problem is None:
         return Found("", report.verdict)
-    found = "" if problem.value is None else f"{problem.value:.4g} where {problem.sense} {problem.limit:.4g} is due"
+    found = (
+        ""
+        if problem.measured is None
+        else f"{problem.measured:.4g} where {problem.direction} {problem.limit:.4g} is due"
+    )
     return Found(str(problem.group), report.verdict, f"{problem.name}: {found or problem.detail}")
 
 

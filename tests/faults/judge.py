@@ -48,7 +48,7 @@ def judge(
     with Siglip(Artifact.open(artifact), precision, options) as model:
         if code is not None:
             code(model)
-        terms = Terms(gates=DEFAULT_LIMITS, accepted=release, answers=answers)
+        terms = Terms(limits=DEFAULT_LIMITS, accepted=release, answers=answers)
         return validate(model, checkpoint, data, terms, progress=lambda step: None).report
 
 

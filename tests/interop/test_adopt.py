@@ -58,8 +58,8 @@ def test_optimums_export_passes_and_is_left_as_it_is(foreign: dict[str, Path], p
     assert adopted.artifact.path("spiece.model").parent == folder
     report = judged(folder, pairs)
     report.require_pass()
-    assert {CheckGroup.PIXELS, CheckGroup.BATCH} <= set(report.due)
-    assert CheckGroup.TOKENS not in report.due
+    assert {CheckGroup.PIXELS, CheckGroup.BATCH} <= set(report.expected)
+    assert CheckGroup.TOKENS not in report.expected
     assert any(check.name.startswith("joint graph") for check in report.checks)
     assert files(folder) == before
 
@@ -79,7 +79,7 @@ def test_what_transformers_js_opens_passes_at_each_precision(
     }
     report = judged(folder, pairs, precision)
     report.require_pass()
-    assert CheckGroup.TOKENS in report.due
+    assert CheckGroup.TOKENS in report.expected
 
 
 def test_a_defect_in_optimums_export_is_found(foreign: dict[str, Path], pairs: Path, tmp_path: Path) -> None:

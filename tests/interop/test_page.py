@@ -108,7 +108,7 @@ def report(measured: PlotData, precision: Precision, size: int) -> Report:
         environment={"torch": torch.__version__},
         verdict=overall(checks, due),
         checks=checks,
-        due=tuple(due),
+        expected=tuple(due),
         cost=Cost(size, {"vision": size / 7e9, "text": size / 14e9}),
     )
 
@@ -119,7 +119,7 @@ def measured_checks(measured: PlotData) -> list[Check]:
     for role, cosines in measured.cosines.items():
         for which, value in (("min", cosines.min()), ("median", np.median(cosines))):
             found.append(
-                at_least(CheckGroup.EMBEDDINGS, f"{role} centered cosine {which}", float(value), 0.99999, floor=1e-9)
+                at_least(CheckGroup.EMBEDDINGS, f"{role} centered cosine {which}", float(value), 0.99999, noise=1e-9)
             )
     return found
 

@@ -35,7 +35,7 @@ def verdicts(report: Report, before: Report, data: str | None = None) -> dict[st
 
 
 def test_the_same_release_again_passes(artifact: Path, before: Report) -> None:
-    terms = Terms(accepted=before, gates=LimitTable({("default",): {"latency": 50.0}}))
+    terms = Terms(accepted=before, limits=LimitTable({("default",): {"latency": 50.0}}))
     report = validate(Siglip.load(artifact), CHECKPOINT, terms=terms, progress=quiet).report
     assert report.verdict is Verdict.PASS, report.first_problem()
     assert {CheckGroup.BASELINE, CheckGroup.LATENCY} <= {check.group for check in report.checks}
@@ -53,21 +53,21 @@ def test_what_would_still_pass_its_gate_may_not_become_worse(before: Report, nam
 
 
 def test_the_noise_of_a_measurement_is_no_regression(before: Report) -> None:
-    noisy = changed(changed(before, "difference max", value=0.004), "offset", value=0.0001)
-    known = changed(before, "difference max", value=0.002, floor=0.003)
+    noisy = changed(changed(before, "difference max", measured=0.004), "offset", value=0.0001)
+    known = changed(before, "difference max", measured=0.002, noise=0.003)
     assert set(verdicts(noisy, known).values()) == {Verdict.PASS}
 
 
 def test_a_release_sets_itself_no_slack(before: Report) -> None:
     """A floor of its own, however high, excuses nothing, and that of the baseline at most a quarter of the limit."""
-    worse = changed(before, "difference max", value=0.008, floor=0.019)
+    worse = changed(before, "difference max", measured=0.008, noise=0.019)
     assert verdicts(worse, before)["logits: difference max"] is Verdict.FAIL
-    loose = changed(before, "difference max", floor=0.019)
+    loose = changed(before, "difference max", noise=0.019)
     assert verdicts(worse, loose)["logits: difference max"] is Verdict.FAIL
 
 
 def test_another_processor_rounds_otherwise_and_is_no_regression(before: Report) -> None:
-    old = next(check.value for check in before.checks if check.name == "difference max")
+    old = next(check.measured for check in before.checks if check.name == "difference max")
     assert old is not None
     assert set(verdicts(changed(before, "difference max", value=3 * old), before).values()) == {Verdict.PASS}
 

@@ -70,7 +70,7 @@ def report(*found: Check, precision: Precision = Precision.INT8, size: int = 4_0
         environment={"onnxruntime": "1.2.3"},
         verdict=overall(found, due),
         checks=found,
-        due=(CheckGroup.EMBEDDINGS, CheckGroup.LOGITS),
+        expected=(CheckGroup.EMBEDDINGS, CheckGroup.LOGITS),
         cost=Cost(size, {"vision": time, "text": time / 2}),
     )
 
@@ -251,7 +251,9 @@ def shown(xml: bytes) -> list[str]:
 
 def test_a_ci_system_lists_what_is_wrong_with_its_numbers() -> None:
     unsure = inconclusive(CheckGroup.RETRIEVAL, "pairs", "3; 8 are needed")
-    thin = cell(replace(report(*checks(), unsure, precision=Precision.FP16), due=(*GOOD.report.due, CheckGroup.BATCH)))
+    thin = cell(
+        replace(report(*checks(), unsure, precision=Precision.FP16), due=(*GOOD.report.expected, CheckGroup.BATCH))
+    )
     assert shown(to_junit(matrix(GOOD, BAD, thin, CRASHED, ABSENT))) == [
         "int8 on cpu.embeddings: failure: required 0.91, allowed at least 0.98, noise 0.0002; worst: 'cat.jpg'",
         "fp16 on cpu.retrieval: error: required –, allowed –; 3; 8 are needed",

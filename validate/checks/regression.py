@@ -39,7 +39,7 @@ def accepted(path: Path) -> dict[tuple[Precision, Provider], Report]:
 
 def _verdict(report: Report) -> Verdict:
     """What a report says, unless its own checks say something worse."""
-    return report.verdict if report.verdict is not Verdict.PASS else overall(report.checks, frozenset(report.due))
+    return report.verdict if report.verdict is not Verdict.PASS else overall(report.checks, frozenset(report.expected))
 
 
 def _reports(path: Path, data: bytes) -> list[Report]:
@@ -76,22 +76,22 @@ def ratchet(checks: Sequence[Check], before: Report, data: str, against: Referen
         return
     ours = {(check.group, check.name): check for check in checks}
     for old in before.checks:
-        if old.value is None or old.limit is None or old.group in (CheckGroup.LATENCY, CheckGroup.BASELINE):
+        if old.measured is None or old.limit is None or old.group in (CheckGroup.LATENCY, CheckGroup.BASELINE):
             continue
         new = ours.get((old.group, old.name))
-        if new is None or new.value is None:
+        if new is None or new.measured is None:
             yield failed(CheckGroup.BASELINE, f"{old.group}: {old.name}", "measured for the baseline, and not now")
         else:
-            yield _compared(old, new, old.value, before.data.images)
+            yield _compared(old, new, old.measured, before.data.images)
 
 
 def _compared(old: Check, new: Check, value: float, samples: int) -> Check:
     """The new number against the old one, give or take the noise."""
     noise, name = _noise(old, samples), f"{old.group}: {old.name}"
     detail = f"it was {value:.7g}; noise {noise:.3g}"
-    if old.sense == "at least":
-        return at_least(CheckGroup.BASELINE, name, new.value, value - noise, detail)
-    return at_most(CheckGroup.BASELINE, name, new.value, value + noise, detail)
+    if old.direction == "at least":
+        return at_least(CheckGroup.BASELINE, name, new.measured, value - noise, detail)
+    return at_most(CheckGroup.BASELINE, name, new.measured, value + noise, detail)
 
 
 def _noise(check: Check, samples: int) -> float:
@@ -101,8 +101,8 @@ def _noise(check: Check, samples: int) -> float:
     are counted, one sample. What allows nothing has no noise.
     """
     limit = check.limit or 0.0
-    room = 1 - limit if check.sense == "at least" else limit
-    noise = min(max(check.floor or 0.0, SLACK * room), MOST * room)
+    room = 1 - limit if check.direction == "at least" else limit
+    noise = min(max(check.noise or 0.0, SLACK * room), MOST * room)
     counted = check.group in _COUNTED and room > 0
     return max(noise, 1 / samples if counted and samples else 0.0) + _ROUNDING
 

@@ -13,17 +13,17 @@ NOTHING: Final = "–"
 
 def required(check: Check) -> str:
     """The limit that a check would need to pass: what was measured."""
-    return NOTHING if check.value is None else f"{check.value:.7g}"
+    return NOTHING if check.measured is None else f"{check.measured:.7g}"
 
 
 def allowed(check: Check) -> str:
     """The limit that it has, with its sense."""
-    return NOTHING if check.limit is None else f"{check.sense} {check.limit:.7g}"
+    return NOTHING if check.limit is None else f"{check.direction} {check.limit:.7g}"
 
 
 def noise(check: Check) -> str:
     """How far the number moves by itself."""
-    return NOTHING if check.floor is None else f"{check.floor:.2g}"
+    return NOTHING if check.noise is None else f"{check.noise:.2g}"
 
 
 def used(check: Check) -> float | None:
@@ -31,10 +31,10 @@ def used(check: Check) -> float | None:
 
     A check from below is of something that is 1 at best, so what is allowed is the way from 1 to its limit.
     """
-    if check.value is None or check.limit is None:
+    if check.measured is None or check.limit is None:
         return None
-    below = check.sense == "at least"
-    taken, room = (1 - check.value, 1 - check.limit) if below else (check.value, check.limit)
+    below = check.direction == "at least"
+    taken, room = (1 - check.measured, 1 - check.limit) if below else (check.measured, check.limit)
     return max(taken, 0.0) / room if room > 0 else None
 
 
@@ -65,7 +65,7 @@ def reference(report: Report) -> str:
 def unmeasured(report: Report) -> tuple[CheckGroup, ...]:
     """Check groups that are due and have no check, for which a report cannot pass."""
     climbed = {check.group for check in report.checks}
-    return tuple(group for group in report.due if group not in climbed)
+    return tuple(group for group in report.expected if group not in climbed)
 
 
 def first_problem(cell: Cell) -> str:

@@ -79,7 +79,7 @@ class _View:
         """1 - median centered cosine of the worse tower; None where it was not measured."""
         names = {f"{role} centered cosine median" for role in Role}
         checks = self.cell.report.checks if self.cell.report else ()
-        found = [c.value for c in checks if c.group is CheckGroup.EMBEDDINGS and c.name in names]
+        found = [c.measured for c in checks if c.group is CheckGroup.EMBEDDINGS and c.name in names]
         numbers = [value for value in found if value is not None]
         return 1 - min(numbers) if numbers and len(numbers) == len(found) else None
 
@@ -100,7 +100,7 @@ def page(report: Report, evidence: PlotData | None, made: Made | None = None) ->
     """
     cell = Cell(report.precision, report.provider, report.verdict, report=report, seconds=report.seconds)
     view = _view(1, cell, evidence, made)
-    judged = f"Compared with {formatting.reference(report)} on {formatting.data(report.data)}; limits: {report.gates}."
+    judged = f"Compared with {formatting.reference(report)} on {formatting.data(report.data)}; limits: {report.limits}."
     title = f"{report.artifact}, {cell.name}"
     head = _Head(report.verdict, title, _meaning(cell), judged, report.data.scope, tuple(_facts(report)))
     return _render(head, (view,), None, (), _origin(report.created, report.seconds, report.data, report.environment))

@@ -75,7 +75,7 @@ def _measured(cell: str, report: Report) -> Iterator[_Case]:
 
 def _numbers(check: Check) -> str:
     """A check on a line: what would be required to pass, and what is allowed."""
-    floor = "" if check.floor is None else f", noise {formatting.noise(check)}"
+    floor = "" if check.noise is None else f", noise {formatting.noise(check)}"
     return f"required {formatting.required(check)}, allowed {formatting.allowed(check)}{floor}; {check.detail}".rstrip(
         "; "
     )
@@ -108,7 +108,7 @@ def _suite(name: str, cases: Sequence[_Case], seconds: float, report: Report | N
 
 def _properties(report: Report) -> dict[str, str]:
     told = {"artifact": report.artifact, "contract_sha256": report.contract_sha256, "reference": report.reference}
-    return told | {"data": report.data.name, "data_sha256": report.data.sha256, "gates": report.gates}
+    return told | {"data": report.data.name, "data_sha256": report.data.sha256, "gates": report.limits}
 
 
 def _element(case: _Case) -> ET.Element:

@@ -14,7 +14,7 @@ from ...runtime.artifact.contract import Precision, Provider, ReferenceKind, Ver
 from ...runtime.errors import InconclusiveError, ParityError
 from ...runtime.files import as_json
 
-REPORT_VERSION: Final = 2
+REPORT_VERSION: Final = 3
 
 
 class CheckGroup(StrEnum):
@@ -44,37 +44,37 @@ class Check:
     Attributes:
         group: Step of the ladder.
         name: What was measured.
-        verdict: PASS only if `value` is a finite number on the right side of `limit`.
-        value: The measured number, which is the limit that would be required to pass; None where there is none.
+        verdict: PASS only if `measured` is a finite number on the right side of `limit`.
+        measured: The measured number; None where there is none.
         limit: What it must reach or stay within; what is allowed.
-        sense: On which side of the limit the value must be.
+        direction: On which side of the limit the value must be.
         detail: The worst sample, or why there is no value.
-        floor: How far the same number moves when nothing but the batch or the run changes; a limit must leave room
+        noise: How far the same number moves when nothing but the batch or the run changes; a limit must leave room
             for it.
     """
 
     group: CheckGroup
     name: str
     verdict: Verdict
-    value: float | None = None
+    measured: float | None = None
     limit: float | None = None
-    sense: Literal["at least", "at most"] | None = None
+    direction: Literal["at least", "at most"] | None = None
     detail: str = ""
-    floor: float | None = None
+    noise: float | None = None
 
 
 def at_least(
-    group: CheckGroup, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
+    group: CheckGroup, name: str, measured: float | None, limit: float, detail: str = "", noise: float | None = None
 ) -> Check:
     """A check that a value reaches a limit."""
-    return _judged(Check(group, name, Verdict.PASS, value, limit, "at least", detail, floor))
+    return _judged(Check(group, name, Verdict.PASS, measured, limit, "at least", detail, noise))
 
 
 def at_most(
-    group: CheckGroup, name: str, value: float | None, limit: float, detail: str = "", floor: float | None = None
+    group: CheckGroup, name: str, measured: float | None, limit: float, detail: str = "", noise: float | None = None
 ) -> Check:
     """A check that a value stays within a limit."""
-    return _judged(Check(group, name, Verdict.PASS, value, limit, "at most", detail, floor))
+    return _judged(Check(group, name, Verdict.PASS, measured, limit, "at most", detail, noise))
 
 
 def failed(group: CheckGroup, name: str, detail: str) -> Check:
@@ -89,18 +89,18 @@ def inconclusive(group: CheckGroup, name: str, detail: str) -> Check:
 
 def _judged(check: Check) -> Check:
     """The same with its verdict; a limit that is under the floor decides nothing but how the noise fell."""
-    value, limit = check.value, check.limit
+    value, limit = check.measured, check.limit
     if value is None or limit is None:
         return replace(check, verdict=Verdict.INCONCLUSIVE, detail=check.detail or "not measured")
     if not math.isfinite(value):
         detail = f"{value}; {check.detail}".rstrip("; ")
-        return replace(check, verdict=Verdict.FAIL, value=None, detail=detail)
-    good = value >= limit if check.sense == "at least" else value <= limit
+        return replace(check, verdict=Verdict.FAIL, measured=None, detail=detail)
+    good = value >= limit if check.direction == "at least" else value <= limit
     if not good:
         return replace(check, verdict=Verdict.FAIL)
-    room = 1 - limit if check.sense == "at least" else limit
-    if check.floor is not None and not check.floor <= room:
-        detail = f"the noise alone is {check.floor:.3g}, more than is allowed; {check.detail}".rstrip("; ")
+    room = 1 - limit if check.direction == "at least" else limit
+    if check.noise is not None and not check.noise <= room:
+        detail = f"the noise alone is {check.noise:.3g}, more than is allowed; {check.detail}".rstrip("; ")
         return replace(check, verdict=Verdict.INCONCLUSIVE, detail=detail)
     return check
 
@@ -177,8 +177,8 @@ class Report:
         reference_sha256: Hash over the checkpoint's weight files, or of the report that the fp32 variant passed by.
         against: Which of the two it is.
         environment: Versions and machine.
-        due: The check groups that the verdict stands on.
-        gates: Where the limits come from: `defaults`, or the file that changed them, with its hash.
+        expected: The check groups that the verdict stands on.
+        limits: Where the limits come from: `defaults`, or the file that changed them, with its hash.
         cost: What the variant costs here; None where it could not be run.
     """
 
@@ -195,10 +195,10 @@ class Report:
     verdict: Verdict
     checks: tuple[Check, ...]
     against: ReferenceKind = ReferenceKind.CHECKPOINT
-    due: tuple[CheckGroup, ...] = tuple(group for group in CheckGroup if group not in OPTIONAL)
-    gates: str = "defaults"
+    expected: tuple[CheckGroup, ...] = tuple(group for group in CheckGroup if group not in OPTIONAL)
+    limits: str = "defaults"
     cost: Cost | None = None
-    schema_version: Literal[2] = REPORT_VERSION
+    schema_version: Literal[3] = REPORT_VERSION
 
     def problems(self) -> tuple[Check, ...]:
         """The checks that did not pass, those that failed first, otherwise as they were climbed."""
@@ -237,6 +237,6 @@ class Report:
 
 def describe(check: Check) -> str:
     """A check's numbers and detail in a sentence."""
-    found = "" if check.value is None else f"Found {check.value:.6g}, "
-    wanted = "" if check.limit is None else f"{'needed' if found else 'Needed'} {check.sense} {check.limit:.6g}. "
+    found = "" if check.measured is None else f"Found {check.measured:.6g}, "
+    wanted = "" if check.limit is None else f"{'needed' if found else 'Needed'} {check.direction} {check.limit:.6g}. "
     return (found + wanted + check.detail).strip()
