@@ -284,7 +284,7 @@ def test_onnx_runtime_that_is_not_there(monkeypatch: pytest.MonkeyPatch, artifac
         ({"threads": 0}, "threads is 0"),
         ({"threads": True}, "threads is True"),
         ({"memory_limit": -5}, "memory_limit is -5"),
-        ({"hint": OpenVinoPrecision.BF16}, "hint and mode are for OpenVINO"),
+        ({"openvino_precision": OpenVinoPrecision.BF16}, "openvino_precision and openvino_performance are for OpenVINO"),
         ({"cuda_graphs": True}, "cuda_graphs is for CUDA"),
     ],
 )
@@ -451,7 +451,7 @@ def test_arithmetic_is_part_of_what_a_vector_is(model: Siglip) -> None:
 @pytest.mark.parametrize(
     ("provider", "options"),
     [
-        pytest.param("openvino", {"hint": OpenVinoPrecision.BF16}, marks=NEEDS_BF16, id="bf16"),
+        pytest.param("openvino", {"openvino_precision": OpenVinoPrecision.BF16}, marks=NEEDS_BF16, id="bf16"),
         pytest.param("openvino-ort", {}, marks=NEEDS_ORT, id="openvino-ort"),
     ],
 )
