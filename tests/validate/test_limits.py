@@ -23,17 +23,17 @@ def test_the_more_special_table_wins(tmp_path: Path) -> None:
         "[default]\nthreshold = 0.3\nlogit_max = 9.0\n[int8]\nlogit_max = 2.0\n[int8.openvino]\nlogit_max = 1.0\n",
     )
     found = {
-        (precision, provider): gates.of(precision, provider).logit_max
+        (precision, provider): limits.limits_for(precision, provider).logit_max
         for precision in (Precision.INT8, Precision.FP16)
         for provider in (Provider.CPU, Provider.OPENVINO)
     }
     assert list(found.values()) == [2.0, 1.0, 9.0, 9.0]
-    assert gates.of(Precision.INT4, Provider.CUDA).threshold == 0.3
+    assert limits.limits_for(Precision.INT4, Provider.CUDA).threshold == 0.3
     assert gates.source.startswith("gates.toml, SHA-256 ")
 
 
 def test_without_a_file_the_defaults_hold() -> None:
-    assert all(LimitTable().of(precision, Provider.CPU) == gate for precision, gate in DEFAULT_LIMITS.items())
+    assert all(LimitTable().limits_for(precision, Provider.CPU) == gate for precision, gate in DEFAULT_LIMITS.items())
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def test_no_value_that_is_not_finite_passes(bad: float) -> None:
 def test_one_nan_reaches_every_measurement() -> None:
     ours = ROWS.copy()
     ours[1, 1] = math.nan
-    assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.0))
-    assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.5))
+    assert math.isnan(metrics.lower_quantile(metrics.row_cosines(ours, ROWS), 0.0))
+    assert math.isnan(metrics.lower_quantile(metrics.row_cosines(ours, ROWS), 0.5))
     assert np.isnan(metrics.centered_cosines(ours, ROWS)).any()
     assert math.isnan(metrics.relative_error(ours, ROWS))
     assert math.isnan(metrics.line_fit(ours, ROWS)[0])

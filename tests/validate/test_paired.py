@@ -51,7 +51,7 @@ def test_the_bounds_lie_around_the_loss_and_mirror_each_other(counts: tuple[int,
 def test_as_many_as_are_needed_do_and_one_less_does_not(counts: tuple[int, int, int]) -> None:
     lost, gained, same = counts
     total = lost + gained + same
-    needed = Paired(lost, gained, total).needed(0.05, 0.95)
+    needed = Paired(lost, gained, total).samples_needed(0.05, 0.95)
     if (lost - gained) / total >= 0.05:
         assert needed is None
     elif needed is not None:
@@ -64,4 +64,4 @@ def test_no_answers_have_no_bound() -> None:
     nothing = Paired(0, 0, 0)
     assert math.isnan(nothing.loss)
     assert math.isnan(nothing.upper(0.95))
-    assert nothing.needed(0.02, 0.95) is None
+    assert nothing.samples_needed(0.02, 0.95) is None

@@ -24,11 +24,11 @@ from siglip_onnx.quantize.search.search import Measurement, SearchStep
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate.report import formatting, json_schema, plots
-from siglip_onnx.validate.report.html import matrix_page, page
+from siglip_onnx.validate.report.html import cell_page, matrix_page
 from siglip_onnx.validate.report.junit import to_junit
 from siglip_onnx.validate.report.markdown import to_markdown
-from siglip_onnx.validate.report.matrix import Cell, Matrix, together
-from siglip_onnx.validate.report.plot_data import PlotData, Worst
+from siglip_onnx.validate.report.matrix import Cell, Matrix, matrix_verdict
+from siglip_onnx.validate.report.plot_data import PlotData, WorstImage
 from siglip_onnx.validate.report.report import (
     Check,
     CheckGroup,
@@ -84,7 +84,7 @@ def evidence(images: int = 12, labels: int = 20, noise: float = 0.1) -> PlotData
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), "teal").save(buffer, "WEBP")
     best = (("cat", 0.75), ("dog", 0.125))
-    return PlotData(ours, reference, cosines, rows, (Worst("cat.jpg", buffer.getvalue(), best[::-1], best),))
+    return PlotData(ours, reference, cosines, rows, (WorstImage("cat.jpg", buffer.getvalue(), best[::-1], best),))
 
 
 def cell(found: Report, *, required: bool = True) -> Cell:
@@ -92,7 +92,7 @@ def cell(found: Report, *, required: bool = True) -> Cell:
 
 
 def matrix(*cells: Cell) -> Matrix:
-    return Matrix("2031-05-06T07:08:09+00:00", 60.0, "zoo", "zoo-checkpoint", DATA, together(cells), cells, {})
+    return Matrix("2031-05-06T07:08:09+00:00", 60.0, "zoo", "zoo-checkpoint", DATA, matrix_verdict(cells), cells, {})
 
 
 GOOD = cell(report(*checks(), precision=Precision.FP32))
@@ -130,7 +130,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_of_a_cell_says_what_a_release_manager_asks_first() -> None:
-    found = Tags(page(BAD.report, evidence()))
+    found = Tags(cell_page(BAD.report, evidence()))
     order = ["✕ FAIL", "zoo, int8 on cpu", "do not release", "on 12 images and 20 texts of “holiday photos”"]
     order += ["450 %", "4.0 MB", "First problem.", "Found 0.91, needed at least 0.98", "requiredallowednoise floor"]
     order += [
@@ -142,11 +142,11 @@ def test_the_page_of_a_cell_says_what_a_release_manager_asks_first() -> None:
     ]
     places = [found.text.index(words) for words in order]
     assert places == sorted(places)
-    assert "do not release" not in page(GOOD.report, evidence())
+    assert "do not release" not in cell_page(GOOD.report, evidence())
 
 
 def test_the_page_asks_nobody_and_names_every_plot() -> None:
-    html = page(GOOD.report, evidence())
+    html = cell_page(GOOD.report, evidence())
     found = Tags(html)
     policy = next(attrs["content"] for tag, attrs in found.seen if tag == "meta" and "http-equiv" in attrs)
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -160,7 +160,7 @@ def test_the_page_asks_nobody_and_names_every_plot() -> None:
 
 
 def test_what_stands_elsewhere_than_before_is_marked_in_the_worst_images() -> None:
-    found = Tags(page(GOOD.report, evidence()))
+    found = Tags(cell_page(GOOD.report, evidence()))
     assert found.count("li") == 4
     assert found.count("li", "moved") == 2
     assert found.count("img") == 1
@@ -168,15 +168,15 @@ def test_what_stands_elsewhere_than_before_is_marked_in_the_worst_images() -> No
 
 def test_a_verdict_on_the_bundled_photos_says_what_it_does_not_say() -> None:
     bundled = replace(DATA, bundled=True)
-    alone = page(replace(GOOD.report, data=bundled), None)
+    alone = cell_page(replace(GOOD.report, data=bundled), None)
     gate = replace(matrix(GOOD), data=bundled)
     for text in (alone, matrix_page(gate, {}), to_markdown(gate)):
         assert "say nothing of accuracy" in text
-    assert "does not say" not in page(GOOD.report, None)
+    assert "does not say" not in cell_page(GOOD.report, None)
 
 
 def test_an_artifact_that_could_not_run_has_a_page_without_plots() -> None:
-    found = Tags(page(BAD.report, None))
+    found = Tags(cell_page(BAD.report, None))
     assert found.count("svg") == 0
     assert "could not run that far" in found.text
 
@@ -184,27 +184,27 @@ def test_an_artifact_that_could_not_run_has_a_page_without_plots() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_none_are_counted_and_not_drawn(bad: float) -> None:
     some = evidence()
-    some.ours[:3, 0] = bad
+    some.candidate[:3, 0] = bad
     some.cosines[Role.VISION][5] = np.nan
-    found = Tags(page(BAD.report, some))
+    found = Tags(cell_page(BAD.report, some))
     assert "3 of 240 logits are NaN or infinite" in found.text
     assert "1 of 12 rows are NaN or infinite" in found.text
     assert found.count("svg") == FIGURES
     assert "nan" not in "".join(str(attrs.get("d")) for tag, attrs in found.seen if tag == "path")
-    for array in (some.ours, some.reference, *some.cosines.values()):
+    for array in (some.candidate, some.reference, *some.cosines.values()):
         array[:] = bad
-    found = Tags(page(BAD.report, some))
+    found = Tags(cell_page(BAD.report, some))
     assert found.count("svg") == 0
     assert found.text.count("no finite number to draw") == FIGURES
 
 
 def test_odd_evidence_is_drawn_too() -> None:
     for shape in ((0, 0), (1, 1), (3000, 2)):
-        Tags(page(GOOD.report, evidence(*shape)))
+        Tags(cell_page(GOOD.report, evidence(*shape)))
     same = evidence(noise=0.0)
     same = replace(same, cosines={role: np.ones(len(rows), np.float32) for role, rows in same.rows.items()})
-    assert Tags(page(GOOD.report, same)).count("svg") == FIGURES
-    assert len(page(GOOD.report, evidence(2000, 100))) < 200_000
+    assert Tags(cell_page(GOOD.report, same)).count("svg") == FIGURES
+    assert len(cell_page(GOOD.report, evidence(2000, 100))) < 200_000
 
 
 def test_the_page_of_a_gate_shows_every_cell_and_what_to_choose() -> None:
@@ -230,7 +230,7 @@ def test_the_page_tells_how_a_variant_was_made() -> None:
     untimed = SearchStep((), Measurement(None, None, None, None, 500_000))
     tower = TowerRecord(3_000_000, 12_000_000, ("a", "a"), {"layers.0.qkv": "float32"}, (untimed, *steps), 9.0)
     made = Record("", Precision.INT8, {"bits": 8}, "sigma 0.2", "pairs", "0", 48, (), {Role.TEXT: tower}, {}, {})
-    found = Tags(page(GOOD.report, None, made))
+    found = Tags(cell_page(GOOD.report, None, made))
     assert "Towers that the search measured: 4" in found.text
     assert "layers.0.qkv" in found.text
     assert (found.count("circle", "beaten"), found.count("circle", "best")) == (2, 1)
@@ -318,7 +318,7 @@ def test_texts_stay_texts_in_every_form() -> None:
     gate = replace(matrix(bad, crashed), artifact=HOSTILE, reference=HOSTILE)
     named = evidence()
     named = replace(named, rows={role: (HOSTILE,) * len(rows) for role, rows in named.rows.items()})
-    for html in (page(bad.report, named), matrix_page(gate, {bad.name: named})):
+    for html in (cell_page(bad.report, named), matrix_page(gate, {bad.name: named})):
         assert "<script>alert(1)</script> | `x` *y* [z](q) &amp; ]]>" in Tags(html).text
         assert "<script" not in html
         html.encode()

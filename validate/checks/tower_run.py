@@ -64,7 +64,7 @@ class TowerRun:
     @cached_property
     def mean(self) -> metrics.Floats:
         """The mean of the reference's embeddings, each of length 1."""
-        return np.asarray(metrics.unit(self.wanted).mean(0))
+        return np.asarray(metrics.unit_rows(self.wanted).mean(0))
 
     @cached_property
     def centered(self) -> metrics.Floats:
@@ -167,7 +167,7 @@ def _batches(
             said[size] = str(error)
             continue
         cosines = metrics.row_cosines(together, found[chosen])
-        said[size], batched = 1 - metrics.lowest(cosines, 0.0), together
+        said[size], batched = 1 - metrics.lower_quantile(cosines, 0.0), together
     return said, batched
 
 

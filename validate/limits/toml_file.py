@@ -61,7 +61,7 @@ class LimitTable:
         changes = dict(_flat(path, tables))
         return cls(changes, f"{path.name}, SHA-256 {hashlib.sha256(data).hexdigest()}")
 
-    def of(self, precision: Precision, provider: Provider) -> Limits:
+    def limits_for(self, precision: Precision, provider: Provider) -> Limits:
         """The limits of one cell; the more special table wins."""
         gate = DEFAULT_LIMITS[precision]
         for table in ((DEFAULT,), (precision,), (precision, provider)):

@@ -11,12 +11,12 @@ from .report import Check, CheckGroup, DataRecord, Report, describe
 NOTHING: Final = "–"
 
 
-def required(check: Check) -> str:
+def measured(check: Check) -> str:
     """The limit that a check would need to pass: what was measured."""
     return NOTHING if check.measured is None else f"{check.measured:.7g}"
 
 
-def allowed(check: Check) -> str:
+def limit(check: Check) -> str:
     """The limit that it has, with its sense."""
     return NOTHING if check.limit is None else f"{check.direction} {check.limit:.7g}"
 

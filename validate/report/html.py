@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ...runtime.artifact.contract import Role, Verdict
 from . import formatting, plots
 from .matrix import Cell, Matrix
-from .plot_data import Array, PlotData, Worst
+from .plot_data import Array, PlotData, WorstImage
 from .report import OPTIONAL, CheckGroup, DataRecord, Report
 
 _MEANING: Final = {
@@ -25,7 +25,7 @@ _MEANING: Final = {
 }
 
 
-class Made(Protocol):
+class VariantRecord(Protocol):
     """What the page tells of how a variant was made: `quantize.Record`, which lives beside this layer."""
 
     @property
@@ -66,8 +66,8 @@ class _View:
     number: int
     cell: Cell
     figures: tuple[_Figure, ...] = ()
-    worst: tuple[Worst, ...] = ()
-    made: Made | None = None
+    worst: tuple[WorstImage, ...] = ()
+    made: VariantRecord | None = None
 
     @property
     def anchor(self) -> str:
@@ -90,7 +90,7 @@ class _View:
         return sum(cost.seconds.values()) if cost and cost.seconds else None
 
 
-def page(report: Report, evidence: PlotData | None, made: Made | None = None) -> str:
+def cell_page(report: Report, evidence: PlotData | None, made: VariantRecord | None = None) -> str:
     """The page of one cell.
 
     Args:
@@ -167,14 +167,14 @@ def _origin(created: str, seconds: float, data: DataRecord, environment: Mapping
     return {"judged": f"{created}, in {formatting.duration(seconds)}", "data": data.sha256} | dict(environment)
 
 
-def _view(number: int, cell: Cell, evidence: PlotData | None, made: Made | None = None) -> _View:
+def _view(number: int, cell: Cell, evidence: PlotData | None, made: VariantRecord | None = None) -> _View:
     if evidence is None or cell.report is None:
         return _View(number, cell, made=made)
     return _View(number, cell, tuple(_figures(cell.report, evidence)), evidence.worst, made)
 
 
 def _figures(report: Report, evidence: PlotData) -> Iterator[_Figure]:
-    ours, theirs = evidence.ours, evidence.reference
+    ours, theirs = evidence.candidate, evidence.reference
     limit = _limit(report, CheckGroup.LOGITS, "difference max")
     # Infinities of both sides have no difference; they are counted and drawn nowhere.
     with np.errstate(invalid="ignore"):
@@ -265,7 +265,7 @@ def _walked(tower: Any) -> Markup | None:
     return plots.trade(points, "MB", label) if len(points) > 1 else None
 
 
-def _thumbnail(worst: Worst) -> str:
+def _thumbnail(worst: WorstImage) -> str:
     """A thumbnail as a data URI."""
     return f"data:image/webp;base64,{base64.b64encode(worst.thumbnail).decode()}"
 

@@ -76,7 +76,7 @@ def _measured(cell: str, report: Report) -> Iterator[_Case]:
 def _numbers(check: Check) -> str:
     """A check on a line: what would be required to pass, and what is allowed."""
     floor = "" if check.noise is None else f", noise {formatting.noise(check)}"
-    return f"required {formatting.required(check)}, allowed {formatting.allowed(check)}{floor}; {check.detail}".rstrip(
+    return f"required {formatting.measured(check)}, allowed {formatting.limit(check)}{floor}; {check.detail}".rstrip(
         "; "
     )
 

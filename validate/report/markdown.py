@@ -89,7 +89,7 @@ def _checks(checks: Iterable[Check]) -> Iterator[str]:
 
 
 def _row(check: Check) -> tuple[str, ...]:
-    numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
+    numbers = formatting.measured(check), formatting.limit(check), formatting.noise(check)
     verdict = f"{_SIGNS[check.verdict]} {check.verdict}"
     return (verdict, check.group, _plain(check.name), *numbers, _plain(check.detail))
 

@@ -65,7 +65,7 @@ class Matrix:
         return msgspec.json.decode(data, type=Matrix)
 
 
-def together(cells: Sequence[Cell]) -> Verdict:
+def matrix_verdict(cells: Sequence[Cell]) -> Verdict:
     """The worst verdict of the cells that are required; INCONCLUSIVE where none is."""
     order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
     return min((cell.verdict for cell in cells if cell.required), key=order.index, default=Verdict.INCONCLUSIVE)

@@ -17,19 +17,19 @@ WORST: Final = 10
 
 
 @dataclass(frozen=True)
-class Worst:
+class WorstImage:
     """An image whose logits moved most.
 
     Attributes:
         name: Of the image.
         thumbnail: A WebP file of at most 128 pixels a side.
-        ours: Our five best labels and their probabilities.
+        candidate: Our five best labels and their probabilities.
         reference: The reference's.
     """
 
     name: str
     thumbnail: bytes
-    ours: tuple[tuple[str, float], ...]
+    candidate: tuple[tuple[str, float], ...]
     reference: tuple[tuple[str, float], ...]
 
 
@@ -38,22 +38,22 @@ class PlotData:
     """What one cell measured.
 
     Attributes:
-        ours: Our logits of images and labels, float32 [images, labels]; drawn at random where there are many.
+        candidate: Our logits of images and labels, float32 [images, labels]; drawn at random where there are many.
         reference: The reference's, of the same places.
         cosines: Centered cosine of each row with the reference's, by role.
         rows: Name of each of these rows, by role.
         worst: The ten images whose logits moved most, the worst first.
     """
 
-    ours: Array
+    candidate: Array
     reference: Array
     cosines: dict[Role, Array]
     rows: dict[Role, tuple[str, ...]]
-    worst: tuple[Worst, ...]
+    worst: tuple[WorstImage, ...]
 
     def write(self, path: Path) -> None:
         """Write everything into one file, for another process to read."""
-        arrays: dict[str, Any] = {"ours": self.ours, "reference": self.reference}
+        arrays: dict[str, Any] = {"candidate": self.candidate, "reference": self.reference}
         arrays |= {f"cosines.{role}": values for role, values in self.cosines.items()}
         rest = msgspec.msgpack.encode({"rows": self.rows, "worst": self.worst})
         arrays["rest"] = np.frombuffer(rest, np.uint8)
@@ -66,9 +66,9 @@ class PlotData:
         with np.load(path, allow_pickle=False) as stored:
             rest = msgspec.msgpack.decode(stored["rest"].tobytes(), type=_Rest)
             cosines = {role: stored[f"cosines.{role}"] for role in rest.rows}
-            return cls(stored["ours"], stored["reference"], cosines, rest.rows, rest.worst)
+            return cls(stored["candidate"], stored["reference"], cosines, rest.rows, rest.worst)
 
 
 class _Rest(msgspec.Struct):
     rows: dict[Role, tuple[str, ...]]
-    worst: tuple[Worst, ...]
+    worst: tuple[WorstImage, ...]

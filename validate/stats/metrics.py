@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Array = NDArray[Any]
 
 
-def unit(rows: Array) -> Floats:
+def unit_rows(rows: Array) -> Floats:
     """Rows scaled to length 1, float64; a row of zeros becomes NaN."""
     rows = rows.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -22,7 +22,7 @@ def unit(rows: Array) -> Floats:
 
 def row_cosines(ours: Array, reference: Array) -> Floats:
     """Cosine of each row of [n, d] with the same row of the reference, [n]."""
-    return np.asarray((unit(ours) * unit(reference)).sum(1))
+    return np.asarray((unit_rows(ours) * unit_rows(reference)).sum(1))
 
 
 def centered_cosines(ours: Array, reference: Array, mean: Array | None = None) -> Floats:
@@ -30,8 +30,8 @@ def centered_cosines(ours: Array, reference: Array, mean: Array | None = None) -
 
     Embeddings of a tower share a large common part, which makes raw cosines flatter every error.
     """
-    mean = unit(reference).mean(0) if mean is None else mean
-    return row_cosines(unit(ours) - mean, unit(reference) - mean)
+    mean = unit_rows(reference).mean(0) if mean is None else mean
+    return row_cosines(unit_rows(ours) - mean, unit_rows(reference) - mean)
 
 
 def relative_error(ours: Array, reference: Array) -> float:
@@ -40,7 +40,7 @@ def relative_error(ours: Array, reference: Array) -> float:
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
 
 
-def lowest(values: Floats, share: float) -> float:
+def lower_quantile(values: Floats, share: float) -> float:
     """The value that a share of `values` lies below; the smallest for share 0, NaN if any is NaN."""
     return float(np.quantile(values, share, method="lower"))
 
@@ -63,7 +63,7 @@ def residual_sigma(ours: Array, reference: Array) -> float:
 
 def logits(images: Array, texts: Array, scale: float, bias: float) -> Floats:
     """Scale * cosine + bias of every image and text, [images, texts]."""
-    return np.asarray(unit(images) @ unit(texts).T * scale + bias)
+    return np.asarray(unit_rows(images) @ unit_rows(texts).T * scale + bias)
 
 
 def sigmoid(logits: Array) -> Floats:
@@ -168,7 +168,7 @@ def _order(ours: Array, reference: Array, tie: float, k: int = 10) -> float:
     return float(kept.sum() / counted.sum()) if counted.any() else 1.0
 
 
-def telling(truth: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
+def nontrivial_rows(truth: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
     """Rows of [rows, columns] that can miss a true column among their k best: they have one, and k false ones."""
     return np.asarray(truth.any(1) & ((~truth).sum(1) >= k))
 
@@ -191,7 +191,7 @@ def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int,
     return float(lost.mean() - gained.mean())
 
 
-def at_least_by_chance(hits: int, chances: Floats) -> float:
+def poisson_binomial_tail(hits: int, chances: Floats) -> float:
     """The probability of as many hits or more, when each is hit by its own chance (Poisson binomial)."""
     counts = np.zeros(len(chances) + 1)
     counts[0] = 1.0

@@ -50,7 +50,7 @@ class Paired:
         """The smallest loss that is compatible with the answers, at a one-sided confidence."""
         return -Paired(self.gained, self.lost, self.count).upper(confidence)
 
-    def needed(self, margin: float, confidence: float) -> int | None:
+    def samples_needed(self, margin: float, confidence: float) -> int | None:
         """How many questions, answered like these, prove a loss of at most `margin`; None where no number does."""
         if not self.count or self.loss >= margin:
             return None
