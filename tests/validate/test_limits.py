@@ -18,7 +18,7 @@ def read(tmp_path: Path, text: str) -> LimitTable:
 
 
 def test_the_more_special_table_wins(tmp_path: Path) -> None:
-    gates = read(
+    limits = read(
         tmp_path,
         "[default]\nthreshold = 0.3\nlogit_max = 9.0\n[int8]\nlogit_max = 2.0\n[int8.openvino]\nlogit_max = 1.0\n",
     )
@@ -29,7 +29,7 @@ def test_the_more_special_table_wins(tmp_path: Path) -> None:
     }
     assert list(found.values()) == [2.0, 1.0, 9.0, 9.0]
     assert limits.limits_for(Precision.INT4, Provider.CUDA).threshold == 0.3
-    assert gates.source.startswith("gates.toml, SHA-256 ")
+    assert limits.source.startswith("gates.toml, SHA-256 ")
 
 
 def test_without_a_file_the_defaults_hold() -> None:
