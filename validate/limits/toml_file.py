@@ -82,9 +82,7 @@ def _flatten(path: Path, tables: Mapping[str, Any]) -> Iterator[tuple[tuple[str,
         _check_name(path, "table", name, [DEFAULT, *Precision])
         providers = {key: value for key, value in table.items() if isinstance(value, dict)}
         for provider, values in providers.items():
-            _check_name(
-                path, "table", f"{name}.{provider}", [f"{precision}.{x}" for precision in Precision for x in Provider]
-            )
+            _check_name(path, "table", f"{name}.{provider}", _CELL_TABLES)
             yield (name, provider), _checked(path, f"{name}.{provider}", values)
         yield (name,), _checked(path, name, {key: value for key, value in table.items() if key not in providers})
 
