@@ -222,7 +222,7 @@ def poisson_binomial_tail(hits: int, chances: Float64Array) -> float:
 
 
 def hits(scores: AnyArray, truth: BoolArray, k: int, tie: float) -> BoolArray:
-    """Rows with a true column among the k best, even if every false column scored `tie` more; scores [rows, columns]."""
+    """Rows with a true column among the k best, even if all false columns scored `tie` more; scores [rows, columns]."""
     best_true = np.where(truth, scores, -np.inf).max(1)
     rivals = ((scores >= best_true[:, None] - tie) & ~truth).sum(1)
     return np.asarray((rivals < k) & truth.any(1) & np.isfinite(scores).all(1))
