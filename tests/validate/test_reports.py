@@ -135,7 +135,7 @@ class Tags(HTMLParser):
 def test_cell_page_shows_verdict_then_problem_then_checks_then_plots() -> None:
     page = Tags(cell_page(BAD.report, plot_data()))
     order = ["✕ FAIL", "zoo, int8 on cpu", "do not release", "on 12 images and 20 texts of “holiday photos”"]
-    order += ["450 %", "4.0 MB", "First problem.", "Measured 0.91, limit at least 0.98", "measuredlimitnoise floor"]
+    order += ["450 %", "4.0 MB", "First problem.", "Measured 0.91, limit at least 0.98", "measuredlimitnoise"]
     order += [
         "Candidate logits over reference logits",
         "Distribution of logit differences",

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class CheckGroup(StrEnum):
-    """Check groups, in the order they run: cheapest first."""
+    """Check groups, from the cheapest to the most expensive."""
 
     CONTRACT = "contract"
     PROVIDER = "provider"
