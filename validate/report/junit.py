@@ -128,4 +128,4 @@ def _element(case: _Case) -> ET.Element:
 
 def _text(text: str) -> str:
     """Replace characters that XML forbids by Python escapes."""
-    return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _FORBIDDEN.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -31,7 +31,7 @@ def _lines(matrix: Matrix) -> Iterator[str]:
     yield f"# {_SIGNS[matrix.verdict]} {matrix.verdict}: {_plain(matrix.artifact)}"
     yield ""
     data = _plain(formatting.data(matrix.data))
-    yield f"{formatting.cell_counts(matrix)}. {data}, compared with “{_plain(matrix.reference)}”."
+    yield f"{formatting.cell_counts(matrix)}. Validated on {data}, compared with “{_plain(matrix.reference)}”."
     yield ""
     if matrix.data.scope:
         yield f"> **Limitation:** {_plain(matrix.data.scope)}."
@@ -102,5 +102,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Escape a text for Markdown and HTML, on one line; control characters become Python escapes."""
-    one = _INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    one = _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], " ".join(text.split()))
     return _SPECIAL.sub(r"\\\1", html.escape(one, quote=False))

@@ -271,8 +271,8 @@ def decode_versioned(data: bytes, kind: type[_T], version: int) -> _T:
     Raises:
         msgspec.DecodeError: The JSON is invalid, or of another schema version.
     """
-    found = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema_version")
-    actual = "missing" if found is None else bytes(found).decode("utf-8", "replace")
+    raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema_version")
+    actual = "missing" if raw is None else bytes(raw).decode("utf-8", "replace")
     if actual != str(version):
         raise msgspec.ValidationError(f"schema_version is {actual}, expected {version}")
     return msgspec.json.decode(data, type=kind)
