@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.arrays import Float64Array
 from ...runtime.artifact.contract import Precision, ReferenceKind, Role
 from ...runtime.errors import ArtifactError, InputError
 from ...runtime.model import Siglip
@@ -239,7 +240,7 @@ class CheckContext:
         """The text tower."""
         return self.tower(Role.TEXT)
 
-    def _of_labels(self, texts: Array) -> metrics.Floats:
+    def _of_labels(self, texts: Array) -> Float64Array:
         """Embeddings of labels, of length 1: the mean of their templates'."""
         flat = metrics.unit_rows(texts[self.rows([prompt for i in self.choices for prompt in self._prompts[i]])])
         groups = flat.reshape(len(self.choices), -1, flat.shape[1])
