@@ -28,7 +28,7 @@ from .limits.toml_file import LimitTable
 from .reference.cache import ReferenceCache
 from .reference.fp32_variant import Fp32Reference
 from .reference.pytorch import PyTorchReference
-from .report.html import Made, page
+from .report.html import VariantRecord, cell_page
 from .report.plot_data import PlotData
 from .report.report import CheckGroup, Cost, DataRecord, Report, overall
 
@@ -88,7 +88,7 @@ def validate(
     data: Path | Samples | None = None,
     terms: Terms | None = None,
     *,
-    made: Made | None = None,
+    made: VariantRecord | None = None,
     progress: Progress = print,
 ) -> ValidationResult:
     """Climb the whole ladder and give a verdict.
@@ -139,7 +139,7 @@ def validate(
         cost=cost,
     )
     evidence = _evidence(context)
-    return ValidationResult(report, page(report, evidence, made), evidence)
+    return ValidationResult(report, cell_page(report, evidence, made), evidence)
 
 
 def prepared(
@@ -151,7 +151,7 @@ def prepared(
     progress("Opening the reference")
     source, oracle = _yardstick(model, checkpoint, terms)
     answers = ReferenceCache(oracle, samples.sha256, terms.answers)
-    gate = terms.limits.of(model.precision, model.options.provider)
+    gate = terms.limits.limits_for(model.precision, model.options.provider)
     context = CheckContext(model, source, answers, samples, gate, progress, terms.without)
     context.prepare()
     return context

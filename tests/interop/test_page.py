@@ -18,9 +18,9 @@ from transformers import SiglipModel
 from siglip_onnx.exporter import export
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
-from siglip_onnx.validate.report.html import matrix_page, page
-from siglip_onnx.validate.report.matrix import Cell, Matrix, together
-from siglip_onnx.validate.report.plot_data import WORST, PlotData, Worst
+from siglip_onnx.validate.report.html import cell_page, matrix_page
+from siglip_onnx.validate.report.matrix import Cell, Matrix, matrix_verdict
+from siglip_onnx.validate.report.plot_data import WORST, PlotData, WorstImage
 from siglip_onnx.validate.report.report import Check, CheckGroup, Cost, DataRecord, Report, at_least, at_most, overall
 from siglip_onnx.validate.stats import metrics
 
@@ -67,14 +67,14 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> PlotData:
     )
 
 
-def worst(ours: Array, reference: Array, names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[Worst, ...]:
+def worst(ours: Array, reference: Array, names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[WorstImage, ...]:
     """The images whose logits moved most."""
 
     def best(logits: Array) -> tuple[tuple[str, float], ...]:
         return tuple((texts[i], float(metrics.sigmoid(logits[i]))) for i in np.argsort(-logits)[:BEST])
 
     moved = np.argsort(-np.abs(ours - reference).max(1))[:WORST]
-    return tuple(Worst(names[i], thumbnail(EVAL / names[i]), best(ours[i]), best(reference[i])) for i in moved)
+    return tuple(WorstImage(names[i], thumbnail(EVAL / names[i]), best(ours[i]), best(reference[i])) for i in moved)
 
 
 def thumbnail(path: Path) -> bytes:
@@ -87,9 +87,9 @@ def thumbnail(path: Path) -> bytes:
 
 def damaged(good: PlotData) -> PlotData:
     """What an artifact would say whose bias is wrong and one of whose towers overflows for an image."""
-    ours = good.ours + 2.0
+    ours = good.candidate + 2.0
     ours[0] = np.nan
-    return replace(good, ours=ours)
+    return replace(good, candidate=ours)
 
 
 def report(measured: PlotData, precision: Precision, size: int) -> Report:
@@ -114,7 +114,7 @@ def report(measured: PlotData, precision: Precision, size: int) -> Report:
 
 
 def measured_checks(measured: PlotData) -> list[Check]:
-    difference = float(np.abs(measured.ours - measured.reference).max())
+    difference = float(np.abs(measured.candidate - measured.reference).max())
     found = [at_most(CheckGroup.LOGITS, "difference max", difference, 0.02, "x" * 300)]
     for role, cosines in measured.cosines.items():
         for which, value in (("min", cosines.min()), ("median", np.median(cosines))):
@@ -135,10 +135,10 @@ def looks(evidence: PlotData, tmp_path_factory: pytest.TempPathFactory) -> Json:
         Cell(Precision.INT8, Provider.OPENVINO, Verdict.FAIL, problem="Its process ended with SIGSEGV. " + "/" * 400),
         Cell(Precision.INT8, Provider.WEB, Verdict.INCONCLUSIVE, required=False, problem="Chromium is missing."),
     )
-    gate = Matrix(good.created, 9.0, "emoji", good.reference, good.data, together(cells), cells, good.environment)
+    gate = Matrix(good.created, 9.0, "emoji", good.reference, good.data, matrix_verdict(cells), cells, good.environment)
     pages = {
-        "one": page(good, evidence),
-        "broken": page(bad, None),
+        "one": cell_page(good, evidence),
+        "broken": cell_page(bad, None),
         "gate": matrix_page(gate, {cells[0].name: evidence, cells[1].name: damaged(evidence)}),
     }
     folder = tmp_path_factory.mktemp("pages")

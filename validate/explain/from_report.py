@@ -78,7 +78,7 @@ def _worst(context: CheckContext, role: Role) -> _Rows:
             inputs[number] = given
     every = np.stack(wanted)
     chosen = [row for row in chosen if row in inputs]
-    mean, unit = metrics.unit(every).mean(0), context.model.embedding(role).normalized
+    mean, unit = metrics.unit_rows(every).mean(0), context.model.embedding(role).normalized
     return _Rows(np.stack([inputs[row] for row in chosen]), every[chosen], mean, unit)
 
 
@@ -88,7 +88,7 @@ def _would_pass(context: CheckContext, rows: _Rows, found: Array) -> bool:
     if found.shape != wanted.shape or not np.isfinite(found).all():
         return False
     if rows.normalized:
-        wanted = metrics.unit(wanted).astype(np.float32)
+        wanted = metrics.unit_rows(wanted).astype(np.float32)
     return bool(
         metrics.row_cosines(found, wanted).min() >= gate.cosine
         and metrics.centered_cosines(found, wanted, rows.mean).min() >= gate.centered_cosine

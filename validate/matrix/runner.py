@@ -24,7 +24,7 @@ from ...runtime.artifact.contract import Precision, Provider, Verdict
 from ...runtime.engines import host
 from ...runtime.errors import InconclusiveError, ParityError, ProviderError
 from ..open_model import precisions_of, weights_of
-from ..report.matrix import Cell, Matrix, together
+from ..report.matrix import Cell, Matrix, matrix_verdict
 from ..report.plot_data import PlotData
 from ..report.report import DataRecord, Report
 from ..validate_variant import environment
@@ -100,7 +100,7 @@ def run_matrix(job: Job, plan: MatrixPlan, *, progress: Progress = print) -> Mat
         artifact=next((c.report.artifact for c, _ in found if c.report), job.artifact.resolve().name),
         reference=next((c.report.reference for c, _ in found if c.report), job.checkpoint or "its fp32 variant"),
         data=data,
-        verdict=together([cell for cell, _ in found]),
+        verdict=matrix_verdict([cell for cell, _ in found]),
         cells=tuple(cell for cell, _ in found),
         environment=environment(),
     )

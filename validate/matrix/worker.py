@@ -88,7 +88,7 @@ class Job:
                 "Take the cell out of the gate, or accept a release that has it first.",
             )
         found = before.get((precision, provider))
-        if found is None and gates.of(precision, provider).latency is not None:
+        if found is None and gates.limits_for(precision, provider).latency is not None:
             raise InputError("A time can only be compared with that of a baseline.", "Name one with --baseline.")
         return Terms(gates, found, self.dialect, without=without, answers=self.answers)
 
