@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from .checkpoint.dialects import Dialect
     from .classifier import freeze_labels
     from .export_artifact import export
-    from .options import ExportOptions, ImageInput
+    from .options import ExportOptions, GraphInput
 
-__all__ = ["Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export", "freeze_labels"]
+__all__ = ["Checkpoint", "Dialect", "ExportOptions", "GraphInput", "export", "freeze_labels"]
 _HOMES = {
     "Checkpoint": ".checkpoint.checkpoint",
     "Dialect": ".checkpoint.dialects",
     "ExportOptions": ".options",
-    "ImageInput": ".options",
+    "GraphInput": ".options",
     "export": ".export_artifact",
     "freeze_labels": ".classifier",
 }

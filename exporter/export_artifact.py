@@ -26,7 +26,7 @@ from .checkpoint.tokenizer_spec import tokenizer_config
 from .graph.joint import write_joint
 from .graph.naming import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, graph_path
 from .graph.preprocess import join_preprocess
-from .options import ExportOptions, ImageInput
+from .options import ExportOptions, GraphInput
 from .output_folder import Progress, new_artifact
 from .tokenizer_json import fast_tokenizer, gemma_tokenizer
 from .towers.modules import NaflexTower, TextTower, VisionTower
@@ -83,7 +83,7 @@ def export(
 
 
 def _check_options(source: Checkpoint, options: ExportOptions) -> None:
-    if source.config.vision_config.naflex and options.image_input is not ImageInput.PIXELS:
+    if source.config.vision_config.naflex and options.image_input is not GraphInput.PIXELS:
         raise ExportError(
             f"A NaFlex model takes patches, and no {options.image_input}.", "Leave --image-input out, or use pixels."
         )
@@ -95,7 +95,7 @@ def _towers(source: Checkpoint, options: ExportOptions) -> dict[Role, _TowerPlan
     ids = TensorSpec("input_ids", "int64", (batch, length))
     return {
         Role.VISION: _TowerPlan(
-            _vision_inputs(source, options, 1 if options.image_input is ImageInput.IMAGE else batch),
+            _vision_inputs(source, options, 1 if options.image_input is GraphInput.IMAGE else batch),
             lambda: _vision_tower(source, options),
             vision_sources(vision, source.image, options),
         ),
@@ -116,7 +116,7 @@ def _vision_inputs(source: Checkpoint, options: ExportOptions, batch: int | str)
             TensorSpec("pixel_attention_mask", "int64", (batch, image.max_patches)),
             TensorSpec("spatial_shapes", "int64", (batch, 2)),
         )
-    if options.image_input is ImageInput.BYTES:
+    if options.image_input is GraphInput.BYTES:
         return (TensorSpec("pixel_values", "uint8", (batch, size, size, 3)),)
     return (TensorSpec("pixel_values", "float32", (batch, 3, size, size)),)
 
@@ -130,7 +130,7 @@ def _write_graphs(source: Checkpoint, options: ExportOptions, folder: Path, prog
         model = trace(tower.build, tower.inputs, outputs)
         progress(f"Writing the {role} tower")
         attach(model, _loader(source, tower.sources))
-        if role is Role.VISION and options.image_input is ImageInput.IMAGE:
+        if role is Role.VISION and options.image_input is GraphInput.IMAGE:
             model = join_preprocess(model, source.image)
         path = graph_path(role)
         ir.save(model, folder / path, external_data=base_name(data_path(path)))

@@ -12,7 +12,7 @@ from .checkpoint.dialects import Dialect
 MAX_BATCH: Final = 4096
 
 
-class ImageInput(StrEnum):
+class GraphInput(StrEnum):
     """What the vision graph takes: normalized pixels, bytes of the model's own size, or a decoded image of any size.
 
     `PIXELS` is float32 [batch, 3, size, size], `BYTES` uint8 [batch, size, size, 3] with the normalization folded into
@@ -42,14 +42,14 @@ class ExportOptions:
     batch: int | None = None
     pooled_only: bool = False
     normalized: bool = False
-    image_input: ImageInput = ImageInput.PIXELS
+    image_input: GraphInput = GraphInput.PIXELS
 
     def __post_init__(self) -> None:
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise ExportError(f"A batch of {self.batch} cannot be.", f"Use 1 to {MAX_BATCH}, or none to leave it free.")
         if self.image_size is not None and not 1 <= self.image_size <= 8192:
             raise ExportError(f"Images of {self.image_size} pixels each way cannot be.", "Use 1 to 8192.")
-        if self.image_input is ImageInput.IMAGE and self.batch not in (None, 1):
+        if self.image_input is GraphInput.IMAGE and self.batch not in (None, 1):
             raise ExportError(
                 f"A graph that takes an image of any size takes one at a time, not {self.batch}.",
                 "Use --image-input bytes or pixels for batches.",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
-from ..options import ExportOptions, ImageInput
+from ..options import ExportOptions, GraphInput
 
 _GELU: Final = {"gelu_pytorch_tanh": "tanh", "gelu": "none"}
 # Added to the scores of patches that are only padding. e**-1e4 is zero in every precision, and float16 holds -1e4.
@@ -146,7 +146,7 @@ class VisionTower(Tower):
     def __init__(self, config: VisionConfig, options: ExportOptions) -> None:
         super().__init__(options)
         self.grid, self.patch = config.image_size // config.patch_size, config.patch_size
-        self.bytes = options.image_input is ImageInput.BYTES
+        self.bytes = options.image_input is GraphInput.BYTES
         self.patches = Linear(3 * self.patch**2, config.hidden_size)
         self.positions = nn.Parameter(torch.empty(1, config.positions, config.hidden_size))
         self.layers = nn.ModuleList(Layer(config, config.positions) for _ in range(config.num_hidden_layers))

@@ -11,14 +11,14 @@ from torch import Tensor
 from ...runtime.artifact.contract import ImageSpec
 from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
 from ..checkpoint.dialects import Sources, WeightSource
-from ..options import ExportOptions, ImageInput
+from ..options import ExportOptions, GraphInput
 
 
 def vision_sources(config: VisionConfig, image: ImageSpec, options: ExportOptions) -> Sources:
     """Where each parameter of a `VisionTower` or `NaflexTower` comes from, by its name."""
     old, heads = "vision_model.", config.num_attention_heads
     head, patches = f"{old}head.", f"{old}embeddings.patch_embedding"
-    folded = options.image_input is ImageInput.BYTES
+    folded = options.image_input is GraphInput.BYTES
     return {
         **(_patches_of_bytes(patches, image) if folded else _patches(patches)),
         "positions": WeightSource(

@@ -59,7 +59,7 @@ def command(
     or the id of a model on the Hugging Face hub, which is then downloaded.
     """
     try:
-        from ..exporter import Dialect, ExportOptions, ImageInput, export
+        from ..exporter import Dialect, ExportOptions, GraphInput, export
     except ImportError as error:
         raise ProviderError(
             f"Exporting needs packages that are not installed ({error}).", "Run: pip install 'siglip-onnx[export]'."
@@ -70,7 +70,7 @@ def command(
         batch=batch,
         pooled_only=pooled_only,
         normalized=normalized,
-        image_input=ImageInput(image_input),
+        image_input=GraphInput(image_input),
     )
     if layout is not None:
         _lay_out(checkpoint, artifact, options, layout, overwrite, as_json)

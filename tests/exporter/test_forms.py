@@ -17,7 +17,7 @@ from PIL import Image
 from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
 from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
 
-from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, freeze_labels
+from siglip_onnx.exporter import Checkpoint, ExportOptions, GraphInput, export, freeze_labels
 from siglip_onnx.exporter.checkpoint.config import read_config
 from siglip_onnx.exporter.towers.modules import NaflexTower
 from siglip_onnx.runtime import Siglip
@@ -147,7 +147,7 @@ def test_a_fixed_batch_takes_any_number_of_images(model: Siglip, tmp_path: Path)
 
 
 def test_a_graph_that_resizes_takes_decoded_images(model: Siglip, tmp_path: Path) -> None:
-    options = ExportOptions(image_input=ImageInput.IMAGE, pooled_only=True, normalized=True)
+    options = ExportOptions(image_input=GraphInput.IMAGE, pooled_only=True, normalized=True)
     whole = Siglip(export(CHECKPOINT, tmp_path / "artifact", options, progress=quiet))
     large = Image.open(FILES[0]).convert("RGB").resize((500, 300))
     found, wanted = whole.encode_image([large, FILES[1]]), model.encode_image([large, FILES[1]])
@@ -162,7 +162,7 @@ def test_a_graph_that_resizes_takes_decoded_images(model: Siglip, tmp_path: Path
         whole.images([large, FILES[1]])
 
 
-@pytest.mark.parametrize("options", [{"batch": 0}, {"image_size": 0}, {"image_input": ImageInput.IMAGE, "batch": 2}])
+@pytest.mark.parametrize("options", [{"batch": 0}, {"image_size": 0}, {"image_input": GraphInput.IMAGE, "batch": 2}])
 def test_options_that_cannot_be_are_refused(options: dict) -> None:
     with pytest.raises(ExportError):
         ExportOptions(**options)
