@@ -11,8 +11,9 @@ from typing import Final
 from ...runtime import privacy
 from ...runtime.artifact.contract import ImageSpec, TokenizerSpec
 from ...runtime.errors import CheckpointError
+from ..options import Dialect
 from .config import SiglipConfig, read_config
-from .dialects import Dialect, detect
+from .dialects import detect
 from .expected_shapes import expected_shapes
 from .image_spec import FILE as PROCESSOR_FILE
 from .image_spec import image_spec, read_image_spec

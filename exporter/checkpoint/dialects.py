@@ -9,26 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
+from ..options import Dialect
 from .tensor_files import Store
 
 Make = Callable[..., Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-class Dialect(StrEnum):
-    """Whose names and orientation a checkpoint's weights have."""
-
-    TRANSFORMERS = "transformers"
-    PADDLE = "paddle"
-    OPEN_CLIP = "open_clip"
-    BIG_VISION = "big_vision"
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ...runtime.errors import CheckpointError
+from ..options import Dialect
 from .config import Count, SiglipConfig, Size, TextConfig, VisionConfig, check_config, read_json
-from .dialects import Dialect
 from .image_spec import PreprocessConfig
-from .tensor_files import Store
+
+if TYPE_CHECKING:  # at run time it would import PyTorch
+    from .tensor_files import Store
 
 OPEN_CLIP_FILE: Final = "open_clip_config.json"
 _FORM: Final = "Put the config.json of the same model in transformers' form into the folder."

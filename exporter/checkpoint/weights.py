@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
-from .dialects import Dialect, Shapes, WeightSource, sources
+from ..options import Dialect
+from .dialects import Shapes, WeightSource, sources
 from .tensor_files import Store
 
 _DTYPES: Final = frozenset({"F32", "F16", "BF16"})

@@ -7,7 +7,8 @@ Weights are linked, not copied, so a layout takes a few megabytes. docs/layouts.
 
 from __future__ import annotations
 
+from ..options import Layout
 from .common import LayoutSource, Progress
-from .write import Layout, write_layout
+from .write import write_layout
 
 __all__ = ["Layout", "LayoutSource", "Progress", "write_layout"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,18 +15,11 @@ from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ExportError
 from ...runtime.files import new_folder
+from ..options import Layout
 from . import immich, optimum, triton
 from .common import LayoutSource, Progress, require_file, require_pixels
 
 MARKER: Final = "siglip-layout.json"
-
-
-class Layout(StrEnum):
-    """Who reads the folder: Immich, Triton Inference Server, or Optimum."""
-
-    IMMICH = "immich"
-    TRITON = "triton"
-    OPTIMUM = "optimum"
 
 
 @dataclass(frozen=True)
