@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Contract, EmbeddingSpec, Graph, Precision, Role
 from ...runtime.errors import ArtifactError, ExportError
-from ..graph.builder import append_unit, free_names
+from ..graph.builder import append_unit_length, free_names
 from ..graph.naming import base_name
 
 Progress = Callable[[str], None]
@@ -129,7 +129,7 @@ def embedding_only(model: ir.Model, spec: EmbeddingSpec) -> None:
     pooled = next(value for value in graph.outputs if value.name == spec.output)
     graph.outputs.clear()
     free_names(graph, EMBEDDING)
-    graph.outputs.append(pooled if spec.normalized else append_unit(graph, pooled, EMBEDDING))
+    graph.outputs.append(pooled if spec.normalized else append_unit_length(graph, pooled, EMBEDDING))
     graph.outputs[0].name = EMBEDDING
 
 

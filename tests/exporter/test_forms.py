@@ -218,10 +218,10 @@ def test_a_classifier_embeds_a_collection(classifier: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ("bear\nbear\n", "is there twice"),
-        ("Bear!\nbear\n", "reads the same as"),
+        ("bear\nbear\n", "appears twice"),
+        ("Bear!\nbear\n", "has the same token ids as"),
         ("\n \n", "has no label"),
-        ("bear " * 70 + "\n", "would be cut behind"),
+        ("bear " * 70 + "\n", "would be truncated after"),
     ],
 )
 def test_labels_that_cannot_be_frozen_are_refused(artifact: Path, tmp_path: Path, labels: str, said: str) -> None:
