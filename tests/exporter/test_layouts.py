@@ -141,7 +141,7 @@ def test_only_a_layout_is_replaced(artifact: Path, tmp_path: Path) -> None:
     mine, layout = tmp_path / "mine", tmp_path / "layout"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="already exists"):
         written(artifact, mine, Layout.IMMICH)
     for foreign in (mine, Path(shutil.copytree(artifact, tmp_path / "artifact"))):
         with pytest.raises(ExportError, match="not a layout that siglip-onnx wrote"):
