@@ -1,8 +1,8 @@
-"""Layouts: an artifact's graphs in the folders that other servers and libraries read.
+"""Layouts: an artifact's graphs in folders for other servers and libraries.
 
     write_layout(Path("siglip-large"), Path("immich/clip/…"), Layout.IMMICH)
 
-Weights are linked, not copied, so a layout takes a few megabytes. docs/layouts.md says who reads what, and how exactly.
+Weights are linked, not copied, so a layout takes only a few megabytes. docs/layouts.md describes every layout.
 """
 
 from __future__ import annotations

@@ -137,9 +137,7 @@ def _name_nodes(model: ir.Model) -> None:
     scope = ""
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-        scope = (
-            scopes[-2] if len(scopes) > 1 else scope
-        )  # else added by the optimizer: same module as before
+        scope = scopes[-2] if len(scopes) > 1 else scope  # else added by the optimizer: same module as before
         name = f"{scope}/{node.op_type}".lstrip("/")
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"

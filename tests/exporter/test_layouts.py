@@ -77,7 +77,7 @@ def test_another_disk_gets_a_copy_and_the_user_is_told(
     monkeypatch.setattr(os, "link", refuse)
     told: list[str] = []
     folder = write_layout(artifact, tmp_path / "layout", Layout.IMMICH, progress=told.append)
-    assert "Copying vision_model.onnx_data, since it cannot be linked there: Invalid cross-device link" in told
+    assert "Copying vision_model.onnx_data, because it cannot be linked: Invalid cross-device link" in told
     assert all(path.read_bytes() == (artifact / "onnx" / path.name).read_bytes() for path in weights(folder))
 
 
@@ -144,7 +144,7 @@ def test_only_a_layout_is_replaced(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="already exists"):
         written(artifact, mine, Layout.IMMICH)
     for foreign in (mine, Path(shutil.copytree(artifact, tmp_path / "artifact"))):
-        with pytest.raises(ExportError, match="not a layout that siglip-onnx wrote"):
+        with pytest.raises(ExportError, match="not a layout written by siglip-onnx"):
             write_layout(artifact, foreign, Layout.IMMICH, overwrite=True, progress=quiet)
     assert (mine / "thesis.txt").exists()
     written(artifact, layout, Layout.IMMICH)
@@ -155,7 +155,7 @@ def test_only_a_layout_is_replaced(artifact: Path, tmp_path: Path) -> None:
 
 def test_an_artifact_is_not_written_into(artifact: Path) -> None:
     for target in (artifact, artifact / "immich"):
-        with pytest.raises(ExportError, match="lies in the artifact itself"):
+        with pytest.raises(ExportError, match="is inside the artifact"):
             write_layout(artifact, target, Layout.IMMICH, overwrite=True, progress=quiet)
 
 
@@ -330,7 +330,7 @@ def test_a_batch_that_is_fixed_is_refused_for_triton(broken: Path, tmp_path: Pat
     text.graph.inputs[0].shape = ir.Shape([1, 64])
     ir.save(text, path)
     rewrite(broken)
-    with pytest.raises(ExportError, match="batches of one size only"):
+    with pytest.raises(ExportError, match="has a fixed batch"):
         written(broken, tmp_path / "layout", Layout.TRITON)
 
 
