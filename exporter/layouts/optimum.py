@@ -19,7 +19,7 @@ def files(source: LayoutSource) -> tuple[str, ...]:
 
 
 def write(source: LayoutSource, folder: Path) -> None:
-    """Write both towers, the joint graph and the configuration into one folder, with the same names at each precision."""
+    """Write both towers, the joint graph and all configuration into one folder; each precision has the same names."""
     for role, name in _NAMES.items():
         source.place_data(role, folder)
         shutil.copyfile(source.artifact.path(source.graph(role).path), folder / name)
