@@ -1,4 +1,4 @@
-"""Output folder of an artifact: complete or absent, and replacing nothing but another artifact."""
+"""Output folders: complete or absent, and replacing nothing but another artifact or layout."""
 
 from __future__ import annotations
 
@@ -33,25 +33,42 @@ def new_artifact(folder: Path, *, overwrite: bool, source: Path, needed: int) ->
             disk has too little space.
         ArtifactError: `folder` is to be overwritten and is not an artifact.
     """
-    try:
-        _check_target(folder, overwrite, source, int(needed * _OVERHEAD))
+    with write_errors("artifact", folder):
+        if folder == source.resolve():
+            raise ExportError(f"The artifact would replace its own source, {folder}.", "Choose another folder.")
+        if is_occupied(folder, overwrite=overwrite):
+            Artifact.open(folder)  # raises for a folder that is not an artifact
+        _check_space(folder, int(needed * _OVERHEAD))
         with new_folder(folder, replace=overwrite) as partial:
             yield partial
+
+
+@contextmanager
+def write_errors(name: str, folder: Path) -> Iterator[None]:
+    """Convert an OSError to an ExportError about the artifact or layout (`name`) that is written to `folder`."""
+    try:
+        yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise ExportError(
-            f"The artifact cannot be written to {folder} ({error.strerror or error}); no partial files remain.",
+            f"The {name} cannot be written to {folder} ({error.strerror or error}); no partial files remain.",
             "Free some disk space, or choose a folder on another disk." if full else "Choose a writable folder.",
         ) from error
 
 
-def _check_target(folder: Path, overwrite: bool, source: Path, needed: int) -> None:
-    if folder == source.resolve():
-        raise ExportError(f"The artifact would replace its own source, {folder}.", "Choose another folder.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise ExportError(f"{folder} already exists.", "Choose another folder, or overwrite this one.")
-        Artifact.open(folder)  # raises for a folder that is not an artifact
+def is_occupied(folder: Path, *, overwrite: bool) -> bool:
+    """Whether `folder` is a file or a folder with content.
+
+    Raises:
+        ExportError: It is, and must not be overwritten.
+    """
+    occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if occupied and not overwrite:
+        raise ExportError(f"{folder} already exists.", "Choose another folder, or overwrite this one.")
+    return occupied
+
+
+def _check_space(folder: Path, needed: int) -> None:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -1,6 +1,6 @@
 """Layouts: an artifact's graphs in folders for other servers and libraries.
 
-    write_layout(Path("siglip-large"), Path("immich/clip/…"), Layout.IMMICH)
+    write_layout("siglip-large", "immich/clip/ViT-L-16-SigLIP-384__webli", Layout.IMMICH)
 
 Weights are linked, not copied, so a layout takes only a few megabytes. docs/layouts.md describes every layout.
 """
@@ -8,7 +8,6 @@ Weights are linked, not copied, so a layout takes only a few megabytes. docs/lay
 from __future__ import annotations
 
 from ..options import Layout
-from .common import LayoutSource, Progress
 from .write import write_layout
 
-__all__ = ["Layout", "LayoutSource", "Progress", "write_layout"]
+__all__ = ["Layout", "write_layout"]

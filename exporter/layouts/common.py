@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,8 +16,7 @@ from ...runtime.artifact.contract import Contract, EmbeddingSpec, Graph, Precisi
 from ...runtime.errors import ArtifactError, ExportError
 from ..graph.builder import append_unit_length, free_names
 from ..graph.naming import base_name
-
-Progress = Callable[[str], None]
+from ..output_folder import Progress
 
 EMBEDDING: Final = "embedding"
 MODEL: Final = "model.onnx"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -16,8 +15,9 @@ from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ExportError
 from ...runtime.files import new_folder
 from ..options import Layout
+from ..output_folder import Progress, is_occupied, write_errors
 from . import immich, optimum, triton
-from .common import LayoutSource, Progress, require_file, require_pixels
+from .common import LayoutSource, require_file, require_pixels
 
 MARKER: Final = "siglip-layout.json"
 
@@ -65,8 +65,8 @@ _SPECS: Final = {
 
 
 def write_layout(
-    artifact: Path,
-    target: Path,
+    artifact: str | Path,
+    target: str | Path,
     layout: Layout,
     *,
     precision: Precision = Precision.FP32,
@@ -97,11 +97,11 @@ def write_layout(
         ExportError: The layout does not support this model, the artifact lacks a tower, `target` exists and is not a
             layout to overwrite, or the layout cannot be written.
     """
-    source, folder = LayoutSource(Artifact.open(artifact), precision, progress, copy), target.resolve()
+    source, folder = LayoutSource(Artifact.open(artifact), precision, progress, copy), Path(target).resolve()
     spec = _SPECS[layout]
     require_pixels(source)
     used = _used(source, spec)
-    with _writing(folder):
+    with write_errors("layout", folder):
         _check_target(folder, overwrite, source.artifact)
         progress("Verifying the artifact")
         source.artifact.verify(used)
@@ -133,11 +133,7 @@ def _marker(source: LayoutSource, layout: Layout, used: tuple[str, ...]) -> byte
 def _check_target(folder: Path, overwrite: bool, artifact: Artifact) -> None:
     if folder.is_relative_to(artifact.folder.resolve()):
         raise ExportError(f"{folder} is inside the artifact.", "Choose a folder outside of the artifact.")
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not overwrite:
-        raise ExportError(f"{folder} already exists.", "Choose another folder, or overwrite this one.")
-    if not _is_layout(folder):
+    if is_occupied(folder, overwrite=overwrite) and not _is_layout(folder):
         raise ExportError(
             f"{folder} is not a layout written by siglip-onnx, so it is not replaced.",
             "Choose another folder, or remove this one yourself.",
@@ -150,14 +146,3 @@ def _is_layout(folder: Path) -> bool:
     except (OSError, msgspec.DecodeError):
         return False
     return True
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ExportError(
-            f"The layout cannot be written to {folder} ({error.strerror or error}); no partial files remain.",
-            "Free some disk space, or choose a writable folder.",
-        ) from error

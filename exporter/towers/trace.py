@@ -43,29 +43,33 @@ def trace(build: Callable[[], nn.Module], inputs: Sequence[TensorSpec], outputs:
     with torch.device("meta"):
         tower = build().eval()
     with _quiet(), FakeTensorMode(allow_non_fake_inputs=True):
-        tower = tower.to_empty(device="cpu")
-        # A dynamic dimension must not be 1, which torch.export would treat as a constant.
-        zeros = [torch.zeros([2 if isinstance(d, str) else d for d in i.shape], dtype=_DTYPES[i.dtype]) for i in inputs]
-        free = tuple({0: torch.export.Dim(BATCH)} if isinstance(i.shape[0], str) else None for i in inputs)
-        try:
-            program = torch.export.export(tower, tuple(zeros), dynamic_shapes=free, strict=False)
-            traced = torch.onnx.export(
-                program,
-                dynamo=True,
-                optimize=False,
-                opset_version=OPSET,
-                input_names=[i.name for i in inputs],
-                output_names=list(outputs),
-                verbose=False,
-            )
-        except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-            raise ExportError(
-                f"torch {torch.__version__} cannot trace the tower with the input {inputs[0].name}: {error}",
-                "Install the versions in constraints.txt.",
-            ) from error
+        model = _to_onnx(tower.to_empty(device="cpu"), inputs, outputs)
+    _simplify(model, [name for name, _ in tower.named_parameters()])
+    return model
+
+
+def _to_onnx(tower: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> ir.Model:
+    # A dynamic dimension must not be 1, which torch.export would treat as a constant.
+    zeros = [torch.zeros([2 if isinstance(d, str) else d for d in i.shape], dtype=_DTYPES[i.dtype]) for i in inputs]
+    dynamic = tuple({0: torch.export.Dim(BATCH)} if isinstance(i.shape[0], str) else None for i in inputs)
+    try:
+        program = torch.export.export(tower, tuple(zeros), dynamic_shapes=dynamic, strict=False)
+        traced = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,
+            opset_version=OPSET,
+            input_names=[i.name for i in inputs],
+            output_names=list(outputs),
+            verbose=False,
+        )
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        raise ExportError(
+            f"torch {torch.__version__} cannot trace the tower with the input {inputs[0].name}: {error}",
+            "Install the versions in constraints.txt.",
+        ) from error
     assert traced is not None  # noqa: S101  only the legacy exporter returns nothing
     model: ir.Model = traced.model
-    _simplify(model, [name for name, _ in tower.named_parameters()])
     return model
 
 
