@@ -18,7 +18,7 @@ from .expected_shapes import expected_shapes
 from .image_spec import FILE as PROCESSOR_FILE
 from .image_spec import image_spec, read_image_spec
 from .infer_config import infer_config, read_preprocess
-from .tensor_files import Store, open_store
+from .tensor_files import TensorStore, open_store
 from .tokenizer_spec import read_tokenizer_spec
 from .weights import Weights
 
@@ -131,7 +131,7 @@ def _require_known_resize(folder: Path, config: SiglipConfig) -> None:
             )
 
 
-def _config_and_dialect(folder: Path, store: Store, dialect: Dialect | None) -> tuple[SiglipConfig, Dialect]:
+def _config_and_dialect(folder: Path, store: TensorStore, dialect: Dialect | None) -> tuple[SiglipConfig, Dialect]:
     """Read or infer the config, and detect the dialect unless it is given."""
     config = read_config(folder) if (folder / "config.json").exists() else None
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ...runtime.errors import CheckpointError
 from ..options import Dialect
-from .tensor_files import Store
+from .tensor_files import TensorStore
 
-Make = Callable[..., Tensor]
+Convert = Callable[..., Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -27,7 +27,7 @@ class WeightSource:
     """Stored tensors that one tensor is made from, and the function that makes it."""
 
     names: tuple[str, ...]
-    make: Make
+    make: Convert
 
 
 Sources = dict[str, WeightSource]
@@ -39,8 +39,8 @@ class LinearForm:
 
     weight_name: str = "weight"
     bias_name: str = "bias"
-    weight: Make = lambda x: x
-    bias: Make = lambda x: x
+    weight: Convert = lambda x: x
+    bias: Convert = lambda x: x
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class DialectRow:
 
 
 @dataclass(frozen=True)
-class Single:
+class TensorRow:
     """A tensor outside of any module: transformers' name, the dialect's name, and the conversion."""
 
     ours: str
     theirs: str
-    make: Make = lambda x: x
+    make: Convert = lambda x: x
 
 
 _HEAD: Final = "vision_model.head."
@@ -78,8 +78,8 @@ def _joined(*parts: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-_ONE: Final[Make] = lambda x: x.reshape(1)  # noqa: E731  a table's entry like the others
-_ROWS: Final[Make] = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731  position embeddings without leading dimensions of 1
+_ONE: Final[Convert] = lambda x: x.reshape(1)  # noqa: E731  a table's entry like the others
+_ROWS: Final[Convert] = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731  position embeddings without leading dimensions of 1
 
 
 def _thirds(ours: str, theirs: str, weight: str = "weight", bias: str = "bias") -> tuple[DialectRow, ...]:
@@ -91,11 +91,11 @@ def _thirds(ours: str, theirs: str, weight: str = "weight", bias: str = "bias") 
     )
 
 
-_OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
-    Single("logit_scale", "logit_scale", _ONE),
-    Single("logit_bias", "logit_bias", _ONE),
+_OPEN_CLIP: Final[tuple[DialectRow | TensorRow, ...]] = (
+    TensorRow("logit_scale", "logit_scale", _ONE),
+    TensorRow("logit_bias", "logit_bias", _ONE),
     DialectRow("vision_model.embeddings.patch_embedding.", ("visual.trunk.patch_embed.proj.",)),
-    Single("vision_model.embeddings.position_embedding.weight", "visual.trunk.pos_embed", _ROWS),
+    TensorRow("vision_model.embeddings.position_embedding.weight", "visual.trunk.pos_embed", _ROWS),
     DialectRow("vision_model.encoder.layers.{i}.layer_norm1.", ("visual.trunk.blocks.{i}.norm1.",)),
     *_thirds("vision_model.encoder.layers.{i}.self_attn.", "visual.trunk.blocks.{i}.attn.qkv."),
     DialectRow("vision_model.encoder.layers.{i}.self_attn.out_proj.", ("visual.trunk.blocks.{i}.attn.proj.",)),
@@ -103,7 +103,7 @@ _OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
     DialectRow("vision_model.encoder.layers.{i}.mlp.fc1.", ("visual.trunk.blocks.{i}.mlp.fc1.",)),
     DialectRow("vision_model.encoder.layers.{i}.mlp.fc2.", ("visual.trunk.blocks.{i}.mlp.fc2.",)),
     DialectRow("vision_model.post_layernorm.", ("visual.trunk.norm.",)),
-    Single(f"{_HEAD}probe", "visual.trunk.attn_pool.latent"),
+    TensorRow(f"{_HEAD}probe", "visual.trunk.attn_pool.latent"),
     DialectRow(
         f"{_HEAD}attention.in_proj_",
         ("visual.trunk.attn_pool.q.", "visual.trunk.attn_pool.kv."),
@@ -113,8 +113,8 @@ _OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
     DialectRow(f"{_HEAD}layernorm.", ("visual.trunk.attn_pool.norm.",)),
     DialectRow(f"{_HEAD}mlp.fc1.", ("visual.trunk.attn_pool.mlp.fc1.",)),
     DialectRow(f"{_HEAD}mlp.fc2.", ("visual.trunk.attn_pool.mlp.fc2.",)),
-    Single("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
-    Single("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
+    TensorRow("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
+    TensorRow("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
     DialectRow("text_model.encoder.layers.{i}.layer_norm1.", ("text.transformer.resblocks.{i}.ln_1.",)),
     *_thirds(
         "text_model.encoder.layers.{i}.self_attn.",
@@ -156,14 +156,14 @@ def _flax_layer(ours: str, theirs: str) -> tuple[DialectRow, ...]:
     )
 
 
-_BIG_VISION: Final[tuple[DialectRow | Single, ...]] = (
-    Single("logit_scale", "params/t", _ONE),
-    Single("logit_bias", "params/b", _ONE),
+_BIG_VISION: Final[tuple[DialectRow | TensorRow, ...]] = (
+    TensorRow("logit_scale", "params/t", _ONE),
+    TensorRow("logit_bias", "params/b", _ONE),
     DialectRow("vision_model.embeddings.patch_embedding.", ("params/img/embedding/",), _PATCHES),
-    Single("vision_model.embeddings.position_embedding.weight", "params/img/pos_embedding", _ROWS),
+    TensorRow("vision_model.embeddings.position_embedding.weight", "params/img/pos_embedding", _ROWS),
     *_flax_layer("vision_model.encoder.layers.{i}.", "params/img/Transformer/encoderblock_{i}/"),
     DialectRow("vision_model.post_layernorm.", ("params/img/Transformer/encoder_norm/",), _SCALE),
-    Single(f"{_HEAD}probe", "params/img/MAPHead_0/probe"),
+    TensorRow(f"{_HEAD}probe", "params/img/MAPHead_0/probe"),
     DialectRow(
         f"{_HEAD}attention.in_proj_",
         (f"{_POOL}query/", f"{_POOL}key/", f"{_POOL}value/"),
@@ -177,8 +177,8 @@ _BIG_VISION: Final[tuple[DialectRow | Single, ...]] = (
     DialectRow(f"{_HEAD}layernorm.", ("params/img/MAPHead_0/LayerNorm_0/",), _SCALE),
     DialectRow(f"{_HEAD}mlp.fc1.", ("params/img/MAPHead_0/MlpBlock_0/Dense_0/",), _KERNEL),
     DialectRow(f"{_HEAD}mlp.fc2.", ("params/img/MAPHead_0/MlpBlock_0/Dense_1/",), _KERNEL),
-    Single("text_model.embeddings.token_embedding.weight", "params/txt/Embed_0/embedding"),
-    Single("text_model.embeddings.position_embedding.weight", "params/txt/pos_embedding", _ROWS),
+    TensorRow("text_model.embeddings.token_embedding.weight", "params/txt/Embed_0/embedding"),
+    TensorRow("text_model.embeddings.position_embedding.weight", "params/txt/pos_embedding", _ROWS),
     *_flax_layer("text_model.encoder.layers.{i}.", "params/txt/Encoder_0/encoderblock_{i}/"),
     DialectRow("text_model.final_layer_norm.", ("params/txt/Encoder_0/encoder_norm/",), _SCALE),
     DialectRow("text_model.head.", ("params/txt/head/",), _KERNEL),
@@ -207,7 +207,7 @@ _TOWERS: Final = ("vision_model", "text_model")
 _UNPOOLED: Final = re.compile(r"(position|token)_embedding\.weight$")
 
 
-def detect(store: Store, shapes: Callable[[], Shapes]) -> Dialect:
+def detect(store: TensorStore, shapes: Callable[[], Shapes]) -> Dialect:
     """Detect the dialect of a file from its tensor names, and transformers or Paddle from its shapes.
 
     Args:
@@ -237,7 +237,7 @@ def _unknown(names: Iterable[str]) -> str:
     return f"The tensor names are those of {model}."
 
 
-def _orientation(store: Store, shapes: Shapes) -> Dialect:
+def _orientation(store: TensorStore, shapes: Shapes) -> Dialect:
     """Decide by the rectangular Linear weights whether all Linear weights are [out, in] or [in, out]."""
     votes: dict[Dialect, list[str]] = {Dialect.TRANSFORMERS: [], Dialect.PADDLE: []}
     for name, shape in shapes.items():
@@ -278,9 +278,9 @@ def _layer(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _expanded(table: tuple[DialectRow | Single, ...], layers: int) -> Iterator[tuple[str, WeightSource]]:
+def _expanded(table: tuple[DialectRow | TensorRow, ...], layers: int) -> Iterator[tuple[str, WeightSource]]:
     for row in table:
-        if isinstance(row, Single):
+        if isinstance(row, TensorRow):
             yield row.ours, WeightSource((row.theirs,), row.make)
             continue
         for i in range(layers) if "{i}" in row.ours else (0,):

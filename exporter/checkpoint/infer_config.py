@@ -14,7 +14,7 @@ from .config import Count, SiglipConfig, Size, TextConfig, VisionConfig, check_c
 from .image_spec import PreprocessConfig
 
 if TYPE_CHECKING:  # at run time it would import PyTorch
-    from .tensor_files import Store
+    from .tensor_files import TensorStore
 
 OPEN_CLIP_FILE: Final = "open_clip_config.json"
 _ADD_CONFIG: Final = "Put the config.json of the same model in transformers' format into the folder."
@@ -60,7 +60,7 @@ class _OpenClipFile:
     preprocess_cfg: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 
-def infer_config(folder: Path, store: Store, dialect: Dialect) -> SiglipConfig:
+def infer_config(folder: Path, store: TensorStore, dialect: Dialect) -> SiglipConfig:
     """Infer the config from the tensors and, for open_clip, from open_clip_config.json.
 
     Raises:
@@ -83,15 +83,15 @@ def read_preprocess(folder: Path) -> PreprocessConfig:
     return read_json(path, _OpenClipFile).preprocess_cfg if path.exists() else PreprocessConfig()
 
 
-def _shape(store: Store, name: str) -> tuple[int, ...]:
+def _shape(store: TensorStore, name: str) -> tuple[int, ...]:
     return store.tensors[name].shape
 
 
-def _layers(store: Store, pattern: str) -> int:
+def _layers(store: TensorStore, pattern: str) -> int:
     return 1 + max((int(m[1]) for name in store.tensors if (m := re.match(pattern, name))), default=-1)
 
 
-def _open_clip(folder: Path, store: Store) -> SiglipConfig:
+def _open_clip(folder: Path, store: TensorStore) -> SiglipConfig:
     file = read_json(folder / OPEN_CLIP_FILE, _OpenClipFile).model_cfg
     name, text = file.vision_cfg.timm_model_name, file.text_cfg
     family = next((family for family in _TIMM if name.startswith(family)), None)
@@ -129,7 +129,7 @@ def _open_clip(folder: Path, store: Store) -> SiglipConfig:
     )
 
 
-def _big_vision(store: Store) -> SiglipConfig:
+def _big_vision(store: TensorStore) -> SiglipConfig:
     vision, text = "params/img/Transformer/encoderblock", "params/txt/Encoder_0/encoderblock"
     kernel = _shape(store, "params/img/embedding/kernel")
     positions = math.prod(_shape(store, "params/img/pos_embedding")[:-1])
@@ -149,7 +149,7 @@ def _big_vision(store: Store) -> SiglipConfig:
     )
 
 
-def _flax_tower(store: Store, block: str) -> dict[str, Any]:
+def _flax_tower(store: TensorStore, block: str) -> dict[str, Any]:
     """Sizes of a tower; each layer has its own tensors, or all layers share stacked ones."""
     query = "MultiHeadDotProductAttention_0/query/kernel"
     stacked = f"{block}/{query}" in store.tensors

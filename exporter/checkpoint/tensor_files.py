@@ -62,7 +62,7 @@ class TensorInfo:
     dtype: str
 
 
-class Store(Protocol):
+class TensorStore(Protocol):
     """Tensors by name, read on demand.
 
     Attributes:
@@ -75,7 +75,7 @@ class Store(Protocol):
         """Read one tensor as it is stored, on the CPU; raises CheckpointError."""
 
 
-def open_store(folder: Path, *, npz: bool | None = None, open_clip: bool | None = None) -> Store:
+def open_store(folder: Path, *, npz: bool | None = None, open_clip: bool | None = None) -> TensorStore:
     """Open the weights in a folder.
 
     Args:
@@ -147,7 +147,7 @@ class SafetensorsStore:
 
 
 @dataclass(frozen=True)
-class _Member:
+class _NpyEntry:
     """An array in an archive.
 
     Attributes:
@@ -176,52 +176,52 @@ class NpzStore:
         try:
             with zipfile.ZipFile(path) as archive, path.open("rb") as file:
                 entries = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if not e.is_dir()}
-                self._members = {name: _member(archive, entry, file) for name, entry in entries.items()}
+                self._entries = {name: _read_entry(archive, entry, file) for name, entry in entries.items()}
         except _DAMAGE as error:
             raise CheckpointError(
                 f"{path} is truncated, damaged or not a NumPy archive ({error}).", _DOWNLOAD
             ) from error
         self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(path, m.shape, _NPY_DTYPES.get(m.dtype, m.dtype)) for name, m in self._members.items()
+            name: TensorInfo(path, m.shape, _NPY_DTYPES.get(m.dtype, m.dtype)) for name, m in self._entries.items()
         }
 
     def load(self, name: str) -> Tensor:
         """Read one tensor; raises CheckpointError if the file was removed or changed, or its checksum is wrong."""
-        member = self._members[name]
-        dtype = np.dtype(np.int16 if member.dtype == _BFLOAT16 else member.dtype)
+        entry = self._entries[name]
+        dtype = np.dtype(np.int16 if entry.dtype == _BFLOAT16 else entry.dtype)
         try:
-            array = self._array(name, member, dtype)
+            array = self._array(name, entry, dtype)
         except _DAMAGE as error:
             raise CheckpointError(f"{name} cannot be read from {self.path} ({error}).", _DOWNLOAD) from error
-        array = array.reshape(member.shape[::-1]).T if member.fortran else array.reshape(member.shape)
+        array = array.reshape(entry.shape[::-1]).T if entry.fortran else array.reshape(entry.shape)
         tensor = torch.from_numpy(array)
-        return tensor.view(torch.bfloat16) if member.dtype == _BFLOAT16 else tensor
+        return tensor.view(torch.bfloat16) if entry.dtype == _BFLOAT16 else tensor
 
-    def _array(self, name: str, member: _Member, dtype: np.dtype[Any]) -> AnyArray:
-        count = math.prod(member.shape)
-        if member.begin is not None:
-            self._check(name, member, member.begin, count * dtype.itemsize)
+    def _array(self, name: str, entry: _NpyEntry, dtype: np.dtype[Any]) -> AnyArray:
+        count = math.prod(entry.shape)
+        if entry.begin is not None:
+            self._check(name, entry, entry.begin, count * dtype.itemsize)
             # "c" is copy-on-write, because torch does not accept read-only arrays
-            return np.memmap(self.path, dtype, "c", member.begin, (count,)) if count else np.empty(0, dtype)
+            return np.memmap(self.path, dtype, "c", entry.begin, (count,)) if count else np.empty(0, dtype)
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
-            file.read(member.header)
+            file.read(entry.header)
             return np.frombuffer(bytearray(file.read(count * dtype.itemsize)), dtype, count)
 
-    def _check(self, name: str, member: _Member, begin: int, size: int) -> None:
+    def _check(self, name: str, entry: _NpyEntry, begin: int, size: int) -> None:
         """Check the CRC of an uncompressed entry, which is mapped without zipfile."""
         if name in self._checked:
             return
         with self.path.open("rb") as file:
-            file.seek(begin - member.header)
-            crc, remaining = 0, member.header + size
+            file.seek(begin - entry.header)
+            crc, remaining = 0, entry.header + size
             while remaining and (chunk := file.read(min(remaining, _CHUNK))):
                 crc, remaining = zlib.crc32(chunk, crc), remaining - len(chunk)
-        if remaining or crc != member.crc:
+        if remaining or crc != entry.crc:
             raise ValueError("its checksum is wrong")
         self._checked.add(name)
 
 
-def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> _Member:
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> _NpyEntry:
     """Read the header of an entry; ValueError if its size does not fit the entry's, or it holds Python objects."""
     with archive.open(entry) as content:
         shape, fortran, dtype, length = _npy_header(content.read(_MAX_HEADER))
@@ -230,7 +230,7 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -
     if opaque or min(shape, default=0) < 0 or size != entry.file_size - length:
         raise ValueError(f"{entry.filename} is not the array of {dtype} {list(shape)} that its header describes")
     begin = _data_offset(entry, file) + length if entry.compress_type == zipfile.ZIP_STORED else None
-    return _Member(begin, length, dtype.str, shape, fortran, entry.CRC)
+    return _NpyEntry(begin, length, dtype.str, shape, fortran, entry.CRC)
 
 
 def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...runtime.errors import CheckpointError
 from ..options import Dialect
 from .dialects import Shapes, WeightSource, sources
-from .tensor_files import Store
+from .tensor_files import TensorStore
 
 _TYPES: Final = frozenset({"F32", "F16", "BF16"})
 # Buffers in files of older transformers versions; they hold 0, 1, 2, …
@@ -31,13 +31,13 @@ class Weights:
         sources: Stored tensors that each required tensor is made from.
     """
 
-    store: Store
+    store: TensorStore
     dialect: Dialect
     shapes: Shapes
     sources: Mapping[str, WeightSource]
 
     @classmethod
-    def open(cls, store: Store, dialect: Dialect, shapes: Shapes) -> Weights:
+    def open(cls, store: TensorStore, dialect: Dialect, shapes: Shapes) -> Weights:
         """Check that the files hold exactly the required tensors.
 
         Raises:

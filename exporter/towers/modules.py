@@ -126,7 +126,7 @@ class AttentionPool(nn.Module):
         return y
 
 
-class Tower(nn.Module):
+class TowerBase(nn.Module):
     """Base of both towers: the outputs."""
 
     def __init__(self, options: ExportOptions) -> None:
@@ -140,7 +140,7 @@ class Tower(nn.Module):
         return (pooled,) if self.pooled_only else (hidden, pooled)
 
 
-class VisionTower(Tower):
+class VisionTower(TowerBase):
     """Vision tower: pixel_values, float32 [batch, 3, size, size] or uint8 [batch, size, size, 3], -> outputs."""
 
     def __init__(self, config: VisionConfig, options: ExportOptions) -> None:
@@ -179,7 +179,7 @@ class VisionTower(Tower):
         return tiles.permute(0, 1, 3, 5, 2, 4).contiguous().view(-1, self.grid**2, 3 * self.patch**2)
 
 
-class NaflexTower(Tower):
+class NaflexTower(TowerBase):
     """NaFlex vision tower: patches, a mask and the shape of each image's grid -> outputs.
 
     The inputs are pixel_values, float32 [batch, patches, patch * patch * 3], pixel_attention_mask, int64
@@ -228,7 +228,7 @@ class NaflexTower(Tower):
         return triangle / triangle.sum(2, keepdim=True)
 
 
-class TextTower(Tower):
+class TextTower(TowerBase):
     """Text tower: input_ids, int64 [batch, length], -> outputs."""
 
     def __init__(self, config: TextConfig, length: int, options: ExportOptions) -> None:
