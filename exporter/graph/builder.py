@@ -4,7 +4,7 @@
     length = builder.op("ReduceL2", "length", x, builder.constant("axis", np.array([-1])), keepdims=1)
     graph.insert_before(graph[0], builder.nodes)
 
-The tape makes the nodes; this layer gives nodes and values readable names, which reports and bug reports quote.
+The tape makes the nodes; this layer names nodes and values, because validation reports refer to nodes by name.
 """
 
 from __future__ import annotations
