@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..exporter.options import Dialect
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Contract, Parity, Precision, encode
 from ..runtime.engines import host
@@ -221,7 +222,6 @@ def open_checkpoint(checkpoint: str | Path, dialect: str | None) -> Checkpoint:
     """A checkpoint by its folder or hub id; raises CheckpointError, or ProviderError where packages are missing."""
     try:
         from ..exporter.checkpoint.checkpoint import Checkpoint
-        from ..exporter.checkpoint.dialects import Dialect
     except ImportError as error:
         raise ProviderError(
             f"Reading a checkpoint needs packages that are not installed ({error}).",

@@ -14,6 +14,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from ..exporter.options import Dialect
 from ..runtime import ImageOptions
 from ..runtime.artifact.contract import Precision, Provider, Verdict
 from ..runtime.auto_select import AUTO
@@ -73,8 +74,8 @@ template_option = click.option(
 
 dialect_option = click.option(
     "--dialect",
-    type=click.Choice(["transformers", "paddle", "open_clip", "big_vision"]),
-    help="Whose names and orientation the weights have; by default found out from the file.",
+    type=click.Choice([d.value for d in Dialect]),
+    help="Library whose tensor names and orientation the weights follow (default: detected).",
 )
 
 

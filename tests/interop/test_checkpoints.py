@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, freeze_labels
+from siglip_onnx.exporter import Checkpoint, ExportOptions, GraphInput, export, freeze_labels
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role
 from siglip_onnx.validate import store, validate
@@ -31,8 +31,8 @@ WRITERS: Final[dict[str, Callable[[Path, Path], Path]]] = {
 OPTIONS: Final = {
     "--batch 3": ExportOptions(batch=3),
     "--pooled-only --normalized": ExportOptions(pooled_only=True, normalized=True),
-    "--image-input bytes": ExportOptions(image_input=ImageInput.BYTES),
-    "--image-input image": ExportOptions(image_input=ImageInput.IMAGE),
+    "--image-input bytes": ExportOptions(image_input=GraphInput.BYTES),
+    "--image-input image": ExportOptions(image_input=GraphInput.IMAGE),
     "--image-size 96": ExportOptions(image_size=96),
 }
 OPEN_CLIP: Final = 1e-5  # of the largest element of an embedding; float32 in another order

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ...exporter.options import Dialect
 from ...runtime.arrays import Float64Array
 from ...runtime.artifact.contract import Precision, ReferenceKind, Role
 from ...runtime.errors import ArtifactError, InputError
@@ -32,7 +33,6 @@ from .tower_run import HIDDEN, USERS, TowerRun, ask
 
 if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
-    from ...exporter.checkpoint.dialects import Dialect
 
 Progress = Callable[[str], None]
 Array = NDArray[Any]
@@ -114,7 +114,7 @@ class CheckContext:
     def foreign(self) -> Dialect | None:
         """The dialect of the checkpoint, where it is not the one that transformers reads itself."""
         dialect = self.source.weights.dialect if self.source else None
-        return None if dialect is None or str(dialect) == "transformers" else dialect
+        return None if dialect is None or dialect is Dialect.TRANSFORMERS else dialect
 
     @property
     def graphs(self) -> frozenset[Role]:

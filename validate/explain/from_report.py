@@ -107,7 +107,7 @@ def _trusted(job: Job, context: CheckContext, progress: Progress) -> Iterator[Ar
         yield model.artifact
         return
     from ...exporter.export_artifact import export
-    from ...exporter.options import ExportOptions, ImageInput
+    from ...exporter.options import ExportOptions, GraphInput
 
     contract = model.contract
     options = ExportOptions(
@@ -115,7 +115,7 @@ def _trusted(job: Job, context: CheckContext, progress: Progress) -> Iterator[Ar
         image_size=contract.image.height if contract.image.resize == "stretch" else None,
         batch=contract.batch,
         normalized=contract.embedding.normalized,
-        image_input=ImageInput(contract.image.input),
+        image_input=GraphInput(contract.image.input),
     )
     with tempfile.TemporaryDirectory(prefix="siglip-onnx-trusted-") as folder:
         yield export(str(job.checkpoint), Path(folder) / "artifact", options, progress=progress)

@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from ...exporter.options import Dialect
 from ...runtime import privacy
 from ...runtime.artifact.contract import Role
 from ...runtime.errors import CheckpointError, InputError, ProviderError
@@ -109,7 +110,7 @@ class PyTorchReference:
 
     @property
     def _own_names(self) -> bool:
-        return str(self.source.weights.dialect) == "transformers"
+        return self.source.weights.dialect is Dialect.TRANSFORMERS
 
     @functools.cached_property
     def identity(self) -> str:
