@@ -19,11 +19,11 @@ import onnx
 
 from siglip_onnx.runtime.artifact.contract import Role
 from tests.faults import EVERY
-from tests.faults.bench import make_bench
 from tests.faults.edits import graph_path
-from tests.faults.fault import Bench
-from tests.faults.judge import CHECKPOINT
+from tests.faults.fault import FaultFixture
+from tests.faults.fixture import make_fixture
 from tests.faults.table import CONTROL, ELSEWHERE, TOOLS
+from tests.faults.validation import CHECKPOINT
 
 from . import consumers, environments
 from .consumers import Json
@@ -50,7 +50,7 @@ def main() -> int:
     """Ask all three about all faults; the exit code."""
     with tempfile.TemporaryDirectory(prefix="siglip-onnx-elsewhere-") as scratch:
         folder = Path(scratch)
-        job = _job(make_bench(folder / CONTROL, derived=()), folder)
+        job = _job(make_fixture(folder / CONTROL, derived=()), folder)
         said = {
             "optimum": consumers.python(environments.python("optimum"), "optimum_faults.py", job, folder),
             "Polygraphy": consumers.python(environments.python("polygraphy"), "polygraphy_faults.py", job, folder),
@@ -62,14 +62,14 @@ def main() -> int:
     return 0
 
 
-def _job(good: Bench, folder: Path) -> Json:
+def _job(good: FaultFixture, folder: Path) -> Json:
     """Where the graphs of the good artifact and of each fault lie."""
     cases = []
-    for number, fault in enumerate(fault for fault in EVERY.values() if fault.elsewhere is not None):
+    for number, fault in enumerate(fault for fault in EVERY.values() if fault.tower is not None):
         place = folder / str(number)
         shutil.copytree(good.artifact, place)
         fault.make(place)
-        cases.append(_case(fault.name, fault.elsewhere, place))
+        cases.append(_case(fault.name, fault.tower, place))
     controls = [_case(f"{CONTROL}, {role}", role, good.artifact) for role in (Role.VISION, Role.TEXT)]
     good_towers = {role.value: str(graph_path(good.artifact, role)) for role in (Role.VISION, Role.TEXT)}
     return {"checkpoint": str(CHECKPOINT), "good": good_towers, "cases": [*controls, *cases]}
