@@ -29,6 +29,7 @@ from siglip_onnx.runtime.bulk.part_files import CHUNK, _locked
 from siglip_onnx.runtime.errors import InputError, ProviderError
 
 from ..conftest import DATA, EVAL, Command, is_one_paragraph
+from ..support.interrupt import StoppedError, stop_after
 
 FILES = sorted(EVAL.glob("*.webp"))
 BEAR = EVAL / "distorted-noto-1f43b.webp"
@@ -239,18 +240,6 @@ def test_killed_at_random_moments_no_row_is_lost_or_doubled(artifact: Path, mode
     embed(model, EmbedJob(Inputs((str(folder),)), whole := tmp_path / "whole.parquet"))
     assert pq.read_table(out).equals(pq.read_table(whole))  # to the bit what one run gives
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.parquet", "whole.parquet"]
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stop_after(count: int) -> Any:
-    def tell(done: int, errors: int) -> None:
-        if done >= count:
-            raise StoppedError
-
-    return tell
 
 
 @pytest.fixture
