@@ -86,7 +86,7 @@ class GraphSession:
         Raises:
             InputError: As `run` does.
         """
-        size, first = self.graph.batch, self.graph.takes
+        size, first = self.graph.batch, self.graph.row_input
         if first.dtype == "uint8" and isinstance(rows, np.ndarray) and rows.ndim != 4:
             raise InputError(
                 f"The graph's input {first.name} was given an array of {rows.ndim} dimensions.",
@@ -108,7 +108,7 @@ class GraphSession:
 
     @property
     def _foreign(self) -> bool:
-        return isinstance(self.graph.usage, IOBinding)
+        return isinstance(self.graph.binding, IOBinding)
 
     @property
     def plain(self) -> bool:
@@ -122,11 +122,11 @@ class GraphSession:
             InputError: A graph of another tool is given rows that its tower does not take; what its own inputs take
                 may be narrower.
         """
-        first, usage = self.graph.takes, self.graph.usage
-        if isinstance(usage, IOBinding):
+        first, binding = self.graph.row_input, self.graph.binding
+        if isinstance(binding, IOBinding):
             check_feed(replace(first, dtype=_ROWS.get(np.dtype(first.dtype).kind, first.dtype)), rows)
             constant_inputs = {
-                b.name: np.full((b.rows or len(rows), *b.shape), b.value, b.dtype) for b in usage.constant_inputs
+                b.name: np.full((b.rows or len(rows), *b.shape), b.value, b.dtype) for b in binding.constant_inputs
             }
             return {first.name: np.ascontiguousarray(rows, first.dtype), **constant_inputs}
         if isinstance(rows, np.ndarray) and rows.dtype.names:

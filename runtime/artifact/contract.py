@@ -208,13 +208,13 @@ class IOBinding:
     """How a graph that another tool wrote stands for a tower.
 
     Attributes:
-        takes: The input that is given the rows; they are cast to its dtype, as ids to int32 or pixels to float16.
+        input_name: The input that is given the rows; they are cast to its dtype, as ids to int32 or pixels to float16.
         embedding: The output that is the embedding, in the place of the contract's.
         normalized: Whether the graph normalizes it, in the place of what the contract says.
-        blanks: Every other input.
+        constant_inputs: Every other input.
     """
 
-    takes: str
+    input_name: str
     embedding: str
     normalized: bool
     constant_inputs: tuple[ConstantInput, ...] = ()
@@ -225,7 +225,7 @@ class Graph:
     """One ONNX file, the data files it may read, and its interface.
 
     Attributes:
-        usage: How it is run, where another tool wrote it; absent from the file where this one did.
+        binding: How it is run, where another tool wrote it; absent from the file where this one did.
     """
 
     path: InnerPath
@@ -233,28 +233,28 @@ class Graph:
     opset: dict[str, int]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    usage: IOBinding | msgspec.UnsetType = msgspec.UNSET
+    binding: IOBinding | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        if isinstance(self.usage, IOBinding):
+        if isinstance(self.binding, IOBinding):
             fed, has = (
-                {self.usage.takes, *(blank.name for blank in self.usage.constant_inputs)},
+                {self.binding.input_name, *(constant.name for constant in self.binding.constant_inputs)},
                 {i.name for i in self.inputs},
             )
             if fed != has:  # msgspec tells which place of a siglip.json this is about
-                raise ValueError(f"the usage feeds {', '.join(sorted(fed))}, the inputs are {', '.join(sorted(has))}")
+                raise ValueError(f"the binding feeds {', '.join(sorted(fed))}, the inputs are {', '.join(sorted(has))}")
 
     @property
-    def takes(self) -> TensorSpec:
+    def row_input(self) -> TensorSpec:
         """The input that is given the rows, or the first."""
-        name = self.usage.takes if isinstance(self.usage, IOBinding) else self.inputs[0].name
+        name = self.binding.input_name if isinstance(self.binding, IOBinding) else self.inputs[0].name
         return next(spec for spec in self.inputs if spec.name == name)
 
     def embedding(self, usual: EmbeddingSpec) -> EmbeddingSpec:
         """Which of its outputs is the embedding; `usual` is what the contract says of its own graphs."""
-        if not isinstance(self.usage, IOBinding):
+        if not isinstance(self.binding, IOBinding):
             return usual
-        return replace(usual, output=self.usage.embedding, normalized=self.usage.normalized)
+        return replace(usual, output=self.binding.embedding, normalized=self.binding.normalized)
 
     @property
     def batch(self) -> int | None:
@@ -262,8 +262,8 @@ class Graph:
 
         A graph that takes one decoded image, [height, width, 3], has no dimension for more.
         """
-        first = self.takes.shape
-        if self.takes.dtype == "uint8" and len(first) == 3:
+        first = self.row_input.shape
+        if self.row_input.dtype == "uint8" and len(first) == 3:
             return 1
         return first[0] if isinstance(first[0], int) else None
 
