@@ -83,7 +83,7 @@ def _check_labels(model: Siglip, spec: LabelSpec) -> None:
         raise InputError("There is no label to freeze.", "Write a label on each line of the file.")
     prompts, seen = format_prompts(spec.templates, spec.labels), dict[bytes, str]()
     for label, texts in zip(spec.labels, prompts, strict=True):
-        key = model.tokenizer(texts, on_cut=_refuse).tobytes()
+        key = model.tokenizer(texts, on_truncated=_refuse).tobytes()
         if key in seen:
             again = "is there twice" if seen[key] == label else f"reads the same as {seen[key]!r} to the model"
             raise InputError(f"The label {label!r} {again}.", "Keep one of them.")
@@ -92,7 +92,7 @@ def _check_labels(model: Siglip, spec: LabelSpec) -> None:
 
 def _refuse(cut: Any) -> None:
     raise InputError(
-        f"{cut.text[:60]!r} has {cut.pieces} pieces, and the model reads {cut.read}: it would be cut behind "
+        f"{cut.text[:60]!r} has {cut.tokens} pieces, and the model reads {cut.max_tokens}: it would be cut behind "
         f"{cut.last_words!r}.",
         "Shorten the label or the template.",
     )

@@ -101,7 +101,7 @@ def test_texts_of_siglip_2_are_the_references(naflex: tuple[PyTorchReference, Si
     reference, model = naflex
     texts = [*TEXT_PROBES, "A <eos> b", "<pad>"]
     wanted = reference.ids(texts)
-    assert np.array_equal(model.tokenizer(texts, on_cut=lambda cut: None), wanted)
+    assert np.array_equal(model.tokenizer(texts, on_truncated=lambda truncation: None), wanted)
     fast = tokenizers.Tokenizer.from_file(str(model.artifact.path("tokenizer.json")))
     assert [fast.encode(text).ids for text in texts] == wanted.tolist()
     assert isinstance(reference._tokenizer, Siglip2Tokenizer)

@@ -25,9 +25,10 @@ import pytest
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
-from siglip_onnx.runtime.engines.base import GraphSource, load
+from siglip_onnx.runtime.engines.base import GraphSource
 from siglip_onnx.runtime.engines.javascript import engine as js_engine
 from siglip_onnx.runtime.engines.javascript.engine import CHROMIUM, PACKAGES, JsEngine
+from siglip_onnx.runtime.engines.loader import load
 from siglip_onnx.runtime.engines.preflight import check_provider
 from siglip_onnx.runtime.errors import ProviderError
 

@@ -138,7 +138,7 @@ def test_its_tokenizer_differs_only_where_the_documentation_says(node: Json, art
     tokenizer = Siglip.load(artifact.folder).tokenizer
     unknown = tokenizer.spec.special_pieces[tokenizer.spec.unk_piece]
     octets, long, joined = (array(row) for row in node["tokens"][-3:])
-    ours = tokenizer([BYTES, LONG, JOINER], on_cut=lambda cut: None)
+    ours = tokenizer([BYTES, LONG, JOINER], on_truncated=lambda truncation: None)
     assert unknown in octets  # no bytes to fall back on
     assert unknown not in ours[0]
     assert long[-1] != tokenizer.spec.eos_id == ours[1][-1]  # cut, but not closed

@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def need(provider: Provider, options: SessionOptions) -> None:
     """Skip the test if the provider does not work here, or fail it if the provider has to work here."""
-    found = preflight.problem(provider, options)
+    found = preflight.check_provider(provider, options)
     if found is None:
         return
     reason = f"{provider}: {found.cause}"

@@ -25,7 +25,7 @@ ORT = Provider.OPENVINO_ORT
 def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: ProviderProblem | None) -> None:
     """Pretend to be on a machine with this processor, where `doctor` finds this."""
     monkeypatch.setattr(host, "processor", lambda: processor)
-    monkeypatch.setattr(preflight, "problem", lambda provider, options=None: found)
+    monkeypatch.setattr(preflight, "check_provider", lambda provider, options=None: found)
 
 
 @pytest.mark.parametrize(
