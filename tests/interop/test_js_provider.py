@@ -132,14 +132,14 @@ def test_it_ends_when_nobody_holds_it(engine: JsEngine) -> None:
     assert ended(forgotten)
     engine.close()
     assert ended(closed)
-    with pytest.raises(ProviderError, match="was ended before"):
+    with pytest.raises(ProviderError, match="has already ended"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
 
 
 def test_a_killed_process_is_an_error(engine: JsEngine) -> None:
     processes = family(engine.process.pid)
     os.kill(engine.process.pid, signal.SIGKILL)
-    with pytest.raises(ProviderError, match=r"\.mjs was ended by signal 9"):
+    with pytest.raises(ProviderError, match=r"\.mjs was killed by signal 9"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
     assert ended(processes)
     assert not engine.process.scratch.exists()
@@ -159,7 +159,7 @@ def test_a_process_that_hangs_is_ended(engine: JsEngine, monkeypatch: pytest.Mon
     monkeypatch.setattr(js_engine, "RUNNING", 1.0)
     processes = family(engine.process.pid)
     os.kill(engine.process.pid, signal.SIGSTOP)
-    with pytest.raises(ProviderError, match="gave no answer within 1 s"):
+    with pytest.raises(ProviderError, match="did not reply within 1 s"):
         engine.run(["y"], {"x": np.ones((1000, 1000), np.float32)})  # more than a pipe holds
     assert ended(processes)
     assert not engine.process.scratch.exists()
@@ -255,7 +255,7 @@ def test_a_package_or_a_browser_that_is_missing(
     monkeypatch.setenv(CHROMIUM, str(tmp_path / "no-browser"))
     found = check_provider(Provider.WEB)
     assert found is not None
-    assert "no-browser, which is no program" in found.cause
+    assert "no-browser, which is not a program" in found.cause
 
 
 def test_node_runs_the_very_file_that_transformers_js_runs(packages: Path) -> None:

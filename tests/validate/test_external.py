@@ -340,7 +340,7 @@ def no_shape(folder: Path) -> None:
     [
         (no_graph, "is neither an artifact nor a folder with ONNX files"),
         (no_text, "No graph in .* reads texts; it has a.onnx"),
-        (no_protobuf, "is no ONNX file"),
+        (no_protobuf, "is not an ONNX file"),
         (weights_at("w"), "which is missing"),
         (weights_at("../w"), "outside of its folder"),
         (weights_at("/etc/passwd"), "outside of its folder"),
@@ -363,7 +363,7 @@ def test_weights_that_change_after_adoption_are_not_run(bare: Path, source: Chec
     adopted = open_external(bare, source)
     with (bare / "a.onnx").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(ArtifactError, match="is not the one"):
+    with pytest.raises(ArtifactError, match="was damaged or changed"):
         Siglip(adopted.artifact).session(Role.VISION)
 
 
