@@ -161,7 +161,7 @@ class DeviceTower:
         binding.bind_ortvalue_output(self.embedding.output, output)
         return binding, output
 
-    def place(self, batch: AnyArray) -> Any:
+    def to_device(self, batch: AnyArray) -> Any:
         """A batch as an OrtValue in the device's memory."""
         return onnxruntime().OrtValue.ortvalue_from_numpy(batch, self._device, self._number)
 
@@ -249,7 +249,7 @@ class _Slot:
             self._blocks[self._padded_rows][0].update_inplace(staged)
         else:
             self._blocks = {rows: block for rows, block in self._blocks.items() if self._recorded(rows)}
-            value = self._tower.place(staged)
+            value = self._tower.to_device(staged)
             self._blocks[self._padded_rows] = value, *self._tower.binding(value)
         return self
 

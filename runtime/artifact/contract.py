@@ -156,12 +156,12 @@ class LabelSpec:
     Attributes:
         labels: The labels, in the order of the columns of these outputs.
         templates: The prompt templates, in which `{}` stands for the label; several are averaged.
-        made_from: Name of the artifact whose text tower embedded the labels.
+        source_artifact: Name of the artifact whose text tower embedded the labels.
     """
 
     labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     templates: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    made_from: str
+    source_artifact: str
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,11 @@ def test_a_mask_that_does_not_fit_its_shapes_is_refused(naflex: tuple[PyTorchRef
     model = naflex[1]
     rows = model.images(FILES)
     rows["spatial_shapes"][2] += 1
-    with pytest.raises(InputError, match="mask that does not fit"):
+    with pytest.raises(InputError, match="contradict each other"):
         model.encode(Role.VISION, rows)
     rows = model.images(FILES)
     rows["pixel_attention_mask"], rows["spatial_shapes"] = 1, 100  # more than there are patches
-    with pytest.raises(InputError, match="mask that does not fit"):
+    with pytest.raises(InputError, match="contradict each other"):
         model.encode(Role.VISION, rows)
 
 
@@ -139,7 +139,7 @@ def test_a_fixed_batch_takes_any_number_of_images(model: Siglip, tmp_path: Path)
     for count in (1, 3, 5):
         np.testing.assert_allclose(fixed.encode_image(FILES[:count]), model.encode_image(FILES[:count]), atol=1e-6)
     np.testing.assert_allclose(fixed.encode_text(["a bear"]), model.encode_text(["a bear"]), atol=1e-6)
-    with pytest.raises(ProviderError, match="another form"):
+    with pytest.raises(ProviderError, match="need a graph with one input"):
         fixed.on_device(Role.VISION)
     run = cli("quantize", tmp_path / "artifact", "--precision", "fp16")
     assert (run.code, is_one_paragraph(run.err)) == (QuantizationError.exit_code, True)
@@ -156,7 +156,7 @@ def test_a_graph_that_resizes_takes_decoded_images(model: Siglip, tmp_path: Path
     np.testing.assert_allclose(np.linalg.norm(whole.encode(Role.TEXT, whole.tokenizer(["x"])), axis=1), 1, atol=1e-6)
     with pytest.raises(ProviderError, match="resizes them incorrectly"):
         Siglip.load(tmp_path / "artifact", provider="openvino").encode_image([large])
-    with pytest.raises(InputError, match="3 dimensions"):
+    with pytest.raises(InputError, match="must have 4 dimensions, got 3"):
         whole.encode(Role.VISION, np.asarray(large))
     with pytest.raises(InputError, match="different sizes"):
         whole.images([large, FILES[1]])

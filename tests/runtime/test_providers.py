@@ -383,7 +383,7 @@ def test_missing_node_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     package = tmp_path / "node_modules" / "onnxruntime-node" / "package.json"
     package.parent.mkdir(parents=True)
     package.write_text("{}")
-    with pytest.raises(ProviderError, match="there is no `node` on the PATH"):
+    with pytest.raises(ProviderError, match="There is no `node` on the PATH"):
         load(GraphSource(preflight.PROBE), SessionOptions(Provider.NODE))
 
 
