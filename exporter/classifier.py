@@ -84,7 +84,7 @@ def _check_labels(model: Siglip, spec: LabelSpec) -> None:
         raise InputError("labels is empty.", "Pass at least one label; in a file, write one label per line.")
     prompts, labels_by_ids = format_prompts(spec.templates, spec.labels), dict[bytes, str]()
     for label, texts in zip(spec.labels, prompts, strict=True):
-        ids = model.tokenizer(texts, on_cut=_refuse).tobytes()
+        ids = model.tokenizer(texts, on_truncated=_refuse).tobytes()
         if ids in labels_by_ids:
             other = labels_by_ids[ids]
             problem = "appears twice" if other == label else f"has the same token ids as {other!r}"
@@ -92,10 +92,10 @@ def _check_labels(model: Siglip, spec: LabelSpec) -> None:
         labels_by_ids[ids] = label
 
 
-def _refuse(cut: Truncation) -> None:
+def _refuse(truncation: Truncation) -> None:
     raise InputError(
-        f"{cut.text[:60]!r} has {cut.pieces} tokens, but the model reads at most {cut.read}: the text would be "
-        f"truncated after {cut.last_words!r}.",
+        f"{truncation.text[:60]!r} has {truncation.tokens} tokens, but the model reads at most {truncation.max_tokens}: the text would be "
+        f"truncated after {truncation.last_words!r}.",
         "Shorten the label or the template.",
     )
 

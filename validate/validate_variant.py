@@ -16,10 +16,10 @@ from ..exporter.options import Dialect
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Contract, Parity, Precision, encode
 from ..runtime.engines import host
+from ..runtime.engines.host import installed_version
 from ..runtime.engines.preflight import ensure_provider
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
-from ..runtime.versions import installed_version
 from .checks.context import CheckContext, Progress
 from .checks.registry import expected_groups, run_checks
 from .checks.regression import latency, ratchet

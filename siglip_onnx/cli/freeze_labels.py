@@ -8,7 +8,7 @@ import click
 
 from ..runtime.artifact.contract import Precision
 from ..runtime.errors import ProviderError
-from ..runtime.labels import read_labels
+from ..runtime.preprocessing.prompts import read_labels
 from .console import artifact_argument, json_option, print_json, progress, template_option
 
 

@@ -25,9 +25,10 @@ import pytest
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
-from siglip_onnx.runtime.engines.base import GraphSource, load
+from siglip_onnx.runtime.engines.base import GraphSource
 from siglip_onnx.runtime.engines.javascript import engine as js_engine
 from siglip_onnx.runtime.engines.javascript.engine import CHROMIUM, PACKAGES, JsEngine
+from siglip_onnx.runtime.engines.loader import load
 from siglip_onnx.runtime.engines.preflight import check_provider
 from siglip_onnx.runtime.errors import ProviderError
 
@@ -132,14 +133,14 @@ def test_process_ends_with_its_engine(engine: JsEngine) -> None:
     assert ended(forgotten)
     engine.close()
     assert ended(closed)
-    with pytest.raises(ProviderError, match="was ended before"):
+    with pytest.raises(ProviderError, match="has already ended"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
 
 
 def test_a_killed_process_is_an_error(engine: JsEngine) -> None:
     processes = family(engine.process.pid)
     os.kill(engine.process.pid, signal.SIGKILL)
-    with pytest.raises(ProviderError, match=r"\.mjs was ended by signal 9"):
+    with pytest.raises(ProviderError, match=r"\.mjs was killed by signal 9"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
     assert ended(processes)
     assert not engine.process.scratch.exists()
@@ -159,7 +160,7 @@ def test_a_hanging_process_is_killed(engine: JsEngine, monkeypatch: pytest.Monke
     monkeypatch.setattr(js_engine, "RUNNING", 1.0)
     processes = family(engine.process.pid)
     os.kill(engine.process.pid, signal.SIGSTOP)
-    with pytest.raises(ProviderError, match="gave no answer within 1 s"):
+    with pytest.raises(ProviderError, match="did not reply within 1 s"):
         engine.run(["y"], {"x": np.ones((1000, 1000), np.float32)})  # more than a pipe holds
     assert ended(processes)
     assert not engine.process.scratch.exists()
@@ -255,7 +256,7 @@ def test_missing_package_or_browser_is_reported(
     monkeypatch.setenv(CHROMIUM, str(tmp_path / "no-browser"))
     found = check_provider(Provider.WEB)
     assert found is not None
-    assert "no-browser, which is no program" in found.cause
+    assert "no-browser, which is not a program" in found.cause
 
 
 def test_node_uses_the_same_onnxruntime_file_as_transformers_js(packages: Path) -> None:

@@ -65,7 +65,9 @@ def plot_data(tmp_path_factory: pytest.TempPathFactory) -> PlotData:
     )
 
 
-def worst(ours: AnyArray, reference: AnyArray, names: tuple[str, ...], texts: tuple[str, ...]) -> tuple[WorstImage, ...]:
+def worst(
+    ours: AnyArray, reference: AnyArray, names: tuple[str, ...], texts: tuple[str, ...]
+) -> tuple[WorstImage, ...]:
     """The images with the largest changes of a logit."""
 
     def best(logits: AnyArray) -> tuple[tuple[str, float], ...]:

@@ -16,7 +16,8 @@ import onnx
 from ...runtime.arrays import AnyArray
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Precision, Role
-from ...runtime.engines.base import Engine, GraphSource, load
+from ...runtime.engines.base import Engine, GraphSource
+from ...runtime.engines.loader import load
 from ...runtime.engines.options import SessionOptions
 from ...runtime.errors import InputError, SiglipOnnxError
 from ...runtime.model import Siglip

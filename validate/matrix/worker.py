@@ -116,7 +116,7 @@ class WorkerError(msgspec.Struct, frozen=True):
     """A `SiglipOnnxError` on its way to another process."""
 
     kind: str
-    what: str
+    message: str
     next_step: str
 
 
@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> int:
     try:
         run(task, folder)
     except SiglipOnnxError as error:
-        problem = WorkerError(type(error).__name__, error.what, error.next_step)
+        problem = WorkerError(type(error).__name__, error.message, error.next_step)
         write_file(folder / ERROR, msgspec.json.encode(problem))
         return error.exit_code
     return 0

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from ...exporter.options import Dialect
 from ...runtime import privacy
 from ...runtime.artifact.contract import Role
+from ...runtime.engines.host import installed_version
 from ...runtime.errors import CheckpointError, InputError, ProviderError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import patches_dtype
-from ...runtime.versions import installed_version
 from ..stats import metrics
 
 if TYPE_CHECKING:
