@@ -9,7 +9,7 @@ import numpy as np
 from ..runtime.artifact.contract import Role
 from ..runtime.preprocessing.image import ImageOptions, load_image
 from .checks.context import CheckContext
-from .reference.pytorch import ImageSource
+from .data.images import ImageSource
 from .report.plot_data import WORST, Array, PlotData, Worst
 from .stats import metrics
 

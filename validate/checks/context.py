@@ -20,11 +20,11 @@ from ...runtime.errors import ArtifactError, InputError
 from ...runtime.model import Siglip
 from ...runtime.preprocessing.prompts import format_prompts
 from ...runtime.vectors import normalized
+from ..data.images import ImageSource
 from ..data.samples import Samples
 from ..limits.defaults import Limits
 from ..reference.cache import ReferenceCache
 from ..reference.fp32_variant import Fp32Reference
-from ..reference.pytorch import ImageSource
 from ..report.report import CheckGroup
 from ..stats import metrics
 from .tower_run import HIDDEN, USERS, TowerRun, ask

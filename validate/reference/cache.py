@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from ...runtime.artifact.contract import Role
 from ...runtime.errors import InputError
 from ...runtime.files import write_file
+from ..data.images import ImageSource
 from ..stats import metrics
-from .pytorch import Floats, ImageSource
+from .pytorch import Floats
 
 _ROWS: Final = 8  # that a reference is given at once
 

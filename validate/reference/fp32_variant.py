@@ -16,7 +16,8 @@ from ...runtime.errors import InconclusiveError
 from ...runtime.model import Siglip
 from ...runtime.preprocessing.image import ImageProcessor
 from ...runtime.versions import installed_version
-from .pytorch import Floats, ImageSource
+from ..data.images import ImageSource
+from .pytorch import Floats
 
 
 class Fp32Reference:

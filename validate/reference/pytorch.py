@@ -25,13 +25,13 @@ from ...runtime.errors import CheckpointError, InputError, ProviderError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import patches_dtype
 from ...runtime.versions import installed_version
+from ..data.images import ImageSource
 from ..stats import metrics
 
 if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
-ImageSource = Path | PIL.Image.Image
 _BATCH: Final = 8
 _NEEDED: Final = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
 _CONSISTENT: Final = 1e-4  # how far the reference's own forward may be from the sum of its parts, in logits
