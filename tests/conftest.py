@@ -19,7 +19,7 @@ from siglip_onnx.quantize import RECIPES, QuantizeRequest, QuantizeResult, quant
 from siglip_onnx.runtime import Artifact, Siglip, privacy
 from siglip_onnx.runtime.artifact.artifact import record_files, write_contract
 from siglip_onnx.runtime.artifact.contract import Contract, Precision
-from siglip_onnx.validate import LimitTable, Report, Terms, store, validate
+from siglip_onnx.validate import LimitTable, Report, store_verdict, validate
 
 from .support import not_run
 from .support.outliers import rescale_norms
@@ -110,8 +110,8 @@ def is_one_paragraph(text: str) -> bool:
 
 PAIRS = 48
 # A dozen pairs prove no margin of two percent; whether the bounds themselves are right is tested where they are made.
-FEW_GATES = "[default]\nmargin = 0.25\n"
-FEW = Terms(limits=LimitTable({("default",): {"margin": 0.25}}))
+FEW_LIMITS = "[default]\nmargin = 0.25\n"
+FEW = LimitTable({("default",): {"margin": 0.25}})
 Command = Callable[..., Run]
 
 
@@ -119,7 +119,7 @@ Command = Callable[..., Run]
 def lenient(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Gates that a dozen pairs can pass."""
     path = tmp_path_factory.mktemp("gates") / "few.toml"
-    path.write_text(FEW_GATES)
+    path.write_text(FEW_LIMITS)
     return path
 
 
@@ -170,9 +170,9 @@ def judged(checkpoint: Path, folder: Path, data: Path) -> Path:
     """An artifact whose fp32 variant has passed."""
     export(checkpoint, folder, progress=quiet)
     model = Siglip.load(folder)
-    report, html, _ = validate(model, checkpoint, data, FEW, progress=quiet)
-    report.require_pass()
-    store(model.artifact, report, html)
+    result = validate(model, checkpoint, data, limits=FEW, progress=quiet)
+    result.report.require_pass()
+    store_verdict(model.artifact, result)
     return folder
 
 

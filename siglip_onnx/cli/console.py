@@ -78,8 +78,10 @@ dialect_option = click.option(
 )
 
 
-def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Options of a command that runs graphs: `provider`, and a function `options` that gives SessionOptions for one."""
+def session_options(
+    *, auto: bool, default: str | None = "cpu", with_provider: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options of a command that runs graphs, as `options`; and `provider`, unless the command has its own."""
     names = [p.value for p in Provider] + ([AUTO] if auto else [])
     told = "What runs it; auto takes the fastest here that carries a PASS." if auto else "What runs it."
 
@@ -87,12 +89,14 @@ def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Cal
         @functools.wraps(command)
         def with_options(**arguments: Any) -> Any:
             chosen = {name: arguments.pop(name) for name in _CHOSEN}
-            return command(options=_options(arguments["provider"], **chosen), **arguments)
+            provider = arguments["provider"] if with_provider else None
+            return command(options=_options(provider, **chosen), **arguments)
 
-        with_provider = click.option(
+        provider_option = click.option(
             "--provider", type=click.Choice(names), default=default, show_default=True, help=told
-        )(with_options)
-        return functools.reduce(lambda so_far, option: option(so_far), reversed(_SESSION_OPTIONS), with_provider)
+        )
+        decorated = provider_option(with_options) if with_provider else with_options
+        return functools.reduce(lambda so_far, option: option(so_far), reversed(_SESSION_OPTIONS), decorated)
 
     return decorate
 

@@ -8,9 +8,15 @@ from typing import Final
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider
-from siglip_onnx.validate import LimitTable, Report, Terms, store, validate
-from siglip_onnx.validate.checks.regression import accepted
-from siglip_onnx.validate.data.samples import Samples
+from siglip_onnx.validate import (
+    LimitTable,
+    Report,
+    Samples,
+    ValidationResult,
+    read_baseline,
+    store_verdict,
+    validate,
+)
 
 ROOT: Final = Path(__file__).parents[2]
 CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
@@ -30,7 +36,7 @@ def judge(
     answers: Path | None = None,
     release: Report | None = None,
 ) -> Report:
-    """Climb the whole ladder.
+    """Run every check.
 
     Args:
         artifact: What is judged.
@@ -48,13 +54,21 @@ def judge(
     with Siglip(Artifact.open(artifact), precision, options) as model:
         if code is not None:
             code(model)
-        terms = Terms(limits=DEFAULT_LIMITS, accepted=release, answers=answers)
-        return validate(model, checkpoint, data, terms, progress=lambda step: None).report
+        result = validate(
+            model,
+            checkpoint,
+            data,
+            limits=DEFAULT_LIMITS,
+            baseline=release,
+            cache=answers,
+            progress=lambda step: None,
+        )
+        return result.report
 
 
 def keep(artifact: Path | Artifact, report: Report) -> None:
-    """Store a report in an artifact, without its page; raises ArtifactError where that is another one by now."""
-    store(Artifact.open(artifact) if isinstance(artifact, Path) else artifact, report, "")
+    """Store a report in an artifact; raises ArtifactError if the artifact has changed since it was opened."""
+    store_verdict(Artifact.open(artifact) if isinstance(artifact, Path) else artifact, ValidationResult(report))
 
 
 def report_file(artifact: Path, precision: Precision = Precision.FP32) -> Path:
@@ -64,4 +78,4 @@ def report_file(artifact: Path, precision: Precision = Precision.FP32) -> Path:
 
 def earlier(path: Path, precision: Precision) -> Report:
     """The report of an accepted release; errors as of `validate --baseline`."""
-    return accepted(path)[precision, Provider.CPU]
+    return read_baseline(path)[precision, Provider.CPU]

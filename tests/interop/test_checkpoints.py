@@ -15,7 +15,7 @@ import pytest
 from siglip_onnx.exporter import Checkpoint, ExportOptions, ImageInput, export, freeze_labels
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate import store, validate
+from siglip_onnx.validate import store_verdict, validate
 from tests.support.dialects import to_big_vision, to_open_clip, to_paddle
 from tests.support.family import MEMBERS, small
 
@@ -57,7 +57,7 @@ def test_the_family_computes_what_transformers_computes(tmp_path: Path, record: 
     """A small random model with the traits of the published one, through every group of the ladder."""
     checkpoint = small(MEMBERS[name], tmp_path / "transformers")
     artifact = export(checkpoint, tmp_path / "artifact", progress=quiet)
-    report = validate(Siglip.load(artifact.folder), checkpoint, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), checkpoint, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
     proved(record, name, "transformers", "validate, differences of verdicts from PASS", 0, 0)
     for dialect, write in WRITERS.items():
@@ -76,14 +76,14 @@ def test_the_trained_model_comes_back_the_same(tmp_path: Path, record: list[Row]
     found = export(folder, tmp_path / "found", progress=quiet)
     different = {path for path, file in wanted.contract.files.items() if found.contract.files.get(path) != file}
     proved(record, "the bundled model", dialect, "hashes of all files", 0, len(different))
-    report = validate(Siglip.load(found.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(found.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_passes_the_ladder(tmp_path: Path, record: list[Row], name: str, pairs: Path) -> None:
     artifact = export(CHECKPOINT, tmp_path / "artifact", OPTIONS[name], progress=quiet)
-    report = validate(Siglip.load(artifact.folder), CHECKPOINT, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), CHECKPOINT, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
     what = "validate, differences of verdicts from PASS"
     proved(record, f"the bundled model, {name}", "transformers", what, 0, 0)
@@ -119,9 +119,9 @@ def test_frozen_labels_pass_at_every_precision(
     )
     for precision in precisions:
         model = Siglip.load(folder, precision)
-        report, html, _ = validate(model, CHECKPOINT if precision == "fp32" else None, pairs, FEW, progress=quiet)
-        assert report.verdict == "PASS", report.first_problem()
-        store(model.artifact, report, html)
+        result = validate(model, CHECKPOINT if precision == "fp32" else None, pairs, limits=FEW, progress=quiet)
+        assert result.report.verdict == "PASS", result.report.first_problem()
+        store_verdict(model.artifact, result)
         what = f"validate, frozen labels at {precision}, differences of verdicts from PASS"
         proved(record, "the bundled model", "transformers", what, 0, 0)
 
@@ -132,7 +132,7 @@ def test_a_bare_checkpoint_of_another_size_is_judged(tmp_path: Path, pairs: Path
     for path in folder.glob("*.json"):
         path.unlink()
     artifact = export(folder, tmp_path / "artifact", ExportOptions(image_size=96), progress=quiet)
-    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
 
 
@@ -151,13 +151,13 @@ def test_a_wrong_orientation_is_never_a_pass(tmp_path: Path, pairs: Path, monkey
 
     monkeypatch.setattr(dialects, "_is_linear", wrong)
     artifact = export(folder, tmp_path / "artifact", progress=quiet)
-    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "INCONCLUSIVE"
     assert "finds its captions by luck" in str(report.first_problem())
     freeze_labels(artifact.folder, ["bear", "pizza"], tmp_path / "classifier", progress=quiet)
-    report = validate(Siglip.load(tmp_path / "classifier"), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(tmp_path / "classifier"), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "INCONCLUSIVE"
     monkeypatch.undo()
-    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "FAIL"  # and one that was only exported wrongly fails outright
     assert Checkpoint.open(folder).weights.dialect == "paddle"
