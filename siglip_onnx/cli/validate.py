@@ -25,33 +25,24 @@ _ALL = "all"
 _PATH = click.Path(path_type=Path)
 
 
-class NameList(click.ParamType):
-    """Names separated by commas, as a tuple without duplicates."""
+def _names(known: Sequence[str]) -> Callable[..., tuple[str, ...]]:
+    """A callback that splits names at commas and refuses an unknown one with a suggestion."""
 
-    name = "names"
-
-    def __init__(self, known: Sequence[str]) -> None:
-        self._known = list(known)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """The form of the value on the help page."""
-        return "NAME[,NAME…]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split and check the names; fail with a suggestion for an unknown one."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    def split(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
         for name in names:
-            if name not in self._known:
-                close = difflib.get_close_matches(name, self._known, 1)
-                advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(self._known)}."
-                self.fail(f"unknown name {name!r}. {advice}", param, ctx)
-        if not names:
-            self.fail("expected at least one name.", param, ctx)
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(known)}."
+                raise click.BadParameter(f"unknown name {name!r}. {advice}", context, option)
+        if value is not None and not names:
+            raise click.BadParameter("expected at least one name.", context, option)
         return names
 
+    return split
 
+
+_METAVAR = "NAME[,NAME…]"
 _OPTIONS = (
     click.option(
         "--reference",
@@ -61,7 +52,8 @@ _OPTIONS = (
     click.option(
         "--precision",
         "precisions",
-        type=NameList([*Precision, _ALL]),
+        metavar=_METAVAR,
+        callback=_names([*Precision, _ALL]),
         default="fp32",
         show_default=True,
         help="Variants to validate, or all.",
@@ -69,13 +61,17 @@ _OPTIONS = (
     click.option(
         "--provider",
         "providers",
-        type=NameList([*Provider, _ALL]),
+        metavar=_METAVAR,
+        callback=_names([*Provider, _ALL]),
         default="cpu",
         show_default=True,
         help="Providers to validate on, or all that work on this machine.",
     ),
     click.option(
-        "--allow-missing", type=NameList(list(Provider)), default=(), help="Providers that may be missing here."
+        "--allow-missing",
+        metavar=_METAVAR,
+        callback=_names(list(Provider)),
+        help="Providers that may be missing here.",
     ),
     click.option("--data", type=_PATH, help="Your images. Without it, a few bundled photos."),
     click.option("--max-samples", type=click.IntRange(1), help="Validate a random subset of this many images."),

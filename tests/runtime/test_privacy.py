@@ -18,7 +18,7 @@ import pytest
 from siglip_onnx.runtime import privacy
 from siglip_onnx.runtime.bulk import Cluster, ray_backend
 from siglip_onnx.runtime.engines.javascript import process
-from siglip_onnx.validate.matrix import runner
+from siglip_onnx.validate.matrix.processes import Processes
 
 from ..conftest import CHECKPOINT, ROOT
 
@@ -52,7 +52,8 @@ assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
 def commands(artifact: Path, pairs: Path, gates: Path, out: Path, *more: str) -> list[list[str]]:
     """Classify, embed and validate."""
     image = next(pairs.glob("*.webp"))
-    validate = ["validate", artifact, "--reference", CHECKPOINT, "--data", pairs, "--gates", gates, "--report", out]
+    validate = ["validate", artifact, "--reference", CHECKPOINT, "--data", pairs]
+    validate += ["--limits", gates, "--output-dir", out]
     found = [
         ["classify", artifact, image, "--label", "a cat", "--label", "a dog", "--provider", "openvino"],
         ["embed", artifact, pairs, "-o", out.with_suffix(".parquet")],
@@ -102,8 +103,8 @@ def strace() -> str:
 
 @pytest.mark.gate
 def test_no_library_asks_the_network(artifact: Path, pairs: Path, lenient: Path, tmp_path: Path, strace: str) -> None:
-    """What native code does is seen only below Python; `--providers` starts processes of their own."""
-    asked = commands(artifact, pairs, lenient, tmp_path / "out", "--providers", "cpu,openvino")
+    """What native code does is seen only below Python; two providers start processes of their own."""
+    asked = commands(artifact, pairs, lenient, tmp_path / "out", "--provider", "cpu,openvino")
     for number, command in enumerate(asked):
         log = tmp_path / f"{number}.log"
         trace = [strace, "-f", "--seccomp-bpf", "-e", "trace=network", "-o", str(log)]
@@ -151,7 +152,7 @@ def test_node_gets_the_variables(chosen: dict[str, str], monkeypatch: pytest.Mon
 def test_cells_get_the_variables(chosen: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(Started) as started:
-        runner.Processes()._start([], tmp_path)
+        Processes()._start(tmp_path)
     assert started.value.args == (chosen,)
 
 

@@ -380,7 +380,7 @@ def test_javascript_without_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_verdict_on_openvino_makes_auto_choose_it(emoji: Path, pairs: Path, lenient: Path, command: Command) -> None:
-    arguments = ("--reference", CHECKPOINT, "--data", pairs, "--provider", "openvino", "--gates", lenient, "--json")
+    arguments = ("--reference", CHECKPOINT, "--data", pairs, "--provider", "openvino", "--limits", lenient, "--json")
     assert command("validate", emoji, *arguments).code == 0
     chosen = Siglip.load(emoji, provider="auto")
     assert (chosen.precision, chosen.options.provider) == (Precision.FP32, Provider.OPENVINO)

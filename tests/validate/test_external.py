@@ -165,7 +165,7 @@ def test_inputs_and_outputs_are_found_by_shape(
     external = open_external(towers, source)
     same(external, model, inputs)
     assert external.kind == "bare"
-    assert not (external.has_tokenizer or external.has_preprocessor or external.has_joint)
+    assert [external.has_tokenizer, external.has_preprocessor, external.has_joint] == [False] * 3
     assert external.artifact.contract.tokenizer == source.tokenizer
     assert {"vision: a.onnx, from x (float32) to y, which is not scaled."} <= set(external.notes)
 

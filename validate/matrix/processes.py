@@ -19,6 +19,7 @@ from ..progress import Progress
 from . import worker
 from .worker import WorkerError, WorkerTask
 
+_MODULE: Final = "siglip_onnx.validate.matrix"
 _LAST_LINES: Final = 3  # of standard error in a message
 _READ_SECONDS: Final = 5.0  # to read what a process printed before it ended
 _MEMORY: Final = Path("/proc/meminfo")
@@ -66,7 +67,7 @@ class Processes:
         return _outcome(code, folder)
 
     def _start(self, folder: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", worker.__name__, str(folder / "task.msgpack"), str(folder)]
+        command = [sys.executable, "-m", _MODULE, str(folder / "task.msgpack"), str(folder)]
         with self._lock, (folder / "stderr").open("wb") as stderr:
             if self._stopped:
                 raise KeyboardInterrupt

@@ -1,6 +1,6 @@
 """The process of one cell, or of the reference for all cells.
 
-    python -m siglip_onnx.validate.matrix.worker TASK FOLDER
+    python -m siglip_onnx.validate.matrix TASK FOLDER
 
 A crash, a leak or a hang of a provider then concerns one cell only, and the reference's memory is free before the first
 cell starts. The process prints each step on a line of standard output and writes its result into FOLDER.
@@ -9,7 +9,6 @@ cell starts. The process prints each step on a line of standard output and write
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import Final
@@ -128,6 +127,3 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

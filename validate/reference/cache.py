@@ -157,7 +157,7 @@ class ReferenceCache:
         """
         header = _Header(self.oracle.identity, self._data, *self._logit_parameters())
         if self._path is not None and not self.complete:
-            arrays: dict[str, AnyArray] = {"meta": np.frombuffer(msgspec.json.encode(header), np.uint8)}
+            arrays: dict[str, Any] = {"meta": np.frombuffer(msgspec.json.encode(header), np.uint8)}
             arrays["images"] = np.frombuffer(b"".join(self._pixel_digests), np.uint8)
             arrays["pixels"] = np.frombuffer(b"".join(self._pixel_digests.values()), np.uint8)
             for name, rows in self._outputs.items():
@@ -207,9 +207,9 @@ def _pixel_digest(pixels: AnyArray) -> bytes:
     return hashlib.sha256(form.encode() + pixels.tobytes()).digest()
 
 
-def _write(path: Path, arrays: dict[str, AnyArray]) -> None:
+def _write(path: Path, arrays: dict[str, Any]) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  numpy's stub takes **arrays for allow_pickle
+    np.savez(buffer, **arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, buffer.getvalue())
