@@ -49,7 +49,7 @@ from siglip_onnx.quantize.search.evaluate import embed, runner  # noqa: E402
 from siglip_onnx.runtime import Siglip, privacy  # noqa: E402
 from siglip_onnx.runtime.artifact.contract import Role  # noqa: E402
 from siglip_onnx.runtime.vectors import normalized  # noqa: E402
-from siglip_onnx.validate import store, validate  # noqa: E402
+from siglip_onnx.validate import store_verdict, validate  # noqa: E402
 from siglip_onnx.validate.stats import metrics  # noqa: E402
 
 Array = NDArray[Any]
@@ -245,8 +245,8 @@ def main() -> None:
     folder = args.scratch / "emoji"
     export(EMOJI / "checkpoint", folder, overwrite=folder.exists(), progress=lambda step: None)
     model = Siglip.load(folder)
-    report, html, _ = validate(model, EMOJI / "checkpoint", EMOJI / "eval", progress=lambda step: None)
-    store(model.artifact, report, html)
+    result = validate(model, EMOJI / "checkpoint", EMOJI / "eval", progress=lambda step: None)
+    store_verdict(model.artifact, result)
     here = world(folder)
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
     ours(folder, here, args.only)

@@ -15,7 +15,7 @@ from ..runtime.engines.preflight import check_provider
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
-from ..validate import CheckGroup, LimitTable, Report, Terms, store, validate
+from ..validate import CheckGroup, LimitTable, Report, ValidationResult, store_verdict, validate
 from ..validate.reference.fp32_variant import Fp32Reference
 from .calibration.split import Data, read
 from .recipes.base import Recipe
@@ -191,14 +191,20 @@ def _judge(
     reports = []
     for provider in _providers(job):
         model = Siglip(staged, record.precision, SessionOptions(provider))
-        terms = Terms(
-            allow_unjudged=job.keep_failing, limits=job.limits, without=frozenset({CheckGroup.NON_INFERIORITY})
+        result = validate(
+            model,
+            job.reference,
+            data.judged,
+            limits=job.limits,
+            allow_unvalidated=job.keep_failing,
+            exclude_groups=frozenset({CheckGroup.NON_INFERIORITY}),
+            progress=progress,
         )
-        report, html, _ = validate(model, job.reference, data.judged, terms, made=record, progress=progress)
+        report = result.report
         if not job.keep_failing and report.verdict is not Verdict.PASS:
-            _reject(staged.folder, report, html)
+            _reject(staged.folder, result, record)
             report.require_pass()
-        staged = store(staged, report, html)
+        staged = store_verdict(staged, result, record)
         reports.append(report)
     return staged, tuple(reports)
 
@@ -208,10 +214,11 @@ def _providers(job: QuantizeRequest) -> list[Provider]:
     return [Provider.CPU, Provider.CUDA] if job.cuda and check_provider(Provider.CUDA) is None else [Provider.CPU]
 
 
-def _reject(folder: Path, report: Report, html: str) -> None:
+def _reject(folder: Path, result: ValidationResult, record: Record) -> None:
     """Leave the report of a variant that is not kept."""
     (folder / REPORTS).mkdir(exist_ok=True)
-    for path, content in zip(_rejected(folder, report), (report.to_json(), html.encode()), strict=True):
+    contents = (result.report.to_json(), result.html(record).encode())
+    for path, content in zip(_rejected(folder, result.report), contents, strict=True):
         write_file(path, content)
 
 

@@ -64,7 +64,7 @@ def test_a_variant_is_small_passes_and_stays_near(
 
 def test_variants_are_judged_by_pytorch_too(every: dict[Precision, QuantizeResult], pairs: Path) -> None:
     artifact = every[Precision.INT4].artifact
-    report = validate(Siglip.load(artifact.folder, "int8"), CHECKPOINT, pairs, FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder, "int8"), CHECKPOINT, pairs, limits=FEW, progress=quiet).report
     assert (report.verdict, report.against) == (Verdict.PASS, ReferenceKind.CHECKPOINT)
     assert {check.group for check in report.checks} >= {"tokens", "pixels"}
 
