@@ -12,7 +12,6 @@ from ..runtime.artifact.contract import Role
 from ..runtime.preprocessing.image import ImageOptions, load_image
 from .checks.context import CheckContext
 from .data.images import ImageSource
-from .reference.pytorch import ImageSource
 from .report.plot_data import WORST, PlotData, WorstImage
 from .stats import metrics
 

@@ -12,7 +12,7 @@ from ..runtime.artifact.contract import Precision, Provider
 from ..runtime.engines import host
 from ..runtime.engines.preflight import ensure_provider
 from ..runtime.model import Siglip
-from .checks.context import CheckContext, Progress
+from .checks.context import CheckContext
 from .checks.registry import expected_groups, run_checks
 from .checks.regression import compare_latency, compare_with_baseline
 from .collect_plot_data import collect

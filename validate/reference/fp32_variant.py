@@ -17,7 +17,6 @@ from ...runtime.errors import InconclusiveError
 from ...runtime.model import Siglip
 from ...runtime.preprocessing.image import ImageProcessor
 from ..data.images import ImageSource
-from .pytorch import ImageSource
 
 
 class Fp32Reference:
