@@ -250,14 +250,14 @@ def _point(view: _View, cost: float, best: bool) -> plots.Point:
 
 def _walked(tower: Any) -> Markup | None:
     """The towers of a search that were timed; None where there are fewer than two."""
-    steps = [step for step in tower.walk if step.measured.speed is not None]
+    steps = [step for step in tower.steps if step.measured.speed is not None]
     points = [
         plots.Point(
             step.measured.bytes / 1e6,
             1 - (step.measured.centered_cosine or 0.0),
-            ("chosen",) if tuple(step.keep) == tuple(tower.kept) else (),
-            f"{len(step.keep)} kept, {step.measured.bytes / 1e6:.2f} MB, {step.measured.speed:.2f} times fp32",
-            "best" if tuple(step.keep) == tuple(tower.kept) else "beaten",
+            ("chosen",) if tuple(step.excluded) == tuple(tower.excluded) else (),
+            f"{len(step.excluded)} kept, {step.measured.bytes / 1e6:.2f} MB, {step.measured.speed:.2f} times fp32",
+            "best" if tuple(step.excluded) == tuple(tower.excluded) else "beaten",
         )
         for step in steps
     ]
