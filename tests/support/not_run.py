@@ -44,7 +44,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def need(provider: Provider, options: SessionOptions) -> None:
     """Skip the test if the provider does not work here; fail it if the provider must work here."""
-    problem = preflight.problem(provider, options)
+    problem = preflight.check_provider(provider, options)
     if problem is None:
         return
     reason = f"{provider}: {problem.cause}"

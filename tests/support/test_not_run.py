@@ -25,7 +25,7 @@ ORT = Provider.OPENVINO_ORT
 def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, problem: ProviderProblem | None) -> None:
     """Simulate a machine with a processor, where `doctor` finds a problem."""
     monkeypatch.setattr(host, "processor", lambda: processor)
-    monkeypatch.setattr(preflight, "problem", lambda provider, options=None: problem)
+    monkeypatch.setattr(preflight, "check_provider", lambda provider, options=None: problem)
 
 
 @pytest.mark.parametrize(
