@@ -243,7 +243,6 @@ class Graph:
     """One ONNX file, the data files it may read, and its interface.
 
     Attributes:
-        path: The ONNX file.
         data: The files that its external data may be in.
         opset: Version of each operator domain.
         binding: How an external graph serves as a tower; absent from the file for graphs of this tool.
