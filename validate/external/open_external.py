@@ -145,7 +145,7 @@ def _graphs(folder: Path, chosen: ChosenGraphs, form: InputForm, tower_map: Towe
     for role, external in chosen.towers.items():
         other = stated[Role.TEXT if role is Role.VISION else Role.VISION]
         binder = TowerBinder(folder, role, external, form, stated[role], other)
-        graphs[role] = replace(external.graph, usage=binder.bind())
+        graphs[role] = replace(external.graph, binding=binder.bind())
     return graphs if chosen.joint is None else {**graphs, Role.JOINT: chosen.joint.graph}
 
 
