@@ -59,7 +59,8 @@ def split_pairs(
         raise _too_few(samples, max(count, 1) + search_count, available)
     calibration, search = _spread(total, count, search_count)
     rows = (calibration, search, set(range(total)) - calibration - search)
-    return CalibrationSplit(*(samples.subset(sorted(part)) for part in rows), skipped=skipped)
+    parts = [samples.subset(sorted(part)) for part in rows]
+    return CalibrationSplit(parts[0], parts[1], parts[2], skipped)
 
 
 def _spread(total: int, calibration_count: int, search_count: int) -> tuple[set[int], set[int]]:
@@ -88,9 +89,9 @@ def _readable(samples: Samples, skip: bool) -> tuple[Samples, tuple[str, ...]]:
         except InputError as error:
             errors[name] = error
     if errors and not skip:
-        first, error = next(iter(errors.items()))
+        first, problem = next(iter(errors.items()))
         raise InputError(
-            f"{len(errors)} of {len(samples.images)} images cannot be read, first {first}: {error.message}",
+            f"{len(errors)} of {len(samples.images)} images cannot be read, first {first}: {problem.message}",
             "Replace them, or skip unreadable images.",
         )
     return samples.subset(i for i, name in enumerate(samples.images) if name not in errors), tuple(errors)

@@ -80,7 +80,7 @@ def write_static(graph: ir.Graph, site: Site, span: Range, bits: int) -> None:
     x_zero = _constant(tape, name, "input.zero", np.array(span.zero))
     quantized = tape.op("QuantizeLinear", [site.activation, x_scale, x_zero])
     x = tape.op("DequantizeLinear", [quantized, x_scale, x_zero])
-    weight_parts = {"int8": integers, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
+    weight_parts: dict[str, AnyArray] = {"int8": integers, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
     constants = [_constant(tape, name, f"weight.{part}", array) for part, array in weight_parts.items()]
     weight = tape.op("DequantizeLinear", constants, {"axis": 1})
     tape.op("MatMul", [x, weight])
