@@ -29,7 +29,7 @@ _OPEN: Final = frozenset({"threshold", "confidence"})  # strictly between 0 and 
 _LARGE: Final = 1e9  # more than any limit makes sense for; an infinity or a NaN is no less
 _SHARES: Final = frozenset({"cosine", "centered_cosine", "top1", "top5", "order"})  # between 0 and 1
 
-Changes = Mapping[str, float]
+Changes = Mapping[str, int | float]  # msgspec must not turn an int into a float
 
 
 @dataclass(frozen=True)
