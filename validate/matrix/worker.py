@@ -126,4 +126,3 @@ def main(arguments: list[str]) -> int:
         write_file(folder / ERROR, msgspec.json.encode(problem))
         return error.exit_code
     return 0
-
