@@ -2,6 +2,13 @@
 
 from .checks.regression import read_baseline
 from .data.samples import DataOptions, Samples
+from .external.open_external import (
+    ExternalModel,
+    TowerMap,
+    external_precisions,
+    open_external,
+    read_tower_map,
+)
 from .limits.defaults import DEFAULT_LIMITS, Limits
 from .limits.toml_file import LimitTable
 from .matrix.output_files import report_files, store_cells
@@ -19,6 +26,7 @@ __all__ = [
     "Check",
     "CheckGroup",
     "DataOptions",
+    "ExternalModel",
     "LimitTable",
     "Limits",
     "Matrix",
@@ -27,12 +35,16 @@ __all__ = [
     "OpenedModel",
     "Report",
     "Samples",
+    "TowerMap",
     "ValidationRequest",
     "ValidationResult",
     "available_precisions",
+    "external_precisions",
     "is_artifact",
+    "open_external",
     "open_model",
     "read_baseline",
+    "read_tower_map",
     "report_files",
     "report_path",
     "run_cell",

@@ -61,7 +61,9 @@ class ValidationRequest:
                 "Leave out this cell, or accept a release that has it first.",
             )
         if self.limits.limits_for(precision, provider).latency is not None:
-            raise InputError("The limit latency needs a baseline to compare with.", "Name one with --baseline.")
+            raise InputError(
+                "The limit latency needs a baseline.", "Name the report of the last release as the baseline."
+            )
         return None
 
 

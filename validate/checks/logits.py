@@ -79,12 +79,14 @@ class LogitTables:
     @cached_property
     def noise(self) -> float:
         """Largest change of a logit between batched and single runs of the same rows."""
-        return max((self._noise_of(role) for role in self._model.contract.towers), default=0.0)
+        noises = [self._noise_of(role) for role in self._model.contract.towers]
+        return max((noise for noise in noises if noise is not None), default=0.0)
 
-    def _noise_of(self, role: Role) -> float:
+    def _noise_of(self, role: Role) -> float | None:
+        """The noise of one tower's rows; None if no batch ran."""
         tower, others = self._towers.run(role), [other for other in self._model.contract.towers if other is not role]
         if tower.batched is None:
-            return 0.0
+            return None
         other = self._towers.run(others[0]) if others else tower
         pair = (tower.batched, tower.actual[tower.batch_rows])
         batched, single = (self._reference.logits(rows, other.expected[:_NOISE_ROWS]) for rows in pair)

@@ -31,7 +31,7 @@ _MAX: Final = 1e9  # larger than any sensible limit; excludes infinities and, by
 
 _CELL_TABLES: Final = tuple(f"{precision}.{provider}" for precision in Precision for provider in Provider)
 
-Overrides = Mapping[str, float]
+Overrides = Mapping[str, int | float]  # msgspec must not turn an int into a float
 
 
 @dataclass(frozen=True)

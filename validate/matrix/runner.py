@@ -143,7 +143,7 @@ def _run_reference(
         return msgspec.json.decode((folder / worker.REFERENCE).read_bytes(), type=ReferenceRecord)
     if isinstance(problem, WorkerError):
         raise getattr(errors, problem.kind, ParityError)(problem.message, problem.next_step)
-    raise InconclusiveError(f"The reference did not finish: {problem}", "Free some memory, or raise --timeout.")
+    raise InconclusiveError(f"The reference did not finish: {problem}", "Free some memory, or raise the timeout.")
 
 
 class _Runner:
