@@ -67,8 +67,8 @@ def validate_sample(fixture: FaultFixture, run: CleanRun) -> FaultOutcome:
 
 def _cache_for(fixture: FaultFixture, data: str) -> Path:
     """A copy of the whole set's reference cache for a sample; rows are keyed by input, so the values are correct."""
-    (whole,) = (fixture.folder / "whole").glob("*.npz")
-    with np.load(whole) as stored:
+    (path,) = (fixture.folder / "whole").glob("*.npz")
+    with np.load(path) as stored:
         arrays: dict[str, Any] = dict(stored)
     meta = {**json.loads(arrays["meta"].tobytes()), "data": data}
     arrays["meta"] = np.frombuffer(msgspec.json.encode(meta), np.uint8)

@@ -35,7 +35,7 @@ Table = list[list[str]]
 
 def rows(faults: Sequence[Fault], outcomes: Mapping[str, FaultOutcome], elsewhere: Mapping[str, Any]) -> Table:
     """A row for the faultless artifact, then a row for each fault."""
-    known = elsewhere.get("found", {})
+    known = elsewhere.get("results", {})
     control = [CONTROL, "", "nothing", *_by_tools(known, CONTROL)]
     return [control, *([f.name, str(f.area), _caught_by(outcomes[f.name]), *_by_tools(known, f.name)] for f in faults)]
 

@@ -10,7 +10,7 @@ from siglip_onnx.runtime.artifact.contract import Verdict
 from . import EVERY, table
 from .fault import FaultOutcome
 
-ELSEWHERE = {"found": {"erf Gelu": {"optimum": "caught", "Polygraphy": "passes"}}, "calls": {"optimum": "its call."}}
+ELSEWHERE = {"results": {"erf Gelu": {"optimum": "caught", "Polygraphy": "passes"}}, "calls": {"optimum": "its call."}}
 
 
 def outcomes() -> dict[str, FaultOutcome]:

@@ -97,7 +97,7 @@ def _record(results: dict[str, Json]) -> Json:
             row = table.setdefault(CONTROL if name.startswith(f"{CONTROL}, ") else name, {})
             row[tool] = "caught" if complaint or row.get(tool) == "caught" else "passes"
     calls = {tool: call.format(version=results[tool]["version"]) for tool, call in _CALLS.items()}
-    return {"calls": calls, "found": table, "complaints": {tool: results[tool]["complaints"] for tool in TOOLS}}
+    return {"calls": calls, "results": table, "complaints": {tool: results[tool]["complaints"] for tool in TOOLS}}
 
 
 def _summary(results: dict[str, Json]) -> str:

@@ -16,13 +16,13 @@ function measure() {
     const linear = [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
   };
-  const behind = (element) => {
+  const backgroundOf = (element) => {
     const [r, g, b, alpha = 1] = channels(getComputedStyle(element).backgroundColor);
-    return alpha === 1 || !element.parentElement ? [r, g, b] : behind(element.parentElement);
+    return alpha === 1 || !element.parentElement ? [r, g, b] : backgroundOf(element.parentElement);
   };
   const contrast = (element) => {
     const style = getComputedStyle(element);
-    const [high, low] = [channels(element instanceof SVGElement ? style.fill : style.color), behind(element)]
+    const [high, low] = [channels(element instanceof SVGElement ? style.fill : style.color), backgroundOf(element)]
       .map(luminance)
       .sort((a, b) => b - a);
     return (high + 0.05) / (low + 0.05);
@@ -32,7 +32,7 @@ function measure() {
   const box = ({ x, y, width, height }) => ({ x, y, width, height });
   return {
     overflow: document.documentElement.scrollWidth - innerWidth,
-    background: luminance(behind(document.body)),
+    background: luminance(backgroundOf(document.body)),
     contrast: texts.map((element) => [contrast(element), element.textContent.trim().slice(0, 40)]).sort((a, b) => a[0] - b[0])[0],
     texts: texts.length,
     images: [...document.images].map((image) => image.complete && image.naturalWidth),

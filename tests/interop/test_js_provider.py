@@ -196,10 +196,10 @@ sys.stdin.read()
 
 def test_error_output_of_a_dying_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_OPTIONS", "--no-such-option")
-    found = check_provider(Provider.NODE)
-    assert found is not None
-    assert "node.mjs ended with exit code 9: " in found.cause
-    assert "--no-such-option is not allowed in NODE_OPTIONS" in found.cause
+    problem = check_provider(Provider.NODE)
+    assert problem is not None
+    assert "node.mjs ended with exit code 9: " in problem.cause
+    assert "--no-such-option is not allowed in NODE_OPTIONS" in problem.cause
 
 
 def test_a_forked_process_neither_uses_nor_ends_the_engine(engine: JsEngine) -> None:
@@ -248,15 +248,15 @@ def test_missing_package_or_browser_is_reported(
     (tmp_path / "node_modules").mkdir()
     (tmp_path / "node_modules" / "onnxruntime-web").symlink_to(packages / "node_modules" / "onnxruntime-web")
     monkeypatch.setenv(PACKAGES, str(tmp_path))
-    found = check_provider(Provider.WEB)
-    assert found is not None
-    assert "has no node_modules/playwright-core" in found.cause
-    assert "npm install --prefix" in found.fix
+    problem = check_provider(Provider.WEB)
+    assert problem is not None
+    assert "has no node_modules/playwright-core" in problem.cause
+    assert "npm install --prefix" in problem.fix
     monkeypatch.setenv(PACKAGES, str(packages))
     monkeypatch.setenv(CHROMIUM, str(tmp_path / "no-browser"))
-    found = check_provider(Provider.WEB)
-    assert found is not None
-    assert "no-browser, which is not a program" in found.cause
+    problem = check_provider(Provider.WEB)
+    assert problem is not None
+    assert "no-browser, which is no program" in problem.cause
 
 
 def test_node_uses_the_same_onnxruntime_file_as_transformers_js(packages: Path) -> None:

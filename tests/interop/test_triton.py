@@ -73,6 +73,6 @@ def test_ensemble_conforms_to_tritons_rules(configs: dict[str, Any]) -> None:
             assert field == "output" or mapping.keys() == tensors.keys()
             for name, ensemble_name in mapping.items():
                 shape, kind = full_shape(model, tensors[name]), tensors[name]["data_type"]
-                found = known.setdefault(ensemble_name, (shape, kind))
-                assert agree(found[0], shape)
-                assert found[1] == kind
+                known_shape, known_kind = known.setdefault(ensemble_name, (shape, kind))
+                assert agree(known_shape, shape)
+                assert known_kind == kind

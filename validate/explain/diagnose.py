@@ -18,7 +18,7 @@ from ...runtime.files import new_folder
 from ...runtime.model import Siglip
 from ..report.report import Check, CheckGroup, Report, describe
 from .explanation import Explanation, TowerState
-from .local_error import relative_error
+from .local_error import relative_error_or_inf
 from .localize import Localization, localize_by_names, localize_by_values
 from .match_values import share_names
 from .probe import Probe, ProbedTower, reference_model, run_tower
@@ -145,7 +145,7 @@ class _TowerDiagnosis:
         if self.candidate is None or self.reference is None:
             return TowerState(None, problem=self.problem)
         embeddings = self.candidate.embeddings
-        error = relative_error(embeddings, self.reference.embeddings)
+        error = relative_error_or_inf(embeddings, self.reference.embeddings)
         return TowerState(case.passes(self.role, embeddings), error if np.isfinite(error) else None)
 
 

@@ -69,7 +69,7 @@ class TowerErrors:
     unobserved: list[Segment] = field(default_factory=list)
 
 
-def relative_error(actual: AnyArray, expected: AnyArray) -> float:
+def relative_error_or_inf(actual: AnyArray, expected: AnyArray) -> float:
     """Largest absolute difference relative to the largest expected element; infinite for other shapes or non-finite."""
     if actual.shape != expected.shape or not np.isfinite(actual).all() or not np.isfinite(expected).all():
         return np.inf
@@ -165,7 +165,7 @@ def _errors(probe: Probe, tower: TowerErrors, chunk: Sequence[Segment]) -> Itera
         expected = dict(zip(outputs, engine.run([output_names[name] for name in outputs], feeds), strict=True))
         for segment in chunk:
             if all(np.isfinite(values[name]).all() for name in segment.inputs):
-                error = max(relative_error(values[name], expected[name]) for name in segment.outputs)
+                error = max(relative_error_or_inf(values[name], expected[name]) for name in segment.outputs)
                 yield segment, LocalError(error, row)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...runtime.arrays import AnyArray, Float64Array
 from .graph_view import GraphView, Segment
-from .local_error import LIMITS, relative_error
+from .local_error import LIMITS, relative_error_or_inf
 from .probe import ObservationError, Probe, ProbedTower
 from .root_cause import FaultScene
 from .subgraph import with_override
@@ -117,7 +117,7 @@ def first_difference(probe: Probe, matching: Matching) -> Pair | None:
     Proof of correspondence: the reference graph with the candidate's value gives the candidate's embedding.
     """
     tries_left = _TRIES
-    failing = relative_error(probe.candidate.outputs[0], probe.reference.outputs[0])
+    failing = relative_error_or_inf(probe.candidate.outputs[0], probe.reference.outputs[0])
     tolerance = min(matching.tolerance, failing / 4)
     for reference in matching.reference:
         if reference == probe.reference.graph.embedding or tries_left <= 0:
@@ -150,7 +150,7 @@ def _values(probe: Probe, tower: ProbedTower, names: Sequence[str]) -> dict[str,
 def _agree(actual: AnyArray, expected: AnyArray, tolerance: float) -> bool:
     if not np.isfinite(expected).all():
         return np.array_equal(np.isfinite(actual), np.isfinite(expected))
-    return relative_error(actual, expected) <= tolerance
+    return relative_error_or_inf(actual, expected) <= tolerance
 
 
 def _runner(probe: Probe, tower: ProbedTower, name: str, like: AnyArray) -> Callable[[int, AnyArray], AnyArray]:

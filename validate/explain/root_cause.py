@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from ...runtime.arrays import AnyArray
 from .explanation import Culprit, Origin
 from .graph_view import GraphView, Segment
-from .local_error import reference_feeds, relative_error
+from .local_error import reference_feeds, relative_error_or_inf
 from .probe import Probe
 from .subgraph import Subgraph, extract, inline_weights, load_weight
 
@@ -142,7 +142,7 @@ def describe_culprit(scene: FaultScene, limit: float, peers: Sequence[float]) ->
 
 
 def _largest_error(actual: Mapping[str, AnyArray], expected: Mapping[str, AnyArray]) -> float:
-    return max(relative_error(actual[name], array) for name, array in expected.items())
+    return max(relative_error_or_inf(actual[name], array) for name, array in expected.items())
 
 
 def _origin(scene: FaultScene, limit: float) -> Origin:
