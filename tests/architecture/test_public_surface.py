@@ -1,0 +1,47 @@
+"""The names that users import; a change of this table is a change of the public interface."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+SURFACE = {
+    "runtime": ("Artifact", "ImageOptions", "Label", "SessionOptions", "Siglip", "SiglipOnnxError"),
+    "exporter": ("Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export", "freeze_labels"),
+    "validate": (
+        "DEFAULT_LIMITS",
+        "Check",
+        "CheckGroup",
+        "LimitTable",
+        "Limits",
+        "Report",
+        "ValidationRequest",
+        "ValidationResult",
+        "validate",
+    ),
+    "quantize": (
+        "DEFAULT_TARGETS",
+        "RECIPES",
+        "Bf16",
+        "Fp16",
+        "Goal",
+        "Int4",
+        "Int8",
+        "Int8Static",
+        "Int8Weights",
+        "Metric",
+        "QuantizeRequest",
+        "QuantizeResult",
+        "Recipe",
+        "Record",
+        "quantize",
+    ),
+}
+
+
+@pytest.mark.parametrize("package", SURFACE)
+def test_public_names_are_pinned(package: str) -> None:
+    module = importlib.import_module(f"siglip_onnx.{package}")
+    assert sorted(module.__all__) == sorted(SURFACE[package])
+    assert [name for name in SURFACE[package] if not hasattr(module, name)] == []
