@@ -142,7 +142,7 @@ def trace_cell(folder: Path, options: list[str]) -> None:
         return start(words, *arguments, **keywords)
 
     with mock.patch.object(subprocess, "Popen", start_traced):
-        _run_command(folder, ["--providers", "cpu,openvino", *options])
+        _run_command(folder, ["--provider", "cpu,openvino", *options])
     for path in sorted(lists.iterdir()):
         print(path.read_text())
 
@@ -163,7 +163,7 @@ def trace_worker(arguments: list[str]) -> int:
 def _run_command(folder: Path, options: list[str]) -> None:
     from siglip_onnx.cli import main
 
-    data = ["--reference", str(CHECKPOINT), "--data", str(folder / "pairs"), "--report", str(folder / "out")]
+    data = ["--reference", str(CHECKPOINT), "--data", str(folder / "pairs"), "--output-dir", str(folder / "out")]
     sys.argv = ["siglip-onnx", "validate", str(folder / "emoji"), *data, *options]
     try:
         main()
