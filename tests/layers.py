@@ -38,11 +38,11 @@ PACKAGE_LAYERS = (("runtime",), ("exporter",), ("validate",), ("quantize",), ("c
 
 # Low to high, inside validate: a room imports nothing from a row below its own.
 VALIDATE_LAYERS = (
-    ("report", "stats", "limits", "data", "external"),
+    ("environment", "progress", "report", "stats", "limits", "data", "external"),
     ("reference",),
     ("checks",),
     ("request",),
-    ("validate_variant", "open_model", "collect_plot_data"),
+    ("validate_variant", "open_model", "open_reference", "collect_plot_data", "store_verdict"),
     ("matrix", "explain"),
 )
 

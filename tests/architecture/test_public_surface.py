@@ -8,7 +8,7 @@ import pytest
 
 SURFACE = {
     "runtime": ("Artifact", "ImageOptions", "Label", "SessionOptions", "Siglip", "SiglipOnnxError"),
-    "exporter": ("Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export", "freeze_labels"),
+    "exporter": ("Checkpoint", "Dialect", "ExportOptions", "GraphInput", "export", "freeze_labels"),
     "validate": (
         "DEFAULT_LIMITS",
         "Check",
