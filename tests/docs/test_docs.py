@@ -34,6 +34,7 @@ NOT_RUN: Final = {
     "optimum-cli": "lives in an environment of its own; make interop runs it",
     "export": "sets a variable of the shell",
     "ls": "shows sizes",
+    "cd": "changes the shell's folder",
     "echo": "shows an exit code",
     "make": "runs for minutes; its target is checked",
     "python": "runs for minutes; script and options are checked",
@@ -47,6 +48,7 @@ NEEDS_MORE: Final = {
     "cuda": "needs a GPU",
     "ray": "starts a Ray cluster; make test-cluster does",
     "classifier": "is made by freeze-labels of the same page, in the same order",
+    "last-release/parity.json": "is the report of a release of the user's own",
     "Xenova/siglip-base-patch16-224": "is downloaded from the hub",
     "exported-by-optimum": "is made by Optimum; tests/validate/test_external.py writes one",
     "my-models": "is written by the user; tests/validate/test_external.py writes one",
@@ -224,6 +226,14 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target.exists(), link
         if anchor and target.suffix == ".md":
             assert anchor in pages.anchors(target), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_modules_that_a_page_names_exist(path: Path) -> None:
+    names = re.findall(
+        r"`((?:runtime|exporter|validate|quantize|siglip_onnx|tests|benchmarks|examples)/[\w./]*)`", path.read_text()
+    )
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
