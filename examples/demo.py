@@ -1,6 +1,6 @@
 """The main workflow on the bundled trained model: export, validate, quantize, validate all cells, classify.
 
-    make demo
+make demo
 """
 
 from __future__ import annotations
