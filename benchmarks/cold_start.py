@@ -2,7 +2,7 @@
 
     python benchmarks/cold_start.py build/large-artifact --precision int8
 
-The result is that of `siglip-onnx classify` for one photo and two labels, with both towers loaded and all hashes checked.
+The result is that of `siglip-onnx classify` for one photo and two labels, both towers loaded and all hashes checked.
 Memory is the largest resident set of a process that encodes one image, compared with the size of the tower's files.
 """
 

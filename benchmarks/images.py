@@ -3,8 +3,8 @@
     python benchmarks/images.py build/large-artifact --precision int8
     python benchmarks/images.py build/large-artifact --drift
 
-The images are two-megapixel JPEGs (1,732 x 1,155) made from the photos in tests/data. The busy share is the time in which
-the tower runs, divided by the time from its first call to the end of its last.
+The images are two-megapixel JPEGs (1,732 x 1,155) made from the photos in tests/data. The busy share is the time in
+which the tower runs, divided by the time from its first call to the end of its last.
 """
 
 from __future__ import annotations
@@ -96,9 +96,8 @@ def main() -> None:
             return
         model.encode_image(files[:1])
         elapsed, within, decoding = busy(model, files)
-        print(
-            f"{len(files)} images in {elapsed:.2f} s: {1000 * elapsed / len(files):.0f} ms each; tower busy {within:.1%}"
-        )
+        each = 1000 * elapsed / len(files)
+        print(f"{len(files)} images in {elapsed:.2f} s: {each:.0f} ms each; tower busy {within:.1%}")
         print(f"decoding and resizing one image: {1000 * decoding:.1f} ms")
 
 

@@ -5,11 +5,11 @@ r"""Full-size speed of every variant on every provider, compared with PyTorch, O
 
 Each program runs in its own process, which loads the model and waits. Groups of programs, always including PyTorch, run
 in turns (round robin), so that other load on the machine affects all of them. The output has medians, and the ratio to
-PyTorch in float32 with its range over the rounds. Cold start is the time from the start of the process to the first image
-and text; peak memory is the largest resident set with both towers loaded, after one image and one text.
+PyTorch in float32 with its range over the rounds. Cold start is the time from the start of the process to the first
+image and text; peak memory is the largest resident set with both towers loaded, after one image and one text.
 
 Make Optimum's export with `optimum-cli export onnx --model build/large --task zero-shot-image-classification
-build/optimum` in its own environment. `--js FOLDER` makes transformers.js' files from our fp32 graphs, like its conversion
+build/optimum` in its own environment. `--js FOLDER` makes transformers.js' files from our fp32 graphs as its conversion
 script does: with ONNX Runtime's quantize_dynamic and unsigned weights.
 """
 
