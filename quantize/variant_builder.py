@@ -18,9 +18,9 @@ from ..exporter.graph.joint import write_joint
 from ..exporter.graph.naming import data_path, describe, graph_path
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Graph, Precision, Provider, Role, Variant
+from ..runtime.engines.host import installed_version
 from ..runtime.errors import InputError, QuantizationError
 from ..runtime.model import Siglip
-from ..runtime.versions import installed_version
 from ..validate.data.samples import Samples
 from .calibration.split import Data
 from .recipes.base import CalibrationTower, Keep, PreparedTower, Recipe

@@ -6,11 +6,12 @@ import io
 
 import numpy as np
 
+from ..runtime.arrays import AnyArray
 from ..runtime.artifact.contract import Role
 from ..runtime.preprocessing.image import ImageOptions, load_image
 from .checks.context import CheckContext
 from .reference.pytorch import ImageSource
-from .report.plot_data import WORST, Array, PlotData, Worst
+from .report.plot_data import WORST, PlotData, WorstImage
 from .stats import metrics
 
 _BEST = 5
@@ -28,18 +29,20 @@ def collect(context: CheckContext) -> PlotData:
     return PlotData(ours[some], theirs[some], cosines, {role: names[role] for role in cosines}, _worst(context))
 
 
-def _worst(context: CheckContext) -> tuple[Worst, ...]:
+def _worst(context: CheckContext) -> tuple[WorstImage, ...]:
     """The images whose logits moved most; those with a NaN first."""
     ours, theirs = context.label_logits
     moved = np.nan_to_num(np.abs(ours - theirs), nan=np.inf).max(1)
     chosen = np.argsort(-moved, kind="stable")[:WORST]
     return tuple(
-        Worst(context.names[i], _thumbnail(context.files[int(i)]), _best(context, ours[i]), _best(context, theirs[i]))
+        WorstImage(
+            context.names[i], _thumbnail(context.files[int(i)]), _best(context, ours[i]), _best(context, theirs[i])
+        )
         for i in chosen
     )
 
 
-def _best(context: CheckContext, logits: Array) -> tuple[tuple[str, float], ...]:
+def _best(context: CheckContext, logits: AnyArray) -> tuple[tuple[str, float], ...]:
     probabilities = metrics.sigmoid(logits)
     best = np.argsort(-logits, kind="stable")[:_BEST]
     return tuple((context.label_names[i], float(probabilities[i])) for i in best)

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..exporter.options import Dialect
 from ..runtime.artifact.artifact import REPORTS, Artifact
 from ..runtime.artifact.contract import Contract, Parity, Precision, encode
 from ..runtime.engines import host
+from ..runtime.engines.host import installed_version
 from ..runtime.engines.preflight import ensure_provider
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
-from ..runtime.versions import installed_version
 from .checks.context import CheckContext, Progress
 from .checks.registry import expected_groups, run_checks
 from .checks.regression import latency, ratchet
@@ -28,7 +29,7 @@ from .limits.toml_file import LimitTable
 from .reference.cache import ReferenceCache
 from .reference.fp32_variant import Fp32Reference
 from .reference.pytorch import PyTorchReference
-from .report.html import Made, page
+from .report.html import VariantRecord, cell_page
 from .report.plot_data import PlotData
 from .report.report import CheckGroup, Cost, DataRecord, Report, overall
 
@@ -88,7 +89,7 @@ def validate(
     data: Path | Samples | None = None,
     terms: Terms | None = None,
     *,
-    made: Made | None = None,
+    made: VariantRecord | None = None,
     progress: Progress = print,
 ) -> ValidationResult:
     """Climb the whole ladder and give a verdict.
@@ -139,7 +140,7 @@ def validate(
         cost=cost,
     )
     evidence = _evidence(context)
-    return ValidationResult(report, page(report, evidence, made), evidence)
+    return ValidationResult(report, cell_page(report, evidence, made), evidence)
 
 
 def prepared(
@@ -151,7 +152,7 @@ def prepared(
     progress("Opening the reference")
     source, oracle = _yardstick(model, checkpoint, terms)
     answers = ReferenceCache(oracle, samples.sha256, terms.answers)
-    gate = terms.limits.of(model.precision, model.options.provider)
+    gate = terms.limits.limits_for(model.precision, model.options.provider)
     context = CheckContext(model, source, answers, samples, gate, progress, terms.without)
     context.prepare()
     return context
@@ -221,7 +222,6 @@ def open_checkpoint(checkpoint: str | Path, dialect: str | None) -> Checkpoint:
     """A checkpoint by its folder or hub id; raises CheckpointError, or ProviderError where packages are missing."""
     try:
         from ..exporter.checkpoint.checkpoint import Checkpoint
-        from ..exporter.checkpoint.dialects import Dialect
     except ImportError as error:
         raise ProviderError(
             f"Reading a checkpoint needs packages that are not installed ({error}).",

@@ -71,7 +71,7 @@ def _readable(samples: Samples, skip: bool) -> tuple[Samples, tuple[str, ...]]:
     if broken and not skip:
         first, problem = next(iter(broken.items()))
         raise InputError(
-            f"{len(broken)} of {len(samples.images)} images cannot be read, first {first}: {problem.what}",
+            f"{len(broken)} of {len(samples.images)} images cannot be read, first {first}: {problem.message}",
             "Replace them, or leave them out with --skip-unreadable.",
         )
     return samples.subset(i for i, name in enumerate(samples.images) if name not in broken), tuple(broken)

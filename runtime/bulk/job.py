@@ -130,7 +130,7 @@ class Stages:
             self.model.tokenizer([text], cuts.append)
             return PreparedItem(kept, text, cut=bool(cuts))
         except SiglipOnnxError as error:
-            return PreparedItem(kept, None, error.what)
+            return PreparedItem(kept, None, error.message)
         except Exception as error:  # a defect of a decoder, which is no reason to lose the others
             return PreparedItem(kept, None, f"{type(error).__name__}: {error}")
 

@@ -284,7 +284,7 @@ def _checks(checks: tuple[Check, ...]) -> Any:
 
     rows = table("group", "check", "required", "allowed", "noise", "verdict", "on")
     for check in checks:
-        numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
+        numbers = formatting.measured(check), formatting.limit(check), formatting.noise(check)
         rows.add_row(check.group, check.name, *numbers, colored(check.verdict), rich.text.Text(check.detail))
     return rows
 
@@ -297,7 +297,7 @@ def _print_matrix(outcome: MatrixResult, folder: Path) -> None:
     for cell in matrix.cells:
         problem = cell.report.first_problem() if cell.report else None
         name = f"{problem.group}: {problem.name}" if problem else cell.problem or formatting.NOTHING
-        numbers = (formatting.required(problem), formatting.allowed(problem)) if problem else (formatting.NOTHING,) * 2
+        numbers = (formatting.measured(problem), formatting.limit(problem)) if problem else (formatting.NOTHING,) * 2
         optional = "" if cell.required else " (optional)"
         row = (cell.precision, cell.provider + optional, colored(cell.verdict), rich.text.Text(name), *numbers)
         rows.add_row(*row, f"{cell.seconds:.0f}")

@@ -1,4 +1,4 @@
-"""The examples in docstrings of the runtime run, and print what they say."""
+"""The examples in docstrings of the runtime run and print the expected output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = [model, options, prompts, image, embeddings_file, items]
 
 
 def run(module: ModuleType, names: dict[str, object]) -> int:
-    """How many examples of a module were run; all must hold."""
+    """Run the examples of a module; return their number."""
     count = 0
     runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     for found in doctest.DocTestFinder().find(module, extraglobs=names):
@@ -32,7 +32,7 @@ def run(module: ModuleType, names: dict[str, object]) -> int:
     return count
 
 
-def test_examples_hold(passed: Path, tmp_path: Path) -> None:
+def test_examples_run(passed: Path, tmp_path: Path) -> None:
     import sys
 
     bulk = [sys.modules[f"siglip_onnx.runtime.bulk.{name}"] for name in ("embed", "retrieval")]
@@ -49,5 +49,5 @@ def test_examples_hold(passed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["load", "encode_image", "encode_text", "encode_labels", "probabilities", "on_device"])
-def test_what_is_called_most_has_an_example(name: str) -> None:
+def test_main_methods_have_an_example(name: str) -> None:
     assert ">>>" in str(getattr(Siglip, name).__doc__)

@@ -12,7 +12,8 @@ from ..layers import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SHELLS = ("console", "bash", "sh")
-# An indented block also holds files and output, so a line of it is a command only if it begins with one of these.
+# These blocks also hold files and output, so a line of them is a command only if it begins with a known program.
+MIXED = ("indented", "text")
 PROGRAMS = ("siglip-onnx", "python", "PYTHON", "pip", "make", "npm", "export", "time", "optimum-cli", "docker", "git")
 _OPERATORS = ("&&", ";", "|", "||")
 _FENCE = re.compile(r"^```(\w*)")
@@ -83,7 +84,7 @@ def python_blocks(path: Path) -> list[DocBlock]:
 def commands(path: Path) -> Iterator[DocCommand]:
     """Every command of a page's shell blocks; `a && b` is two commands."""
     for block in blocks(path):
-        if block.language in (*SHELLS, "indented"):
+        if block.language in (*SHELLS, *MIXED):
             for line, text in _command_lines(block):
                 for words in _split(text):
                     yield DocCommand(block.page, line, words)
@@ -96,7 +97,7 @@ def _command_lines(block: DocBlock) -> Iterator[tuple[int, str]]:
         text = line.removeprefix("$ ")
         if block.language == "console" and text == line:
             continue  # output
-        if block.language == "indented" and text.split(" ")[0] not in PROGRAMS:
+        if block.language in MIXED and text.split(" ")[0] not in PROGRAMS:
             continue  # a file, a tree of folders, or output
         while text.endswith("\\"):
             text = text[:-1] + next(lines)[1].strip()

@@ -340,7 +340,7 @@ def no_shape(folder: Path) -> None:
     [
         (no_graph, "is neither an artifact nor a folder with ONNX files"),
         (no_text, "No graph in .* reads texts; it has a.onnx"),
-        (no_protobuf, "is no ONNX file"),
+        (no_protobuf, "is not an ONNX file"),
         (weights_at("w"), "which is missing"),
         (weights_at("../w"), "outside of its folder"),
         (weights_at("/etc/passwd"), "outside of its folder"),
@@ -363,7 +363,7 @@ def test_weights_that_change_after_adoption_are_not_run(bare: Path, source: Chec
     adopted = open_external(bare, source)
     with (bare / "a.onnx").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(ArtifactError, match="is not the one"):
+    with pytest.raises(ArtifactError, match="was damaged or changed"):
         Siglip(adopted.artifact).session(Role.VISION)
 
 
@@ -373,16 +373,16 @@ def test_weights_that_change_after_adoption_are_not_run(bare: Path, source: Chec
 def test_a_contract_of_ours_is_written_as_before(artifact: Path) -> None:
     written = (artifact / "siglip.json").read_bytes()
     assert encode(decode(written)) == written
-    assert b"usage" not in written
+    assert b'"binding"' not in written
 
 
-def test_a_usage_is_part_of_a_contract_and_has_to_fit_its_graph(artifact: Path) -> None:
+def test_a_binding_is_part_of_a_contract_and_must_fit_its_graph(artifact: Path) -> None:
     contract = Artifact.open(artifact).contract
     variant = contract.variants[0]
-    used = replace(variant.graphs[Role.VISION], usage=IOBinding("pixel_values", "pooler_output", normalized=False))
+    used = replace(variant.graphs[Role.VISION], binding=IOBinding("pixel_values", "pooler_output", normalized=False))
     data = encode(contract.with_variant(replace(variant, graphs={**variant.graphs, Role.VISION: used})))
     read = decode(data).variants[0].graphs[Role.VISION]
     assert read == used
     assert isinstance(read, Graph)
-    with pytest.raises(msgspec.ValidationError, match="the usage feeds pixels, the inputs are pixel_values"):
-        decode(re.sub(rb'"takes": "pixel_values"', b'"takes": "pixels"', data))
+    with pytest.raises(msgspec.ValidationError, match="the binding feeds pixels, the inputs are pixel_values"):
+        decode(re.sub(rb'"input_name": "pixel_values"', b'"input_name": "pixels"', data))

@@ -232,7 +232,7 @@ def test_a_verdict_is_not_put_on_what_came_in_its_place(known: Job, both: Path, 
         replace(known, artifact=folder), MatrixPlan((Precision.INT8,), (Provider.CPU,)), progress=quiet
     )
     in_contract("logits", bias=0.0)(folder)
-    with pytest.raises(ArtifactError, match="changed while it was judged"):
+    with pytest.raises(ArtifactError, match="changed during validation"):
         store_cells(folder, outcome)
 
 

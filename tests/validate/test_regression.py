@@ -12,7 +12,7 @@ from siglip_onnx.runtime.artifact.contract import Precision, Provider, Reference
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate import CheckGroup, LimitTable, Report, Terms, validate
 from siglip_onnx.validate.checks.regression import accepted, latency, ratchet
-from siglip_onnx.validate.report.matrix import Cell, Matrix, together
+from siglip_onnx.validate.report.matrix import Cell, Matrix, matrix_verdict
 
 from ..conftest import CHECKPOINT, Command, quiet
 
@@ -80,7 +80,7 @@ def test_another_yardstick_proves_nothing(before: Report) -> None:
 def test_a_gate_that_failed_is_no_baseline_by_its_other_cells(before: Report, tmp_path: Path) -> None:
     good = Cell(Precision.FP32, Provider.CPU, Verdict.PASS, True, before)
     bad = Cell(Precision.INT8, Provider.CPU, Verdict.FAIL, True, None, "It crashed.")
-    matrix = Matrix("", 0.0, "x", "y", before.data, together((good, bad)), (good, bad), {})
+    matrix = Matrix("", 0.0, "x", "y", before.data, matrix_verdict((good, bad)), (good, bad), {})
     (tmp_path / "parity.json").write_bytes(matrix.to_json())
     with pytest.raises(InputError, match="says FAIL"):
         accepted(tmp_path / "parity.json")

@@ -398,7 +398,7 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
     assert "no column 'bild'" in refused(table, DataOptions(image_column="bild"))
     assert "It has path, captions" in refused(table, DataOptions(caption_column="satz"))
     assert "nothing to judge by" in refused(table, DataOptions(sample=0))
-    assert "no place for a label" in refused(table, DataOptions(templates=("a photo",)))
+    assert "has no {}" in refused(table, DataOptions(templates=("a photo",)))
     assert "cannot be read" in refused(table, DataOptions(labels=tmp_path / "none.txt"))
     assert "is no table" in refused(images(tmp_path / "b"), DataOptions(class_column="x"))
     assert "no column of images" in refused(tar(tmp_path / "a.tar", shard([A])), DataOptions(image_column="x"))

@@ -213,7 +213,7 @@ def test_a_verdict_edited_by_hand_is_found(broken: Path, few: Path) -> None:
     report, html, _ = validate(model, CHECKPOINT, few, FEW, progress=quiet)
     path = store(model.artifact, report, html).path(report_path(report))
     path.write_text(path.read_text().replace("PASS", "FAIL"))
-    with pytest.raises(ArtifactError, match="verdict PASS stands on"):
+    with pytest.raises(ArtifactError, match="of the verdict PASS is missing or was changed"):
         Artifact.open(broken).verify()
 
 
@@ -221,7 +221,7 @@ def test_a_verdict_on_another_artifact_is_not_stored(broken: Path, few: Path) ->
     model = Siglip.load(broken)
     report, html, _ = validate(model, CHECKPOINT, few, FEW, progress=quiet)
     in_contract("logits", bias=-1.0)(broken)
-    with pytest.raises(ArtifactError, match="changed while it was judged"):
+    with pytest.raises(ArtifactError, match="changed during validation"):
         store(model.artifact, report, html)
 
 

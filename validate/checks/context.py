@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ...exporter.options import Dialect
+from ...runtime.arrays import Float64Array
 from ...runtime.artifact.contract import Precision, ReferenceKind, Role
 from ...runtime.errors import ArtifactError, InputError
 from ...runtime.model import Siglip
@@ -31,7 +33,6 @@ from .tower_run import HIDDEN, USERS, TowerRun, ask
 
 if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
-    from ...exporter.checkpoint.dialects import Dialect
 
 Progress = Callable[[str], None]
 Array = NDArray[Any]
@@ -113,7 +114,7 @@ class CheckContext:
     def foreign(self) -> Dialect | None:
         """The dialect of the checkpoint, where it is not the one that transformers reads itself."""
         dialect = self.source.weights.dialect if self.source else None
-        return None if dialect is None or str(dialect) == "transformers" else dialect
+        return None if dialect is None or dialect is Dialect.TRANSFORMERS else dialect
 
     @property
     def graphs(self) -> frozenset[Role]:
@@ -239,11 +240,11 @@ class CheckContext:
         """The text tower."""
         return self.tower(Role.TEXT)
 
-    def _of_labels(self, texts: Array) -> metrics.Floats:
+    def _of_labels(self, texts: Array) -> Float64Array:
         """Embeddings of labels, of length 1: the mean of their templates'."""
-        flat = metrics.unit(texts[self.rows([prompt for i in self.choices for prompt in self._prompts[i]])])
+        flat = metrics.unit_rows(texts[self.rows([prompt for i in self.choices for prompt in self._prompts[i]])])
         groups = flat.reshape(len(self.choices), -1, flat.shape[1])
-        return groups[:, 0] if groups.shape[1] == 1 else metrics.unit(groups.mean(1))
+        return groups[:, 0] if groups.shape[1] == 1 else metrics.unit_rows(groups.mean(1))
 
     @cached_property
     def frozen_labels(self) -> Array | None:
@@ -252,7 +253,7 @@ class CheckContext:
             return None
         prompts = format_prompts(self.frozen.templates, self.frozen.labels)
         rows = self.answers.embeddings(Role.TEXT, self.answers.ids([text for group in prompts for text in group]))
-        return np.asarray(metrics.unit(rows).reshape(len(prompts), len(prompts[0]), -1).mean(1))
+        return np.asarray(metrics.unit_rows(rows).reshape(len(prompts), len(prompts[0]), -1).mean(1))
 
     def logits(self, images: Sequence[int], texts: Sequence[int]) -> tuple[Array, Array]:
         """Our logits and the reference's of rows of both towers, from the files to the end."""

@@ -43,7 +43,7 @@ def _tower(context: CheckContext, role: Role, names: tuple[str, ...]) -> Iterato
     tower, gate, group = context.tower(role), context.gate, CheckGroup.EMBEDDINGS
     ours, theirs = tower.found, tower.wanted
     if context.model.embedding(role).normalized:
-        theirs = metrics.unit(theirs)
+        theirs = metrics.unit_rows(theirs)
         yield at_most(group, f"{role} length - 1", float(np.abs(np.linalg.norm(ours, axis=1) - 1).max()), _UNIT)
     due = (len(theirs), context.model.contract.embedding.size)
     if not ours.shape == theirs.shape == due:
@@ -70,7 +70,7 @@ def _cosines(context: CheckContext, role: Role, names: tuple[str, ...]) -> Itera
     for name, values, limit, floor in zip(("cosine", "centered cosine"), (raw, centered), limits, floors, strict=True):
         worst = f"worst: {names[int(np.argmin(values))]!r:.60}"  # a NaN counts as the smallest
         for which, share in (("min", 0.0), ("p0.1", 0.001), ("p1", 0.01), ("median", 0.5)):
-            found = metrics.lowest(values, share)
+            found = metrics.lower_quantile(values, share)
             yield at_least(CheckGroup.EMBEDDINGS, f"{role} {name} {which}", found, limit, worst, floor)
 
 
@@ -80,7 +80,7 @@ def _floors(tower: TowerRun) -> tuple[float | None, float | None]:
         return None, None
     alone = tower.found[tower.batch_rows]
     pair = metrics.row_cosines(tower.batched, alone), metrics.centered_cosines(tower.batched, alone, tower.mean)
-    raw, centered = (_finite(1 - metrics.lowest(values, 0.0)) for values in pair)
+    raw, centered = (_finite(1 - metrics.lower_quantile(values, 0.0)) for values in pair)
     return raw, centered
 
 
@@ -148,7 +148,7 @@ def _joint(context: CheckContext) -> Iterator[Check]:
             yield at_most(CheckGroup.LOGITS, title, float(np.abs(ours - due).max()), context.gate.logit_max)
     for name, due in (("image_embeds", images), ("text_embeds", texts)):
         title = f"joint graph, {name} relative error"
-        yield _close(CheckGroup.LOGITS, title, found[name], metrics.unit(due), context.gate)
+        yield _close(CheckGroup.LOGITS, title, found[name], metrics.unit_rows(due), context.gate)
 
 
 def _joint_feed(spec: TensorSpec, rows: dict[Role, Array]) -> tuple[str, Array]:
@@ -225,7 +225,7 @@ def sense(context: CheckContext, group: CheckGroup, luck: str) -> Check:
         return inconclusive(group, name, detail)
     logits, truth = known
     hits = round(metrics.recall(logits, truth, 1) * len(logits))
-    chance, detail = metrics.at_least_by_chance(hits, truth.mean(axis=1)), f"{hits} of {len(logits)} images"
+    chance, detail = metrics.poisson_binomial_tail(hits, truth.mean(axis=1)), f"{hits} of {len(logits)} images"
     if chance <= CHANCE:
         return at_most(group, name, chance, CHANCE, detail)
     advice = "give --data that the model was trained for; if it stays so, the weights are untrained or read wrongly"

@@ -85,7 +85,7 @@ def _not_inferior(task: TaskScores, gate: Limits) -> Check:
     detail = f"{paired.lost:.3g} lost and {paired.gained:.3g} gained of {paired.count:.0f}"
     if bound <= gate.margin or not paired.lower(gate.confidence) <= gate.margin:
         return at_most(group, name, bound, gate.margin, detail)
-    needed = paired.needed(gate.margin, gate.confidence)
+    needed = paired.samples_needed(gate.margin, gate.confidence)
     advice = f"{max(needed, gate.samples)} samples like these would do" if needed else "no number like these would do"
     return Check(group, name, Verdict.INCONCLUSIVE, bound, gate.margin, "at most", f"{detail}; {advice}")
 
@@ -124,7 +124,7 @@ def _tasks(
 
 def _count(ours: Array, theirs: Array, truth: Array, k: int, tie: float) -> Array:
     """Rows that can be wrong; lost and gained clearly; lost and gained at all; right before and after."""
-    some = metrics.telling(truth, k)
+    some = metrics.nontrivial_rows(truth, k)
     if not some.any():
         return np.zeros(7)
     ours, theirs, truth = ours[some], theirs[some], truth[some]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.arrays import Float64Array
 from ...runtime.artifact.contract import Role
 from ...runtime.errors import SiglipOnnxError
 from ...runtime.model import PROBABILITIES
@@ -62,12 +63,12 @@ class TowerRun:
     placement: Mapping[str, int]
 
     @cached_property
-    def mean(self) -> metrics.Floats:
+    def mean(self) -> Float64Array:
         """The mean of the reference's embeddings, each of length 1."""
-        return np.asarray(metrics.unit(self.wanted).mean(0))
+        return np.asarray(metrics.unit_rows(self.wanted).mean(0))
 
     @cached_property
-    def centered(self) -> metrics.Floats:
+    def centered(self) -> Float64Array:
         """Centered cosine of each row with the reference's."""
         return metrics.centered_cosines(self.found, self.wanted, self.mean)
 
@@ -167,7 +168,7 @@ def _batches(
             said[size] = str(error)
             continue
         cosines = metrics.row_cosines(together, found[chosen])
-        said[size], batched = 1 - metrics.lowest(cosines, 0.0), together
+        said[size], batched = 1 - metrics.lower_quantile(cosines, 0.0), together
     return said, batched
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.errors import InputError
-from ...runtime.labels import read_labels
+from ...runtime.preprocessing.prompts import read_labels
 from .folders import read_images, walk
 from .parquet import class_names, schema
 from .rows import DataOptions, Row, columns, is_image, relative_name

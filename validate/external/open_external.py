@@ -132,7 +132,7 @@ def _graphs(folder: Path, chosen: Chosen, form: InputForm, mapping: Mapping | No
     graphs = {}
     for role, found in chosen.towers.items():
         other = told[Role.TEXT if role is Role.VISION else Role.VISION]
-        graphs[role] = replace(found.graph, usage=TowerBinder(folder, role, found, form, told[role], other).usage())
+        graphs[role] = replace(found.graph, binding=TowerBinder(folder, role, found, form, told[role], other).usage())
     return graphs if chosen.joint is None else {**graphs, Role.JOINT: chosen.joint.graph}
 
 
@@ -175,10 +175,10 @@ def _record(path: Path) -> FileRecord:
 
 def _notes(graphs: dict[Role, Graph]) -> Iterator[str]:
     for role, graph in graphs.items():
-        if isinstance(graph.usage, IOBinding):
-            length = "scaled to length 1" if graph.usage.normalized else "not scaled"
-            takes = f"{graph.usage.takes} ({graph.takes.dtype})"
-            yield f"{role}: {graph.path}, from {takes} to {graph.usage.embedding}, which is {length}."
+        if isinstance(graph.binding, IOBinding):
+            length = "scaled to length 1" if graph.binding.normalized else "not scaled"
+            takes = f"{graph.binding.input_name} ({graph.row_input.dtype})"
+            yield f"{role}: {graph.path}, from {takes} to {graph.binding.embedding}, which is {length}."
 
 
 def _missing(own: dict[str, Path], source: Checkpoint) -> Iterator[str]:

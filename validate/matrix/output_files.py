@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.errors import ArtifactError
-from ..report.html import matrix_page, page
+from ..report.html import cell_page, matrix_page
 from ..report.junit import to_junit
 from ..report.markdown import to_markdown
 from ..report.matrix import Cell, Matrix
@@ -40,7 +40,7 @@ def store_cells(folder: Path, outcome: MatrixResult) -> None:
     for cell in outcome.matrix.cells:
         report = cell.report or _unfinished(outcome.matrix, cell, artifact)
         if report is not None:
-            artifact = store(artifact, report, page(report, outcome.evidence.get(cell.name)))
+            artifact = store(artifact, report, cell_page(report, outcome.evidence.get(cell.name)))
 
 
 def _unfinished(matrix: Matrix, cell: Cell, artifact: Artifact) -> Report | None:

@@ -24,7 +24,7 @@ from ...runtime.artifact.contract import Precision, Provider, Verdict
 from ...runtime.engines import host
 from ...runtime.errors import InconclusiveError, ParityError, ProviderError
 from ..open_model import precisions_of, weights_of
-from ..report.matrix import Cell, Matrix, together
+from ..report.matrix import Cell, Matrix, matrix_verdict
 from ..report.plot_data import PlotData
 from ..report.report import DataRecord, Report
 from ..validate_variant import environment
@@ -100,7 +100,7 @@ def run_matrix(job: Job, plan: MatrixPlan, *, progress: Progress = print) -> Mat
         artifact=next((c.report.artifact for c, _ in found if c.report), job.artifact.resolve().name),
         reference=next((c.report.reference for c, _ in found if c.report), job.checkpoint or "its fp32 variant"),
         data=data,
-        verdict=together([cell for cell, _ in found]),
+        verdict=matrix_verdict([cell for cell, _ in found]),
         cells=tuple(cell for cell, _ in found),
         environment=environment(),
     )
@@ -115,7 +115,7 @@ def _ask_reference(job: Job, plan: MatrixPlan, folder: Path, processes: Processe
     if (folder / cells.DATA).exists():
         return msgspec.json.decode((folder / cells.DATA).read_bytes(), type=DataRecord)
     if isinstance(ended, WorkerError):
-        raise getattr(errors, ended.kind, ParityError)(ended.what, ended.next_step)
+        raise getattr(errors, ended.kind, ParityError)(ended.message, ended.next_step)
     raise InconclusiveError(f"The reference gave no answers: {ended}", "Free some memory, or raise --timeout.")
 
 
@@ -191,7 +191,7 @@ def _cell(
     if ended is None:
         report = Report.from_json((folder / cells.REPORT).read_bytes())
         return Cell(precision, provider, report.verdict, True, report)
-    problem = ended if isinstance(ended, str) else f"{ended.what} {ended.next_step}"
+    problem = ended if isinstance(ended, str) else f"{ended.message} {ended.next_step}"
     kind = ended.kind if isinstance(ended, WorkerError) else ""
     absent = kind == ProviderError.__name__ and not required
     verdict = Verdict.INCONCLUSIVE if absent or kind == InconclusiveError.__name__ else Verdict.FAIL

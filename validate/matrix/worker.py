@@ -88,7 +88,7 @@ class Job:
                 "Take the cell out of the gate, or accept a release that has it first.",
             )
         found = before.get((precision, provider))
-        if found is None and gates.of(precision, provider).latency is not None:
+        if found is None and gates.limits_for(precision, provider).latency is not None:
             raise InputError("A time can only be compared with that of a baseline.", "Name one with --baseline.")
         return Terms(gates, found, self.dialect, without=without, answers=self.answers)
 
@@ -116,7 +116,7 @@ class WorkerError(msgspec.Struct, frozen=True):
     """A `SiglipOnnxError` on its way to another process."""
 
     kind: str
-    what: str
+    message: str
     next_step: str
 
 
@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> int:
     try:
         run(task, folder)
     except SiglipOnnxError as error:
-        problem = WorkerError(type(error).__name__, error.what, error.next_step)
+        problem = WorkerError(type(error).__name__, error.message, error.next_step)
         write_file(folder / ERROR, msgspec.json.encode(problem))
         return error.exit_code
     return 0

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.artifact.contract import Precision, Provider, Role, Verdict
+from ...runtime.engines.host import installed_version
 from ...runtime.errors import InconclusiveError
 from ...runtime.model import Siglip
 from ...runtime.preprocessing.image import ImageProcessor
-from ...runtime.versions import installed_version
 from .pytorch import Floats, ImageSource
 
 

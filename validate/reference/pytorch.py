@@ -19,12 +19,13 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from ...exporter.options import Dialect
 from ...runtime import privacy
 from ...runtime.artifact.contract import Role
+from ...runtime.engines.host import installed_version
 from ...runtime.errors import CheckpointError, InputError, ProviderError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import patches_dtype
-from ...runtime.versions import installed_version
 from ..stats import metrics
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class PyTorchReference:
 
     @property
     def _own_names(self) -> bool:
-        return str(self.source.weights.dialect) == "transformers"
+        return self.source.weights.dialect is Dialect.TRANSFORMERS
 
     @functools.cached_property
     def identity(self) -> str:

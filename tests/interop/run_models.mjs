@@ -1,11 +1,11 @@
-/** How the libraries are asked, in Node and in a page alike. */
+/** Runs the libraries, in Node and in a page alike. */
 
-/** An output [rows, columns] as nested lists, as JSON has them. */
+/** An output [rows, columns] as nested lists, ready for JSON. */
 export function table({ data, dims: [rows, columns] }) {
   return Array.from({ length: rows }, (_, row) => Array.from(data.slice(row * columns, (row + 1) * columns), Number));
 }
 
-/** The inputs by their names; `read` gives the bytes of a file of the job. */
+/** The inputs by name; `read` returns the bytes of a file of the job. */
 export async function tensors(Tensor, { pixels, ids }, read) {
   return {
     pixel_values: new Tensor('float32', new Float32Array(await read(pixels.file)), pixels.shape),
@@ -13,8 +13,8 @@ export async function tensors(Tensor, { pixels, ids }, read) {
   };
 }
 
-/** ONNX Runtime: run the three graphs of a variant; `open` gives a session. */
-export async function askGraphs(open, { vision, text, joint }, inputs) {
+/** Runs the three graphs of a variant in ONNX Runtime; `open` returns a session. */
+export async function runGraphs(open, { vision, text, joint }, inputs) {
   const run = async (graph) => {
     const session = await open(graph);
     const outputs = await session.run(Object.fromEntries(session.inputNames.map((name) => [name, inputs[name]])));
@@ -31,10 +31,10 @@ export async function askGraphs(open, { vision, text, joint }, inputs) {
   };
 }
 
-/** transformers.js: towers, joint model and pipeline, each with the options that the variant gives for it. */
-export async function askTransformers(hub, { vision, text, joint }, inputs, { folder, images, texts, template }) {
-  const run = async (kind, options, ...names) => {
-    const model = await kind.from_pretrained(folder, options);
+/** Runs towers, joint model and pipeline in transformers.js, each with its options from the variant. */
+export async function runTransformers(hub, { vision, text, joint }, inputs, { folder, images, texts, template }) {
+  const run = async (modelClass, options, ...names) => {
+    const model = await modelClass.from_pretrained(folder, options);
     const outputs = await model(Object.fromEntries(names.map((name) => [name, inputs[name]])));
     await model.dispose();
     return outputs;

@@ -1,4 +1,4 @@
-"""Asks Optimum's ORTModelForZeroShotImageClassification; runs in the environment `optimum`, without siglip-onnx."""
+"""Runs Optimum's ORTModelForZeroShotImageClassification; uses the environment `optimum`, without siglip-onnx."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Json = dict[str, Any]
 
 
 def main(job: Json) -> Json:
-    """What it says of each variant."""
-    answers: Json = {}
+    """Outputs or error message of each variant."""
+    outputs: Json = {}
     for name, options in job["variants"].items():
         try:
-            answers[name] = ask(job, options)
+            outputs[name] = run(job, options)
         except Exception as error:
-            answers[name] = {"error": f"{type(error).__name__}: {error}"}
-    return {"version": importlib.metadata.version("optimum-onnx"), "variants": answers}
+            outputs[name] = {"error": f"{type(error).__name__}: {error}"}
+    return {"version": importlib.metadata.version("optimum-onnx"), "variants": outputs}
 
 
-def ask(job: Json, options: Json) -> Json:
-    """Embeddings and logits for ready inputs, and what a pipeline makes of images and texts."""
+def run(job: Json, options: Json) -> Json:
+    """Embeddings and logits of prepared tensors, and a pipeline's scores of images and texts."""
     model = ORTModelForZeroShotImageClassification.from_pretrained(**options, local_files_only=True)
     output = model(input_ids=tensor(job["ids"], np.int64), pixel_values=tensor(job["pixels"], np.float32))
     folder = options["model_id"]
@@ -48,7 +48,7 @@ def ask(job: Json, options: Json) -> Json:
 
 
 def tensor(raw: Json, dtype: type[np.generic]) -> torch.Tensor:
-    """A tensor of the job."""
+    """Read a tensor of the job."""
     return torch.from_numpy(np.fromfile(raw["file"], dtype).reshape(raw["shape"]))
 
 

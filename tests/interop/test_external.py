@@ -1,9 +1,9 @@
-"""Exports that other tools made are judged as ours are, by the checkpoint that they come from.
+"""`validate` works on other tools' exports, against the checkpoint that they were made from.
 
-Optimum's folder is what `optimum-cli export onnx` writes. The folder of transformers.js is made as its
-scripts/convert.py and scripts/quantize.py make it (`optimum_exports.py` says how): each tower exported by Optimum,
-`_quantized` by ONNX Runtime's dynamic quantizer and `_fp16` by its float16 converter. Only its tokenizer.json is ours,
-since neither transformers 4 nor Optimum writes one for SigLIP.
+Optimum's folder is written as by `optimum-cli export onnx`. The folder for transformers.js follows its
+scripts/convert.py and scripts/quantize.py (see `optimum_exports.py`): Optimum exports each tower, ONNX Runtime's
+dynamic quantizer writes `_quantized`, and its float16 converter writes `_fp16`. Only tokenizer.json is ours, because
+neither transformers 4 nor Optimum writes one for SigLIP.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from . import consumers, environments
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The bundled checkpoint, exported by both tools."""
-    folder = tmp_path_factory.mktemp("foreign")
-    places = {"optimum": folder / "optimum", "transformers_js": folder / "transformers.js"}
-    job = {"checkpoint": str(CHECKPOINT), **{name: str(place) for name, place in places.items()}}
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundled checkpoint, exported with both tools."""
+    folder = tmp_path_factory.mktemp("exports")
+    folders = {"optimum": folder / "optimum", "transformers_js": folder / "transformers.js"}
+    job = {"checkpoint": str(CHECKPOINT), **{name: str(path) for name, path in folders.items()}}
     consumers.python(environments.python("optimum"), "optimum_exports.py", job, folder)
     (folder / "ours").mkdir()
     write_files(Checkpoint.open(CHECKPOINT), folder / "ours")
-    shutil.copy(folder / "ours" / "tokenizer.json", places["transformers_js"])
-    return places
+    shutil.copy(folder / "ours" / "tokenizer.json", folders["transformers_js"])
+    return folders
 
 
-def judged(folder: Path, pairs: Path, precision: Precision = Precision.FP32) -> Report:
+def validated(folder: Path, pairs: Path, precision: Precision = Precision.FP32) -> Report:
     job = Job(folder, str(CHECKPOINT), folder.parent / "answers")
     subject = open_model(job, precision, Provider.CPU)
     terms = replace(FEW, without=subject.without)
     return validate(subject.model, CHECKPOINT, pairs, terms, progress=lambda step: None).report
 
 
-def test_optimums_export_passes_and_is_left_as_it_is(foreign: dict[str, Path], pairs: Path) -> None:
-    folder = foreign["optimum"]
+def test_optimum_export_passes_and_is_not_changed(exports: dict[str, Path], pairs: Path) -> None:
+    folder = exports["optimum"]
     before = files(folder)
-    adopted = open_external(folder, Checkpoint.open(CHECKPOINT))
-    assert (adopted.kind, adopted.precision) == ("optimum", Precision.FP32)
-    assert (adopted.has_tokenizer, adopted.has_preprocessor, adopted.has_joint) == (False, True, True)
-    assert adopted.artifact.path("spiece.model").parent == folder
-    report = judged(folder, pairs)
+    external = open_external(folder, Checkpoint.open(CHECKPOINT))
+    assert (external.kind, external.precision) == ("optimum", Precision.FP32)
+    assert (external.has_tokenizer, external.has_preprocessor, external.has_joint) == (False, True, True)
+    assert external.artifact.path("spiece.model").parent == folder
+    report = validated(folder, pairs)
     report.require_pass()
     assert {CheckGroup.PIXELS, CheckGroup.BATCH} <= set(report.expected)
     assert CheckGroup.TOKENS not in report.expected
@@ -65,31 +65,31 @@ def test_optimums_export_passes_and_is_left_as_it_is(foreign: dict[str, Path], p
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
-def test_what_transformers_js_opens_passes_at_each_precision(
-    foreign: dict[str, Path], pairs: Path, precision: Precision
+def test_transformers_js_folder_passes_at_each_precision(
+    exports: dict[str, Path], pairs: Path, precision: Precision
 ) -> None:
-    folder = foreign["transformers_js"]
+    folder = exports["transformers_js"]
     assert precisions(folder) == (Precision.FP32, Precision.FP16, Precision.INT8)
-    adopted = open_external(folder, Checkpoint.open(CHECKPOINT), precision)
+    external = open_external(folder, Checkpoint.open(CHECKPOINT), precision)
     suffix = {Precision.FP16: "_fp16", Precision.INT8: "_quantized"}.get(precision, "")
-    graphs = adopted.artifact.contract.variants[0].graphs
+    graphs = external.artifact.contract.variants[0].graphs
     assert {role: graph.path for role, graph in graphs.items()} == {
         Role.VISION: f"onnx/vision_model{suffix}.onnx",
         Role.TEXT: f"onnx/text_model{suffix}.onnx",
     }
-    report = judged(folder, pairs, precision)
+    report = validated(folder, pairs, precision)
     report.require_pass()
     assert CheckGroup.TOKENS in report.expected
 
 
-def test_a_defect_in_optimums_export_is_found(foreign: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(foreign["optimum"], tmp_path / "broken"))
+def test_defect_in_an_optimum_export_is_caught(exports: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exports["optimum"], tmp_path / "broken"))
     model = onnx.load(folder / "model.onnx")
     name = next(t.name for t in model.graph.initializer if t.name.endswith("text_model.head.bias"))
     tensor = next(t for t in model.graph.initializer if t.name == name)
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(tensor)), name))
     onnx.save(model, folder / "model.onnx")
-    report = judged(folder, pairs)
+    report = validated(folder, pairs)
     failed = {
         check.name.split()[0]
         for check in report.checks

@@ -1,4 +1,4 @@
-"""Asking `validate` for a verdict; nothing else here knows how it is called."""
+"""Calls `validate`; no other module of this package knows its signature."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ from siglip_onnx.validate.data.samples import Samples
 ROOT: Final = Path(__file__).parents[2]
 CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
 EVAL: Final = ROOT / "examples" / "emoji" / "eval"
-# A dozen pairs prove no margin of two percent; every other limit is the default.
-DEFAULT_LIMITS: Final = LimitTable({("default",): {"margin": 0.25}}, "defaults but for the margin")
+# A dozen pairs cannot prove a margin of two percent; every other limit is the default.
+LIMITS: Final = LimitTable({("default",): {"margin": 0.25}}, "defaults but for the margin")
 
 
-def judge(
+def validate_artifact(
     artifact: Path,
     data: Path | Samples | None,
     *,
     precision: Precision = Precision.FP32,
     options: SessionOptions | None = None,
-    code: Callable[[Siglip], None] | None = None,
+    patch: Callable[[Siglip], None] | None = None,
     checkpoint: Path | None = CHECKPOINT,
-    answers: Path | None = None,
+    cache: Path | None = None,
     release: Report | None = None,
 ) -> Report:
-    """Climb the whole ladder.
+    """Run all checks.
 
     Args:
-        artifact: What is judged.
-        data: On what; None for the bundled photos.
-        precision: Which variant.
-        options: How it is loaded.
-        code: Changes the loaded model first.
-        checkpoint: What it is compared with; None for its fp32 variant.
-        answers: Where the reference's answers are kept.
+        artifact: The artifact to validate.
+        data: The data to validate on; None for the bundled photos.
+        precision: The variant to validate.
+        options: Its session options.
+        patch: Changes the loaded model before validation.
+        checkpoint: The checkpoint to compare with; None to compare with the fp32 variant.
+        cache: Folder of the reference cache.
         release: The report of the last release.
 
     Raises:
-        SiglipOnnxError: There is nothing to judge, or nothing to judge by.
+        SiglipOnnxError: The artifact, the data or the checkpoint cannot be used.
     """
     with Siglip(Artifact.open(artifact), precision, options) as model:
-        if code is not None:
-            code(model)
-        terms = Terms(limits=DEFAULT_LIMITS, accepted=release, answers=answers)
+        if patch is not None:
+            patch(model)
+        terms = Terms(limits=LIMITS, accepted=release, answers=cache)
         return validate(model, checkpoint, data, terms, progress=lambda step: None).report
 
 
-def keep(artifact: Path | Artifact, report: Report) -> None:
-    """Store a report in an artifact, without its page; raises ArtifactError where that is another one by now."""
+def store_report(artifact: Path | Artifact, report: Report) -> None:
+    """Store a report in an artifact, without its HTML; raise ArtifactError if the artifact has changed since."""
     store(Artifact.open(artifact) if isinstance(artifact, Path) else artifact, report, "")
 
 
 def report_file(artifact: Path, precision: Precision = Precision.FP32) -> Path:
-    """Where the report of a variant on the CPU lies."""
+    """Path of a variant's report for the CPU."""
     return artifact / "reports" / f"parity-{precision}-cpu.json"
 
 
-def earlier(path: Path, precision: Precision) -> Report:
-    """The report of an accepted release; errors as of `validate --baseline`."""
+def accepted_report(path: Path, precision: Precision) -> Report:
+    """Read the report of an accepted release; raises the errors of `validate --baseline`."""
     return accepted(path)[precision, Provider.CPU]

@@ -1,4 +1,4 @@
-"""Texts and images that reach the towers as something else, by the files or by the runtime's code."""
+"""Faults in preprocessing: wrong token ids or pixels, from the artifact's files or the runtime's code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from siglip_onnx.runtime import ImageOptions, Siglip
+from siglip_onnx.runtime.arrays import ByteArray
 from siglip_onnx.runtime.preprocessing.image import ImageInput, ImageProcessor, Transparency, load_image
 from siglip_onnx.validate import CheckGroup
 
@@ -21,11 +21,11 @@ from ..conftest import rewrite
 from .edits import Change, in_contract, in_file
 from .fault import Fault, FaultArea
 
-_PIECES: Final = ("▁face", "▁hand")  # of the bundled vocabulary; many captions have one of them
+_PIECES: Final = ("▁face", "▁hand")  # from the bundled vocabulary; many captions contain one of them
 
 
 def _in_tokenizer_json(edit: Callable[[dict[str, Any]], None]) -> Change:
-    """The file of the tokenizers library, which every consumer but our runtime reads."""
+    """Edit tokenizer.json, which the tokenizers library reads and our runtime does not."""
 
     def make(folder: Path) -> None:
         path = folder / "tokenizer.json"
@@ -37,11 +37,11 @@ def _in_tokenizer_json(edit: Callable[[dict[str, Any]], None]) -> Change:
     return make
 
 
-def _no_end(content: dict[str, Any]) -> None:
+def _no_end_token(content: dict[str, Any]) -> None:
     content["post_processor"] = None
 
 
-def _cut_from_the_left(content: dict[str, Any]) -> None:
+def _truncates_on_the_left(content: dict[str, Any]) -> None:
     content["truncation"]["direction"] = "Left"
 
 
@@ -58,13 +58,13 @@ def _no_model(content: dict[str, Any]) -> None:
     content["model"] = None
 
 
-def _reading(canonical: Callable[[str], str]) -> Callable[[Siglip], None]:
-    """A tokenizer that cleans texts in another way."""
+def _canonicalizing(canonical: Callable[[str], str]) -> Callable[[Siglip], None]:
+    """Patch the tokenizer's canonicalization."""
 
-    def code(model: Siglip) -> None:
+    def patch(model: Siglip) -> None:
         vars(model.tokenizer)["canonical"] = canonical
 
-    return code
+    return patch
 
 
 def _spaced(text: str) -> str:
@@ -72,7 +72,7 @@ def _spaced(text: str) -> str:
 
 
 def _pieces_swapped(folder: Path) -> None:
-    """A vocabulary of another training run: as large, and two pieces in each other's place."""
+    """A vocabulary of the same size with two pieces swapped, as from another training run."""
     path = folder / "spiece.model"
     model = spm.ModelProto()
     model.ParseFromString(path.read_bytes())
@@ -83,41 +83,41 @@ def _pieces_swapped(folder: Path) -> None:
 
 
 def _with_options(options: ImageOptions) -> Callable[[Siglip], None]:
-    """The runtime as a user may ask for it, which is not what the reference does."""
+    """Options that a user may choose, but that differ from the reference."""
 
-    def code(model: Siglip) -> None:
+    def patch(model: Siglip) -> None:
         model.images = ImageProcessor(model.contract.image, options)
 
-    return code
+    return patch
 
 
-class _Careless(ImageProcessor):
-    """A processor that decodes and resizes by a function of the decoded image and the size that is due."""
+class _ReplacedResize(ImageProcessor):
+    """An image processor with another resize function, which receives the decoded image and the target size."""
 
     def __init__(self, model: Siglip, resize: Callable[[Image.Image, tuple[int, int]], Image.Image]) -> None:
         super().__init__(model.contract.image)
         self._resize = resize
 
-    def bytes_of(self, image: ImageInput) -> NDArray[np.uint8]:
-        """As the base class does, but for the resizing."""
+    def bytes_of(self, image: ImageInput) -> ByteArray:
+        """Decode as the base class does, and resize with the replaced function."""
         return np.asarray(self._resize(load_image(image, self.options), (self.spec.width, self.spec.height)))
 
 
 def _resizing(resize: Callable[[Image.Image, tuple[int, int]], Image.Image]) -> Callable[[Siglip], None]:
-    def code(model: Siglip) -> None:
-        model.images = _Careless(model, resize)
+    def patch(model: Siglip) -> None:
+        model.images = _ReplacedResize(model, resize)
 
-    return code
+    return patch
 
 
 def _not_antialiased(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """As OpenCV and torch resize by default; a transformation reads no more than four by four pixels."""
+    """Resize without antialiasing, as OpenCV and torch do by default: each output pixel reads 4 × 4 input pixels."""
     scale = image.width / size[0], image.height / size[1]
     return image.transform(size, Image.Transform.AFFINE, (scale[0], 0, 0, 0, scale[1], 0), Image.Resampling.BICUBIC)
 
 
 def _cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of the image, as CLIP has it."""
+    """Resize the center crop, as CLIP does."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.resize(size, Image.Resampling.BICUBIC, (left, top, left + side, top + side))
@@ -127,14 +127,14 @@ def _gray(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.convert("L").convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
-def _twice(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A thumbnail first, as from a store that keeps no originals."""
+def _resized_twice(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize a thumbnail, as from a store without originals."""
     between = size[0] + 1, size[1] + 1
     return image.resize(between, Image.Resampling.BICUBIC).resize(size, Image.Resampling.BICUBIC)
 
 
 def _as_floats(model: Siglip) -> None:
-    """Rescaled in float32 and by a product, which differs from the reference in the last bit."""
+    """Rescale in float32 by multiplication, which differs from the reference in the last bit."""
     spec = model.contract.image
     images = ImageProcessor(spec)
     levels = np.arange(256, dtype=np.float32) * np.float32(2 / 255) - np.float32(1)
@@ -142,15 +142,15 @@ def _as_floats(model: Siglip) -> None:
     model.images = images
 
 
-def _turned(model: Siglip) -> None:
-    """Height and width exchanged, which no shape shows where images are square."""
+def _transposed(model: Siglip) -> None:
+    """Swap height and width, which no shape check finds in square images."""
     images = model.images
 
-    class Turned(ImageProcessor):
-        def bytes_of(self, image: ImageInput) -> NDArray[np.uint8]:
+    class Transposed(ImageProcessor):
+        def bytes_of(self, image: ImageInput) -> ByteArray:
             return super().bytes_of(image).transpose(1, 0, 2)
 
-    model.images = Turned(images.spec)
+    model.images = Transposed(images.spec)
 
 
 def _text(name: str, make: Change) -> Fault:
@@ -161,23 +161,23 @@ def _image(name: str, make: Change) -> Fault:
     return Fault(name, FaultArea.IMAGE, CheckGroup.PIXELS, make)
 
 
-def _decoding(name: str, code: Callable[[Siglip], None]) -> Fault:
-    return Fault(name, FaultArea.IMAGE, CheckGroup.PIXELS, code=code)
+def _decoding(name: str, patch: Callable[[Siglip], None]) -> Fault:
+    return Fault(name, FaultArea.IMAGE, CheckGroup.PIXELS, patch=patch)
 
 
 FAULTS: Final = (
     _text("pad id 0", in_contract("tokenizer", pad_id=0)),
     _text("no lower-casing", in_contract("tokenizer", lower_case=False)),
-    Fault("punctuation kept", FaultArea.TOKENIZER, CheckGroup.TOKENS, code=_reading(str.lower)),
-    Fault("punctuation turned into spaces", FaultArea.TOKENIZER, CheckGroup.TOKENS, code=_reading(_spaced)),
+    Fault("punctuation kept", FaultArea.TOKENIZER, CheckGroup.TOKENS, patch=_canonicalizing(str.lower)),
+    Fault("punctuation turned into spaces", FaultArea.TOKENIZER, CheckGroup.TOKENS, patch=_canonicalizing(_spaced)),
     _text("end id of another vocabulary", in_contract("tokenizer", eos_id=2)),
-    _text("texts half as long", in_contract("tokenizer", length=32)),
+    _text("text length halved", in_contract("tokenizer", length=32)),
     _text("unknown piece read as text", in_contract("tokenizer", special_pieces={"</s>": 1})),
-    _text("two pieces of the vocabulary exchanged", _pieces_swapped),
-    _text("tokenizer.json without the end", _in_tokenizer_json(_no_end)),
-    _text("tokenizer.json cuts from the left", _in_tokenizer_json(_cut_from_the_left)),
+    _text("two vocabulary pieces swapped", _pieces_swapped),
+    _text("tokenizer.json without the end token", _in_tokenizer_json(_no_end_token)),
+    _text("tokenizer.json truncates on the left", _in_tokenizer_json(_truncates_on_the_left)),
     _text("tokenizer.json without padding", _in_tokenizer_json(_no_padding)),
-    _text("tokenizer.json keeps the case", _in_tokenizer_json(_case_kept)),
+    _text("tokenizer.json without lower-casing", _in_tokenizer_json(_case_kept)),
     _text("tokenizer.json without a vocabulary", _in_tokenizer_json(_no_model)),
     _text("tokenizer_config.json of a cased model", in_file("tokenizer_config.json", do_lower_case=False)),
     _image("mean and std of ImageNet", in_contract("image", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))),
@@ -185,14 +185,14 @@ FAULTS: Final = (
     _image("red and blue swapped", in_contract("image", channel_order="BGR")),
     _image("rescaled by 1/256", in_contract("image", rescale=1 / 256)),
     _image("preprocessor_config.json with another mean", in_file("preprocessor_config.json", image_mean=[0, 0, 0])),
-    _image("images of one pixel more", in_contract("image", height=65, width=65)),
+    _image("images one pixel larger", in_contract("image", height=65, width=65)),
     _decoding("no antialiasing", _resizing(_not_antialiased)),
     _decoding("cropped, not stretched", _resizing(_cropped)),
     _decoding("gray", _resizing(_gray)),
-    _decoding("resized twice", _resizing(_twice)),
-    _decoding("rows and columns exchanged", _turned),
+    _decoding("resized twice", _resizing(_resized_twice)),
+    _decoding("image rows and columns swapped", _transposed),
     _decoding("rescaled in float32", _as_floats),
     _decoding("EXIF orientation applied", _with_options(ImageOptions(exif_orientation=True))),
     _decoding("transparency painted white", _with_options(ImageOptions(transparency=Transparency.WHITE))),
-    _decoding("JPEGs decoded at a fraction", _with_options(ImageOptions(reduced_jpeg=True))),
+    _decoding("JPEGs decoded at reduced size", _with_options(ImageOptions(reduced_jpeg=True))),
 )

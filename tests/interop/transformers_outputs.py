@@ -1,4 +1,4 @@
-"""Asks transformers' SiglipModel for the answers of a checkpoint; runs in any environment that has transformers."""
+"""Runs transformers' SiglipModel on a checkpoint; uses any environment with transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @torch.inference_mode()
 def main(job: Json) -> Json:
-    """Everything on the way from images and texts to logits."""
+    """Pixels, token ids, embeddings and logits."""
     model = SiglipModel.from_pretrained(job["checkpoint"]).eval()
     pixels, ids = tensor(job["pixels"], np.float32), tensor(job["ids"], np.int64)
     joint = model(input_ids=ids, pixel_values=pixels)
@@ -35,22 +35,22 @@ def main(job: Json) -> Json:
 
 
 def images(job: Json) -> torch.Tensor:
-    """Pixels as its own processor for Pillow makes them; transformers 5 has it under another name."""
-    kind = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
-    processor = kind.from_pretrained(job["checkpoint"])
+    """Pixels from its own image processor for Pillow, which has another name in transformers 5."""
+    processor_class = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
+    processor = processor_class.from_pretrained(job["checkpoint"])
     opened = [Image.open(path) for path in job["images"]]
     return processor(opened, return_tensors="pt").pixel_values
 
 
 def tokens(job: Json) -> list[list[int]]:
-    """Ids as its own tokenizer makes them."""
+    """Token ids from its own tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(job["checkpoint"])
     length = job["ids"]["shape"][1]
     return tokenizer(job["tokenizer_texts"], padding="max_length", truncation=True, max_length=length).input_ids
 
 
 def tensor(raw: Json, dtype: type[np.generic]) -> torch.Tensor:
-    """A tensor of the job."""
+    """Read a tensor of the job."""
     return torch.from_numpy(np.fromfile(raw["file"], dtype).reshape(raw["shape"]))
 
 

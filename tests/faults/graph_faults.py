@@ -1,4 +1,4 @@
-"""Graphs that compute something else, as an exporter with a defect would write them."""
+"""Faults in graphs, as an exporter with a defect would write them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from ..conftest import quiet, rewrite
 from .edits import (
     Change,
     Graph,
-    ahead_of,
     all_of,
-    behind,
+    append_after,
     constant,
     edit_graph,
-    feeding,
     graph_path,
     in_graph,
     in_joint,
+    insert_before,
+    producer,
     rewire,
     set_attribute,
 )
-from .fault import Bench, Fault, FaultArea
-from .judge import CHECKPOINT, judge
+from .fault import Fault, FaultArea, FaultFixture
+from .validation import CHECKPOINT, validate_artifact
 
 _POOLED: Final = "pooler_output"
 _PAD: Final = 1
@@ -54,26 +54,26 @@ def _larger_epsilon(graph: Graph) -> None:
         set_attribute(node, "epsilon", 1e-5)
 
 
-def _on_a_small_stream(make: Change) -> Callable[[Bench, Fault], Report]:
-    """The verdict on a copy of the model that computes the same, and whose residual stream is 32 times smaller.
+def _on_a_small_stream(make: Change) -> Callable[[FaultFixture, Fault], Report]:
+    """Validate an equivalent model whose residual stream is 32 times smaller.
 
-    LayerNorm divides by the root of variance plus epsilon, so what an epsilon does depends on the variance. The bundled
-    model's is so large that 1e-5 moves embeddings by 4e-6, no more than another machine might.
+    LayerNorm divides by the root of variance plus epsilon, so the effect of epsilon depends on the variance. The
+    bundled model's variance is so large that 1e-5 moves embeddings by only 4e-6, as much as another machine might.
     """
 
-    def ask(bench: Bench, fault: Fault) -> Report:
-        checkpoint, artifact = bench.folder / "small", bench.folder / "small-artifact"
+    def run(fixture: FaultFixture, fault: Fault) -> Report:
+        checkpoint, artifact = fixture.folder / "small", fixture.folder / "small-artifact"
         shutil.copytree(CHECKPOINT, checkpoint)
         _shrink(checkpoint / "model.safetensors")
         export(checkpoint, artifact, progress=quiet)
         make(artifact)
-        return judge(artifact, bench.data, options=fault.options, checkpoint=checkpoint)
+        return validate_artifact(artifact, fixture.data, options=fault.options, checkpoint=checkpoint)
 
-    return ask
+    return run
 
 
 def _shrink(path: Path) -> None:
-    """Divide all that is added to the vision tower's residual stream; every LayerNorm takes it back."""
+    """Scale down everything that is added to the vision tower's residual stream; LayerNorms undo the scale."""
     weights = load_file(path)
     for name in weights:
         if _ADDED.match(name):
@@ -94,19 +94,19 @@ def _softmax_over(axis: int) -> Callable[[Graph], None]:
 
 
 def _first_token(graph: Graph) -> None:
-    place = feeding(graph, "select").input[1]
-    tensor = next(t for t in graph.initializer if t.name == place)
-    tensor.CopyFrom(numpy_helper.from_array(np.array(0, np.int64), place))
+    index = producer(graph, "select").input[1]
+    tensor = next(t for t in graph.initializer if t.name == index)
+    tensor.CopyFrom(numpy_helper.from_array(np.array(0, np.int64), index))
 
 
 def _padding_masked(graph: Graph) -> None:
-    """SigLIP reads its padding as any other token; other models do not."""
+    """SigLIP attends to padding like to any other token; other models mask it."""
     axes = constant(graph, "mask.axes", np.array([1, 2], np.int64))
     pad, low, zero = constant(graph, "mask.pad", np.int64(_PAD)), "mask.low", "mask.zero"
     constant(graph, low, np.float32(-1e4))
     constant(graph, zero, np.float32(0))
     softmaxes = all_of(graph, "Softmax")
-    ahead_of(
+    insert_before(
         graph,
         graph.node[0],
         helper.make_node("Equal", ["input_ids", pad], ["mask.is_pad"]),
@@ -115,28 +115,28 @@ def _padding_masked(graph: Graph) -> None:
     )
     for number, softmax in enumerate(softmaxes):
         masked = f"mask.scores.{number}"
-        ahead_of(graph, softmax, helper.make_node("Add", [softmax.input[0], "mask"], [masked]))
+        insert_before(graph, softmax, helper.make_node("Add", [softmax.input[0], "mask"], [masked]))
         softmax.input[0] = masked
 
 
 def _last_layer_dropped(graph: Graph) -> None:
-    """The final LayerNorm reads what the last layer reads."""
+    """The final LayerNorm reads the last layer's input."""
     norm = next(node for node in graph.node if node.input[1:2] == ["norm.weight"])
     last = [node for node in all_of(graph, "LayerNormalization") if node.input[1].endswith("norm1.weight")][-1]
     norm.input[0] = last.input[0]
 
 
 def _residual_dropped(graph: Graph) -> None:
-    """A layer's attention takes the place of its input, in the place of being added to it."""
+    """A layer's attention output replaces its input instead of being added to it."""
     norm = next(node for node in graph.node if node.input[1:2] == ["layers.1.norm2.weight"])
-    added = feeding(graph, norm.input[0])
+    added = producer(graph, norm.input[0])
     rewire(graph, added.output[0], added.input[1])
 
 
 def _final_norm_dropped(graph: Graph) -> None:
     norm = next(node for node in graph.node if node.input[1:2] == ["norm.weight"])
     passed = helper.make_node("Identity", [norm.input[0]], list(norm.output))
-    ahead_of(graph, norm, passed)
+    insert_before(graph, norm, passed)
     graph.node.remove(norm)
 
 
@@ -147,7 +147,7 @@ def _output_dropped(graph: Graph) -> None:
 
 
 def _random(graph: Graph) -> None:
-    behind(
+    append_after(
         graph,
         _POOLED,
         lambda inner, name: [
@@ -158,12 +158,12 @@ def _random(graph: Graph) -> None:
 
 
 def _leaking(graph: Graph) -> None:
-    """A hundredth of the batch's mean gets into each row; of a row alone that is itself."""
+    """A hundredth of the batch's mean leaks into each row; a single row is unchanged."""
     axes, share = (
         constant(graph, "leak.axes", np.array([0], np.int64)),
         constant(graph, "leak.share", np.float32(0.01)),
     )
-    behind(
+    append_after(
         graph,
         _POOLED,
         lambda inner, name: [
@@ -176,14 +176,14 @@ def _leaking(graph: Graph) -> None:
 
 
 def _reversed(graph: Graph) -> None:
-    """Rows of a batch come out in another order; one alone has no other."""
-    where = {"starts": [-1], "ends": [np.iinfo(np.int64).min], "axes": [0], "steps": [-1]}
-    names = [constant(graph, f"turn.{name}", np.array(value, np.int64)) for name, value in where.items()]
-    behind(graph, _POOLED, lambda inner, name: [helper.make_node("Slice", [inner, *names], [name])])
+    """The rows of a batch come out reversed; a single row is unchanged."""
+    slices = {"starts": [-1], "ends": [np.iinfo(np.int64).min], "axes": [0], "steps": [-1]}
+    names = [constant(graph, f"turn.{name}", np.array(value, np.int64)) for name, value in slices.items()]
+    append_after(graph, _POOLED, lambda inner, name: [helper.make_node("Slice", [inner, *names], [name])])
 
 
 def _fix_the_batch(folder: Path) -> None:
-    """A tower traced for one image, with a contract that says so."""
+    """A tower that was traced for one image, with a matching contract."""
 
     def specs(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         return tuple(replace(t, shape=tuple(1 if d == "batch" else d for d in t.shape)) for t in tensors)
@@ -214,18 +214,18 @@ def _joint_bias_dropped(graph: Graph) -> None:
     bias.CopyFrom(numpy_helper.from_array(np.array(0.0, np.float32), "logit_bias"))
 
 
-def _joint_turned(graph: Graph) -> None:
-    """The two tables of logits change their names."""
+def _joint_swapped(graph: Graph) -> None:
+    """The two logit outputs swap their names."""
     for node in graph.node:
-        node.output[:] = [_TURNED.get(name, name) for name in node.output]
-        node.input[:] = [_TURNED.get(name, name) for name in node.input]
+        node.output[:] = [_SWAPPED.get(name, name) for name in node.output]
+        node.input[:] = [_SWAPPED.get(name, name) for name in node.input]
 
 
-_TURNED: Final = {"logits_per_image": "logits_per_text", "logits_per_text": "logits_per_image"}
+_SWAPPED: Final = {"logits_per_image": "logits_per_text", "logits_per_text": "logits_per_image"}
 
 
-def _passed_off(precision: Precision) -> Callable[[Path], None]:
-    """The graphs of another variant under the name of the fp32 one."""
+def _declared_as_fp32(precision: Precision) -> Callable[[Path], None]:
+    """The fp32 variant lists the graphs of another variant."""
 
     def change(contract: Contract) -> Contract:
         other, own = contract.variant(precision), contract.variant(Precision.FP32)
@@ -236,7 +236,7 @@ def _passed_off(precision: Precision) -> Callable[[Path], None]:
     return lambda folder: rewrite(folder, change)
 
 
-def _claimed_only(folder: Path) -> None:
+def _graph_missing(folder: Path) -> None:
     """A contract that lists a variant whose graph is missing."""
     Artifact.open(folder).path("onnx/model_int8.onnx").unlink()
 
@@ -245,10 +245,10 @@ def _fault(
     name: str,
     edit: Callable[[Graph], None],
     role: Role,
-    caught: CheckGroup = CheckGroup.EMBEDDINGS,
+    caught_by: CheckGroup = CheckGroup.EMBEDDINGS,
     area: FaultArea = FaultArea.GRAPH,
 ) -> Fault:
-    return Fault(name, area, caught, in_graph(role, edit), elsewhere=role)
+    return Fault(name, area, caught_by, in_graph(role, edit), tower=role)
 
 
 FAULTS: Final = (
@@ -257,7 +257,7 @@ FAULTS: Final = (
         "LayerNorm epsilon of 1e-5",
         FaultArea.GRAPH,
         CheckGroup.EMBEDDINGS,
-        ask=_on_a_small_stream(in_graph(Role.VISION, _larger_epsilon)),
+        run=_on_a_small_stream(in_graph(Role.VISION, _larger_epsilon)),
     ),
     _fault("q and k swapped", _queries_are_keys, Role.TEXT),
     _fault("softmax over the queries", _softmax_over(2), Role.VISION),
@@ -267,21 +267,23 @@ FAULTS: Final = (
     _fault("last layer dropped", _last_layer_dropped, Role.VISION),
     _fault("one residual dropped", _residual_dropped, Role.TEXT),
     _fault("final LayerNorm dropped", _final_norm_dropped, Role.VISION),
-    _fault("noise of one millionth", _random, Role.VISION, CheckGroup.DETERMINISM),
+    _fault("random noise of 1e-6", _random, Role.VISION, CheckGroup.DETERMINISM),
     Fault("an output dropped", FaultArea.GRAPH, CheckGroup.CONTRACT, in_graph(Role.VISION, _output_dropped)),
     Fault("joint graph without its bias", FaultArea.GRAPH, CheckGroup.LOGITS, in_joint(_joint_bias_dropped)),
-    Fault("joint graph's logits transposed", FaultArea.GRAPH, CheckGroup.LOGITS, in_joint(_joint_turned)),
+    Fault("joint graph's logits transposed", FaultArea.GRAPH, CheckGroup.LOGITS, in_joint(_joint_swapped)),
     _fault("rows of a batch leak into each other", _leaking, Role.VISION, CheckGroup.BATCH, FaultArea.BATCH),
     _fault("rows of a batch reversed", _reversed, Role.TEXT, CheckGroup.BATCH, FaultArea.BATCH),
     Fault("batch fixed to 1", FaultArea.BATCH, CheckGroup.CONTRACT, _fix_the_batch),
-    # Ranges of activations are found over a batch, so int8 differs in batches by more than fp32 may.
-    Fault("int8 passed off as fp32", FaultArea.QUANTIZATION, CheckGroup.BATCH, _passed_off(Precision.INT8)),
-    Fault("fp16 passed off as fp32", FaultArea.QUANTIZATION, CheckGroup.EMBEDDINGS, _passed_off(Precision.FP16)),
+    # int8 takes activation ranges over the whole batch, so its rows depend on the batch by more than fp32 allows.
+    Fault("int8 graphs declared as fp32", FaultArea.QUANTIZATION, CheckGroup.BATCH, _declared_as_fp32(Precision.INT8)),
     Fault(
-        "a graph of the variant missing",
+        "fp16 graphs declared as fp32", FaultArea.QUANTIZATION, CheckGroup.EMBEDDINGS, _declared_as_fp32(Precision.FP16)
+    ),
+    Fault(
+        "graph of a variant missing",
         FaultArea.QUANTIZATION,
         CheckGroup.CONTRACT,
-        _claimed_only,
+        _graph_missing,
         precision=Precision.INT8,
     ),
 )
