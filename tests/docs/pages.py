@@ -14,7 +14,20 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SHELLS = ("console", "bash", "sh")
 # These blocks also hold files and output, so a line of them is a command only if it begins with a known program.
 MIXED = ("indented", "text")
-PROGRAMS = ("siglip-onnx", "python", "PYTHON", "pip", "make", "npm", "export", "time", "optimum-cli", "docker", "git")
+PROGRAMS = (
+    "siglip-onnx",
+    "python",
+    "PYTHON",
+    "pip",
+    "make",
+    "npm",
+    "export",
+    "time",
+    "optimum-cli",
+    "docker",
+    "git",
+    "cd",
+)
 _OPERATORS = ("&&", ";", "|", "||")
 _FENCE = re.compile(r"^```(\w*)")
 _CODE = re.compile(r"`([^`\n]+)`")

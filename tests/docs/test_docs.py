@@ -49,8 +49,6 @@ NEEDS_MORE: Final = {
     "ray": "starts a Ray cluster; make test-cluster does",
     "classifier": "is made by freeze-labels of the same page, in the same order",
     "last-release/parity.json": "is the report of a release of the user's own",
-    "Xenova/siglip-base-patch16-224": "is downloaded from the hub",
-    "exported-by-optimum": "is made by Optimum; tests/validate/test_external.py writes one",
     "my-models": "is written by the user; tests/validate/test_external.py writes one",
 }
 QUICK: Final = ("classify", "doctor", "embed", "freeze-labels", "inspect", "layout", "search")

@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
+from siglip_onnx.exporter.layouts import Layout, write_layout
 from siglip_onnx.runtime.artifact.contract import Precision
 
 from ..conftest import CHECKPOINT, EVAL
@@ -31,11 +32,13 @@ ARTIFACTS: Final = (
     "siglip-large",
     "my-model",
     "emoji",
-    "models/siglip-large",
     "build/large-artifact",
     "build/demo/emoji",
 )
 VARIANTS: Final = (Precision.INT8, Precision.BF16, Precision.FP16)
+# Models in other tools' folders.
+TRANSFORMERS_JS: Final = "Xenova/siglip-base-patch16-224"
+OPTIMUM: Final = "exported-by-optimum"
 # Folders of images with captions.
 PAIRS: Final = ("my-images", "pairs", "PAIRS")
 # Files that commands read; what they hold is written by `_write_tables`.
@@ -51,6 +54,8 @@ def make_workspace(folder: Path, artifact: Path) -> Path:
         shutil.copytree(CHECKPOINT, folder / name)
     for name in ARTIFACTS:
         shutil.copytree(artifact, folder / name)
+    shutil.copytree(artifact, folder / TRANSFORMERS_JS, ignore=shutil.ignore_patterns("siglip.json", "reports"))
+    write_layout(folder / ARTIFACTS[0], folder / OPTIMUM, Layout.OPTIMUM, copy=True)
     for name in PAIRS:
         copy_pairs(folder / name)
     _copy_images(folder)
