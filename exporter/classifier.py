@@ -94,7 +94,7 @@ def _check_labels(model: Siglip, spec: LabelSpec) -> None:
 
 def _refuse(truncation: Truncation) -> None:
     raise InputError(
-        f"{truncation.text[:60]!r} has {truncation.tokens} tokens, but the model reads at most {truncation.max_tokens}: "
+        f"{truncation.text[:60]!r} has {truncation.tokens} tokens, but at most {truncation.max_tokens} are read: "
         f"the text would be truncated after {truncation.last_words!r}.",
         "Shorten the label or the template.",
     )

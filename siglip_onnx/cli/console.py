@@ -91,12 +91,15 @@ dialect_option = click.option(
 )
 
 
-def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def session_options(
+    *, auto: bool, default: str | None = "cpu", with_provider: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options of a command that runs graphs, which gets `provider` and `options`, the SessionOptions.
 
     Args:
         auto: Whether the provider may be `auto`.
         default: Default provider.
+        with_provider: Whether to add `--provider`; a command without it has an option of its own.
     """
     names = [p.value for p in Provider] + ([AUTO] if auto else [])
     text = "Provider to run on" + ("; auto selects the fastest one here that carries a PASS." if auto else ".")
@@ -105,12 +108,14 @@ def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Cal
         @functools.wraps(command)
         def with_options(**arguments: Any) -> Any:
             chosen = {name: arguments.pop(name) for name in _SESSION_NAMES}
-            return command(options=_options(arguments["provider"], **chosen), **arguments)
+            provider = arguments["provider"] if with_provider else None
+            return command(options=_options(provider, **chosen), **arguments)
 
-        with_provider = click.option(
+        provider_option = click.option(
             "--provider", type=click.Choice(names), default=default, show_default=True, help=text
-        )(with_options)
-        return functools.reduce(lambda function, option: option(function), reversed(_SESSION_OPTIONS), with_provider)
+        )
+        decorated = provider_option(with_options) if with_provider else with_options
+        return functools.reduce(lambda function, option: option(function), reversed(_SESSION_OPTIONS), decorated)
 
     return decorate
 

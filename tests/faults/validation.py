@@ -8,9 +8,15 @@ from typing import Final
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider
-from siglip_onnx.validate import LimitTable, Report, Terms, store, validate
-from siglip_onnx.validate.checks.regression import accepted
-from siglip_onnx.validate.data.samples import Samples
+from siglip_onnx.validate import (
+    LimitTable,
+    Report,
+    Samples,
+    ValidationResult,
+    read_baseline,
+    store_verdict,
+    validate,
+)
 
 ROOT: Final = Path(__file__).parents[2]
 CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
@@ -48,13 +54,15 @@ def validate_artifact(
     with Siglip(Artifact.open(artifact), precision, options) as model:
         if patch is not None:
             patch(model)
-        terms = Terms(limits=LIMITS, accepted=release, answers=cache)
-        return validate(model, checkpoint, data, terms, progress=lambda step: None).report
+        result = validate(
+            model, checkpoint, data, limits=LIMITS, baseline=release, cache=cache, progress=lambda step: None
+        )
+        return result.report
 
 
 def store_report(artifact: Path | Artifact, report: Report) -> None:
     """Store a report in an artifact, without its HTML; raise ArtifactError if the artifact has changed since."""
-    store(Artifact.open(artifact) if isinstance(artifact, Path) else artifact, report, "")
+    store_verdict(Artifact.open(artifact) if isinstance(artifact, Path) else artifact, ValidationResult(report))
 
 
 def report_file(artifact: Path, precision: Precision = Precision.FP32) -> Path:
@@ -64,4 +72,4 @@ def report_file(artifact: Path, precision: Precision = Precision.FP32) -> Path:
 
 def accepted_report(path: Path, precision: Precision) -> Report:
     """Read the report of an accepted release; raises the errors of `validate --baseline`."""
-    return accepted(path)[precision, Provider.CPU]
+    return read_baseline(path)[precision, Provider.CPU]

@@ -18,7 +18,7 @@ from siglip_onnx.quantize import RECIPES, QuantizeRequest, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.arrays import Float64Array
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate import store, validate
+from siglip_onnx.validate import store_verdict, validate
 from tests.conftest import CHECKPOINT, EVAL, FEW
 
 from . import table
@@ -43,9 +43,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Artifact:
     folder = tmp_path_factory.mktemp("artifact") / "emoji"
     export(CHECKPOINT, folder, progress=lambda step: None)
     model = Siglip.load(folder)
-    report, html, _ = validate(model, CHECKPOINT, pairs, FEW, progress=lambda step: None)
-    report.require_pass()
-    store(model.artifact, report, html)
+    result = validate(model, CHECKPOINT, pairs, limits=FEW, progress=lambda step: None)
+    result.report.require_pass()
+    store_verdict(model.artifact, result)
     for kind in RECIPES.values():
         quantize(folder, kind(), QuantizeRequest(data=pairs), progress=lambda step: None)
     return Artifact.open(folder)

@@ -15,7 +15,7 @@ import pytest
 from siglip_onnx.exporter import Checkpoint, ExportOptions, GraphInput, export, freeze_labels
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate import store, validate
+from siglip_onnx.validate import store_verdict, validate
 from tests.conftest import CHECKPOINT, FEW, quiet
 from tests.support.dialects import to_big_vision, to_open_clip, to_paddle
 from tests.support.family import MEMBERS, small
@@ -54,7 +54,7 @@ def test_every_model_matches_transformers(tmp_path: Path, record: list[TableRow]
     """A small random model with the traits of the published one passes every check group."""
     checkpoint = small(MEMBERS[name], tmp_path / "transformers")
     artifact = export(checkpoint, tmp_path / "artifact", progress=quiet)
-    report = validate(Siglip.load(artifact.folder), checkpoint, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), checkpoint, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
     prove(record, name, "transformers", VERDICT, 0, 0)
     for dialect, write in WRITERS.items():
@@ -75,14 +75,14 @@ def test_trained_model_is_the_same_in_every_dialect(
     actual = export(folder, tmp_path / "actual", progress=quiet)
     different = {path for path, file in expected.contract.files.items() if actual.contract.files.get(path) != file}
     prove(record, "bundled model", dialect, "hashes of all files", 0, len(different))
-    report = validate(Siglip.load(actual.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(actual.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_export_option_passes_all_checks(tmp_path: Path, record: list[TableRow], name: str, pairs: Path) -> None:
     artifact = export(CHECKPOINT, tmp_path / "artifact", OPTIONS[name], progress=quiet)
-    report = validate(Siglip.load(artifact.folder), CHECKPOINT, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), CHECKPOINT, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
     prove(record, f"bundled model, {name}", "transformers", VERDICT, 0, 0)
 
@@ -118,9 +118,9 @@ def test_frozen_labels_pass_at_every_precision(
     )
     for precision in precisions:
         model = Siglip.load(folder, precision)
-        report, html, _ = validate(model, CHECKPOINT if precision == "fp32" else None, pairs, FEW, progress=quiet)
-        assert report.verdict == "PASS", report.first_problem()
-        store(model.artifact, report, html)
+        result = validate(model, CHECKPOINT if precision == "fp32" else None, pairs, limits=FEW, progress=quiet)
+        assert result.report.verdict == "PASS", result.report.first_problem()
+        store_verdict(model.artifact, result)
         what = f"{VERDICT}, frozen labels at {precision}"
         prove(record, "bundled model", "transformers", what, 0, 0)
 
@@ -131,7 +131,7 @@ def test_bare_checkpoint_with_another_image_size_passes(tmp_path: Path, pairs: P
     for path in folder.glob("*.json"):
         path.unlink()
     artifact = export(folder, tmp_path / "artifact", ExportOptions(image_size=96), progress=quiet)
-    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
 
 
@@ -150,13 +150,13 @@ def test_wrong_weight_orientation_never_passes(tmp_path: Path, pairs: Path, monk
 
     monkeypatch.setattr(dialects, "_is_linear", wrong)
     artifact = export(folder, tmp_path / "artifact", progress=quiet)
-    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "INCONCLUSIVE"
     assert "finds its captions by luck" in str(report.first_problem())
     freeze_labels(artifact.folder, ["bear", "pizza"], tmp_path / "classifier", progress=quiet)
-    report = validate(Siglip.load(tmp_path / "classifier"), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(tmp_path / "classifier"), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "INCONCLUSIVE"
     monkeypatch.undo()
-    report = validate(Siglip.load(artifact.folder), folder, pairs, terms=FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder), folder, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "FAIL"  # an error in the export alone fails
     assert Checkpoint.open(folder).weights.dialect == "paddle"

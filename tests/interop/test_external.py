@@ -9,7 +9,6 @@ neither transformers 4 nor Optimum writes one for SigLIP.
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,8 @@ import pytest
 from siglip_onnx.exporter.checkpoint.checkpoint import Checkpoint
 from siglip_onnx.exporter.export_artifact import write_files
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
-from siglip_onnx.validate import Report, validate
-from siglip_onnx.validate.external.open_external import open_external, precisions
-from siglip_onnx.validate.matrix.worker import Job
-from siglip_onnx.validate.open_model import open_model
-from siglip_onnx.validate.report.report import CheckGroup
+from siglip_onnx.validate import CheckGroup, Report, ValidationRequest, validate_cell
+from siglip_onnx.validate.external.open_external import external_precisions, open_external
 from tests.conftest import CHECKPOINT, FEW, files
 
 from . import consumers, environments
@@ -43,10 +39,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def validated(folder: Path, pairs: Path, precision: Precision = Precision.FP32) -> Report:
-    job = Job(folder, str(CHECKPOINT), folder.parent / "answers")
-    subject = open_model(job, precision, Provider.CPU)
-    terms = replace(FEW, without=subject.without)
-    return validate(subject.model, CHECKPOINT, pairs, terms, progress=lambda step: None).report
+    request = ValidationRequest(folder, str(CHECKPOINT), pairs, limits=FEW)
+    return validate_cell(request, precision, Provider.CPU, progress=lambda step: None).report
 
 
 def test_optimum_export_passes_and_is_not_changed(exports: dict[str, Path], pairs: Path) -> None:
@@ -69,7 +63,7 @@ def test_transformers_js_folder_passes_at_each_precision(
     exports: dict[str, Path], pairs: Path, precision: Precision
 ) -> None:
     folder = exports["transformers_js"]
-    assert precisions(folder) == (Precision.FP32, Precision.FP16, Precision.INT8)
+    assert external_precisions(folder) == (Precision.FP32, Precision.FP16, Precision.INT8)
     external = open_external(folder, Checkpoint.open(CHECKPOINT), precision)
     suffix = {Precision.FP16: "_fp16", Precision.INT8: "_quantized"}.get(precision, "")
     graphs = external.artifact.contract.variants[0].graphs

@@ -18,7 +18,7 @@ import pytest
 from siglip_onnx.runtime import privacy
 from siglip_onnx.runtime.bulk import Cluster, ray_backend
 from siglip_onnx.runtime.engines.javascript import process
-from siglip_onnx.validate.matrix import runner
+from siglip_onnx.validate.matrix.processes import Processes
 
 from ..conftest import CHECKPOINT, ROOT
 
@@ -164,7 +164,7 @@ def test_node_gets_the_variables(chosen: dict[str, str], monkeypatch: pytest.Mon
 def test_cells_get_the_variables(chosen: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(Started) as started:
-        runner.Processes()._start([], tmp_path)
+        Processes()._start(tmp_path)
     assert started.value.args == (chosen,)
 
 

@@ -109,9 +109,9 @@ def test_placement_counts_nodes_per_provider(model: Siglip) -> None:
 def half_supported() -> bytes:
     """A graph with a node that OpenVINO runs, and one (the determinant) that it does not."""
     nodes = [onnx.helper.make_node("MatMul", ["x", "x"], ["xx"]), onnx.helper.make_node("Det", ["xx"], ["y"])]
-    given = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, 4, 4])]
-    made = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3])]
-    graph = onnx.helper.make_graph(nodes, "half", given, made)
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, 4, 4])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3])]
+    graph = onnx.helper.make_graph(nodes, "half", inputs, outputs)
     opset = [onnx.helper.make_opsetid("", 20)]
     return onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
 
@@ -251,22 +251,22 @@ def test_tensorrt_needs_its_own_library(monkeypatch: pytest.MonkeyPatch) -> None
     gpu_build(monkeypatch)
     known = {"libcuda.so.1": driver(13000, 1)}
     monkeypatch.setattr(preflight, "_library", lambda name: known.get(name, None if "nvinfer" in name else object()))
-    found = preflight.check_provider(Provider.TENSORRT)
-    assert found is not None
-    assert found.cause.startswith("libnvinfer.so.10 cannot be loaded")
+    problem = preflight.check_provider(Provider.TENSORRT)
+    assert problem is not None
+    assert problem.cause.startswith("libnvinfer.so.10 cannot be loaded")
 
 
 def test_wrong_package_and_two_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.sys, "platform", "linux")
     installed(monkeypatch, onnxruntime="1.32.0")
-    found = preflight.check_provider(Provider.CUDA)
-    assert found is not None
-    assert "the package onnxruntime-gpu is not installed" in found.cause
-    assert found.fix == "Run: pip uninstall -y onnxruntime && pip install 'siglip-onnx[gpu]'."
+    problem = preflight.check_provider(Provider.CUDA)
+    assert problem is not None
+    assert "the package onnxruntime-gpu is not installed" in problem.cause
+    assert problem.fix == "Run: pip uninstall -y onnxruntime && pip install 'siglip-onnx[gpu]'."
     installed(monkeypatch, onnxruntime="1.32.0", onnxruntime_gpu="1.31.1")
-    found = preflight.check_provider(Provider.CUDA)
-    assert found is not None
-    assert "overwrite each other's files" in found.cause
+    problem = preflight.check_provider(Provider.CUDA)
+    assert problem is not None
+    assert "overwrite each other's files" in problem.cause
 
 
 def test_missing_provider_is_one_paragraph(artifact: Path, command: Command) -> None:
@@ -299,14 +299,14 @@ def test_invalid_session_options(options: dict[str, Any], message: str) -> None:
         SessionOptions(**options).check_provider()
 
 
-def with_verdicts(folder: Path, *given: tuple[Precision, Provider, Verdict]) -> Artifact:
+def with_verdicts(folder: Path, *verdicts: tuple[Precision, Provider, Verdict]) -> Artifact:
     """Write verdicts into an artifact's contract, as `validate` would."""
     opened = Artifact.open(folder)
     variants = []
     for variant in opened.contract.variants:
-        mine = [(p, v) for precision, p, v in given if precision is variant.precision]
+        own = [(p, v) for precision, p, v in verdicts if precision is variant.precision]
         against = ReferenceKind.CHECKPOINT if variant.precision is Precision.FP32 else ReferenceKind.FP32
-        parity = tuple(Parity(v, p, "reports/x.json", "0" * 64, against) for p, v in mine)
+        parity = tuple(Parity(v, p, "reports/x.json", "0" * 64, against) for p, v in own)
         variants.append(replace(variant, parity=parity))
     write_contract(folder, replace(opened.contract, variants=tuple(variants)))
     return Artifact.open(folder)
@@ -320,16 +320,16 @@ def test_auto_selects_only_variants_with_a_pass(
     int8, bf16 = (Precision.INT8, Provider.CPU, Verdict.PASS), (Precision.BF16, Provider.OPENVINO, Verdict.PASS)
     failed = (Precision.BF16, Provider.OPENVINO, Verdict.FAIL)
     amx, plain = frozenset({"amx-bf16", "vnni"}), frozenset({"avx2"})
-    for given, features, first in (
+    for verdicts, features, first in (
         ((base, int8, bf16), amx, (Provider.OPENVINO, Precision.BF16)),
         ((base, int8, failed), amx, (Provider.CPU, Precision.INT8)),
         ((base, int8, bf16), plain, (Provider.CPU, Precision.FP32)),
-        ((int8, bf16), amx, None),  # they were compared with an fp32 variant that proves nothing
+        ((int8, bf16), amx, None),  # compared with an fp32 variant that has no PASS
         ((), amx, None),
     ):
         monkeypatch.setattr(host, "processor", lambda f=features: SimpleNamespace(features=f))
-        found = ranked(with_verdicts(folder, *given).contract, None, None)
-        assert (found[0].provider, found[0].precision) == first if first else not found
+        choices = ranked(with_verdicts(folder, *verdicts).contract, None, None)
+        assert (choices[0].provider, choices[0].precision) == first if first else not choices
 
 
 def test_auto_prints_its_selection(passed: Path, command: Command) -> None:
@@ -364,17 +364,17 @@ def test_missing_npm_packages_are_named_with_their_command(
     provider: Provider, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = json.loads((ROOT / "tests" / "interop" / "package.json").read_text())["dependencies"]
-    wanted = " ".join(f"{name}@{pinned[name]}" for name in PROVIDERS[provider].npm)
+    packages = " ".join(f"{name}@{pinned[name]}" for name in PROVIDERS[provider].npm)
     monkeypatch.delenv(engine.PACKAGES, raising=False)
     with pytest.raises(ProviderError, match=r"\$SIGLIP_ONNX_NODE_MODULES is not set") as error:
         Siglip.load(artifact, provider=provider)
-    command = f"npm install --prefix js --ignore-scripts {wanted} && export SIGLIP_ONNX_NODE_MODULES=$PWD/js"
+    command = f"npm install --prefix js --ignore-scripts {packages} && export SIGLIP_ONNX_NODE_MODULES=$PWD/js"
     assert error.value.next_step == f"Run: {command}."
     monkeypatch.setenv(engine.PACKAGES, str(tmp_path))
-    found = preflight.check_provider(provider)
-    assert found is not None
-    assert f"has no node_modules/{next(iter(PROVIDERS[provider].npm))}" in found.cause
-    assert found.fix == f"Run: npm install --prefix {tmp_path} --ignore-scripts {wanted}."
+    problem = preflight.check_provider(provider)
+    assert problem is not None
+    assert f"has no node_modules/{next(iter(PROVIDERS[provider].npm))}" in problem.cause
+    assert problem.fix == f"Run: npm install --prefix {tmp_path} --ignore-scripts {packages}."
 
 
 def test_missing_node_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

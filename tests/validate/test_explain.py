@@ -19,7 +19,7 @@ from siglip_onnx.quantize import QuantizeResult
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.arrays import AnyArray
 from siglip_onnx.runtime.artifact.artifact import write_contract
-from siglip_onnx.runtime.artifact.contract import Precision, Role, Verdict
+from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.validate import DEFAULT_LIMITS, Check, CheckGroup, Report
 from siglip_onnx.validate.explain import Explanation, explain
 from siglip_onnx.validate.explain.explanation import Origin
@@ -63,9 +63,10 @@ class Patient:
         precision: Precision = Precision.FP32,
         group: CheckGroup = CheckGroup.EMBEDDINGS,
         name: str = "text cosine min",
+        provider: Provider = Provider.CPU,
     ) -> Explanation:
         rewrite(self.folder)
-        model = Siglip(Artifact.open(self.folder), precision, SessionOptions())
+        model = Siglip(Artifact.open(self.folder), precision, SessionOptions(provider))
         healthy = Siglip(self.reference)
         rows = healthy.tokenizer(TEXTS)
         expected = np.concatenate([healthy.encode(Role.TEXT, rows[i : i + 1]) for i in range(len(rows))])
@@ -138,6 +139,17 @@ def test_wrong_gelu_is_named_and_its_replay_passes_after_the_fix(patient: Patien
     part.graph.node[0].attribute[0].s = b"tanh"
     onnx.save(part, replay / "culprit.onnx")
     assert (done := replay_in(replay)).returncode == 0, done.stderr
+
+
+@pytest.mark.needs_provider("openvino")
+def test_replay_runs_on_openvino(patient: Patient) -> None:
+    patient.weight("layers.1.mlp.fc2.weight")[17] = 0
+    result = patient.explain(provider=Provider.OPENVINO)
+    assert result.culprit is not None
+    assert "layers.1.mlp.fc2/MatMul" in result.culprit.nodes
+    done = replay_in(patient.why / result.replay)
+    assert done.returncode == 1, done.stderr
+    assert "import openvino" in (patient.why / result.replay / "replay.py").read_text()
 
 
 def test_swapped_queries_and_keys_are_found_at_the_split(patient: Patient) -> None:

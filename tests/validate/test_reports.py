@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from siglip_onnx.quantize.record import Record, TowerRecord
-from siglip_onnx.quantize.search.search import Measurement, SearchStep
+from siglip_onnx.quantize import Measurement, Record, SearchStep, TowerRecord
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate.report import formatting, json_schema, plots

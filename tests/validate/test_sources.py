@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from siglip_onnx.quantize.calibration.split import read as split
+from siglip_onnx.quantize.calibration.split import split_pairs as split
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageOptions, load_image
 from siglip_onnx.validate.data.images import Images
@@ -531,7 +531,7 @@ def test_calibration_takes_the_same_forms(tmp_path: Path) -> None:
     shards = tar(tmp_path / "a.tar", shard(names) | {"broken.webp": b"", "broken.txt": b"a tree"})
     data = split(shards, 8, None, skip_unreadable=True)
     assert data.skipped == ("a.tar:broken.webp",)
-    assert (len(data.calibration.pairs), len(data.judged.images)) == (8, len(names) - 8)
+    assert (len(data.calibration.pairs), len(data.validation.images)) == (8, len(names) - 8)
     with pytest.raises(InputError, match=r"cannot be read, first a\.tar:broken\.webp"):
         split(shards, 8, None, skip_unreadable=False)
 

@@ -14,7 +14,6 @@ from PIL import Image
 from ...runtime.errors import InputError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import FORMATS
-from ..reference.pytorch import ImageSource
 
 
 class Stored(Protocol):
@@ -25,6 +24,7 @@ class Stored(Protocol):
 
 
 Place = Path | Stored
+ImageSource = Path | Image.Image
 
 
 class Images(Mapping[str, ImageSource]):

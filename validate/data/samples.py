@@ -15,9 +15,8 @@ from PIL import Image
 
 from ...runtime.errors import InputError
 from ...runtime.preprocessing.prompts import format_prompts
-from ..reference.pytorch import ImageSource
 from . import sources
-from .images import Images
+from .images import Images, ImageSource
 from .rows import DataOptions, Row, printable
 
 __all__ = ["BUNDLED", "TEXT_PROBES", "DataOptions", "Samples", "drawn", "image_probes"]

@@ -1,4 +1,4 @@
-"""Explains the failing report of a cell, with the job that the cell was validated by."""
+"""Explains the failing report of a cell, from the request that the cell was validated with."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ import numpy as np
 from ...runtime.arrays import AnyArray
 from ...runtime.artifact.artifact import Artifact, verdict_of
 from ...runtime.artifact.contract import Precision, Provider, Role, Verdict
-from ..checks.context import CheckContext, Progress
+from ..checks.context import CheckContext
 from ..data.samples import Samples
-from ..matrix.worker import Job
 from ..open_model import is_artifact, open_model
+from ..open_reference import open_context
+from ..progress import Progress
 from ..report.report import Report
+from ..request import ValidationRequest
 from ..stats import metrics
-from ..validate_variant import Terms, prepared
 from . import Explanation, explain
 
 _WORST: Final = 4  # rows of each tower to examine
 
 
-def explain_report(job: Job, report: Report, folder: Path, *, progress: Progress) -> Explanation:
+def explain_report(request: ValidationRequest, report: Report, folder: Path, *, progress: Progress) -> Explanation:
     """Find the nodes that cause a report's FAIL, and write the explanation to a folder.
 
     Raises:
         SiglipOnnxError: See `validate` and `explain`.
     """
-    subject = open_model(job, report.precision, report.provider)
-    terms = Terms(job.limits, dialect=job.dialect, without=subject.without, answers=job.answers)
-    samples = Samples.read(job.data, job.data_options)
-    context = prepared(subject.model, job.checkpoint, samples, terms, progress=progress)
-    worst = {role: _worst(context, role) for role in context.towers}
+    subject = open_model(request, report.precision, report.provider)
+    samples = Samples.read(request.data, request.data_options)
+    context = open_context(subject.model, request, samples, progress=progress)
+    worst = {role: _worst(context, role) for role in context.roles}
 
     def passes(role: Role, embeddings: AnyArray) -> bool:
         return _would_pass(context, worst[role], embeddings)
 
     inputs = {role: rows.inputs for role, rows in worst.items()}
-    with _reference_artifact(job, context, progress) as reference:
+    with _reference_artifact(request, context, progress) as reference:
         return explain(subject.model, reference, inputs, report, folder, passes=passes, progress=progress)
 
 
@@ -66,15 +66,15 @@ class _WorstRows:
 def _worst(context: CheckContext, role: Role) -> _WorstRows:
     try:
         tower = context.tower(role)
-        cosines = metrics.row_cosines(tower.found, tower.wanted)
+        cosines = metrics.row_cosines(tower.actual, tower.expected)
         chosen = np.argsort(np.nan_to_num(cosines, nan=-np.inf), kind="stable")[:_WORST].tolist()
     except Exception:  # the tower does not run; any rows show why
         chosen = list(range(_WORST))
     inputs, embeddings = dict[int, AnyArray](), list[AnyArray]()
-    for number, (reference_row, candidate_row, _) in enumerate(context.inputs(role)):
-        embeddings.append(context.answers.embeddings(role, reference_row[None])[0])
+    for number, row in enumerate(context.inputs.rows(role)):
+        embeddings.append(context.reference.embeddings(role, row.reference[None])[0])
         if number in chosen:
-            inputs[number] = candidate_row
+            inputs[number] = row.fed
     expected = np.stack(embeddings)
     chosen = [row for row in chosen if row in inputs]
     mean, normalized = metrics.unit_rows(expected).mean(0), context.model.embedding(role).normalized
@@ -83,7 +83,7 @@ def _worst(context: CheckContext, role: Role) -> _WorstRows:
 
 def _would_pass(context: CheckContext, rows: _WorstRows, actual: AnyArray) -> bool:
     """Whether embeddings are within the limits of EMBEDDINGS."""
-    limits, expected = context.gate, rows.expected
+    limits, expected = context.limits, rows.expected
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return False
     if rows.normalized:
@@ -96,13 +96,13 @@ def _would_pass(context: CheckContext, rows: _WorstRows, actual: AnyArray) -> bo
 
 
 @contextmanager
-def _reference_artifact(job: Job, context: CheckContext, progress: Progress) -> Iterator[Artifact]:
+def _reference_artifact(request: ValidationRequest, context: CheckContext, progress: Progress) -> Iterator[Artifact]:
     """The artifact itself if its fp32 graphs passed on the CPU, else a new export of the checkpoint."""
     model = context.model
-    base = model.contract.variant(Precision.FP32) if is_artifact(job.artifact) else None
+    base = model.contract.variant(Precision.FP32) if is_artifact(request.artifact) else None
     is_base = (model.precision, model.options.provider) == (Precision.FP32, Provider.CPU)
     passed = base is not None and verdict_of(base, model.contract, Provider.CPU) is Verdict.PASS
-    if (passed and not is_base) or context.source is None:
+    if (passed and not is_base) or context.checkpoint is None:
         yield model.artifact
         return
     from ...exporter.export_artifact import export
@@ -110,11 +110,11 @@ def _reference_artifact(job: Job, context: CheckContext, progress: Progress) -> 
 
     contract = model.contract
     options = ExportOptions(
-        dialect=context.source.weights.dialect,
+        dialect=context.checkpoint.weights.dialect,
         image_size=contract.image.height if contract.image.resize == "stretch" else None,
         batch=contract.batch,
         normalized=contract.embedding.normalized,
         image_input=GraphInput(contract.image.input),
     )
     with tempfile.TemporaryDirectory(prefix="siglip-onnx-reference-") as folder:
-        yield export(str(job.checkpoint), Path(folder) / "artifact", options, progress=progress)
+        yield export(str(request.reference), Path(folder) / "artifact", options, progress=progress)

@@ -277,14 +277,14 @@ def _point(view: _View, cost: float, *, pareto: bool) -> plots.Point:
 
 def _search_plot(tower: Any) -> Markup | None:
     """Plot of the tower variants that a search timed; None for fewer than two."""
-    steps = [step for step in tower.walk if step.measured.speed is not None]
+    steps = [step for step in tower.steps if step.measured.speed is not None]
     points = [
         plots.Point(
             step.measured.bytes / 1e6,
             1 - (step.measured.centered_cosine or 0.0),
-            ("chosen",) if tuple(step.keep) == tuple(tower.kept) else (),
-            f"{len(step.keep)} kept, {step.measured.bytes / 1e6:.2f} MB, {step.measured.speed:.2f} times fp32",
-            "pareto" if tuple(step.keep) == tuple(tower.kept) else "dominated",
+            ("chosen",) if tuple(step.excluded) == tuple(tower.excluded) else (),
+            f"{len(step.excluded)} kept, {step.measured.bytes / 1e6:.2f} MB, {step.measured.speed:.2f} times fp32",
+            "pareto" if tuple(step.excluded) == tuple(tower.excluded) else "dominated",
         )
         for step in steps
     ]

@@ -82,6 +82,6 @@ class Matrix:
 
 
 def matrix_verdict(cells: Sequence[Cell]) -> Verdict:
-    """Worst verdict of the required cells; INCONCLUSIVE if no cell is required."""
+    """WorstImage verdict of the required cells; INCONCLUSIVE if no cell is required."""
     order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
     return min((cell.verdict for cell in cells if cell.required), key=order.index, default=Verdict.INCONCLUSIVE)
