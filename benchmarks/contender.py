@@ -1,9 +1,9 @@
-"""One program under test: loads, says so, and then encodes what it is told, a line at a time. See runtime.py.
+"""One program under test: it loads a model, prints `ready`, and then answers each line of standard input.
 
-    PYTHON benchmarks/contender.py KIND FOLDER [PRECISION PROVIDER [HINT]]
+    PYTHON benchmarks/contender.py KIND FOLDER [PRECISION PROVIDER [OPENVINO_PRECISION]]
 
-A line `vision 8` is answered with the seconds that eight images took, `text 32` likewise, `pair 1 1` with those of a
-image and a text; `peak` with the largest resident set so far, in MB.
+`vision 8` prints the seconds for eight images, `text 32` those for 32 texts, and `pair 1 1` those for one image and one
+text; `peak` prints the largest resident set so far, in MB. benchmarks/runtime.py starts these programs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ids(rows: int) -> Any:
 
 
 class Ours:
-    """siglip-onnx, with its own batches."""
+    """siglip-onnx with the batch sizes that it chooses."""
 
     def __init__(
         self, folder: str, precision: str = "fp32", provider: str = "cpu", openvino_precision: str = ""
@@ -80,7 +80,7 @@ class Torch:
 
 
 class Optimum:
-    """Optimum's export under its own class, which runs both towers at once."""
+    """Optimum's export with its own class, which always runs both towers."""
 
     def __init__(self, folder: str) -> None:
         from optimum.onnxruntime import ORTModelForZeroShotImageClassification
@@ -94,7 +94,7 @@ class Optimum:
 
 
 class Plain:
-    """Two towers in ONNX Runtime as it is out of the box."""
+    """Two towers in ONNX Runtime with default settings."""
 
     def __init__(self, folder: str, suffix: str = "") -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -117,7 +117,7 @@ KINDS = {"ours": Ours, "torch": Torch, "optimum": Optimum, "plain": Plain}
 
 
 def run(program: Any, tower: str, *counts: int) -> float:
-    """Seconds for so many images or texts, or for images and texts."""
+    """Seconds for a number of images or texts, or for both."""
     inputs = [make(count) for make, count in zip((pixels, ids), counts, strict=False)]
     if tower == "text":
         inputs = [ids(counts[0])]

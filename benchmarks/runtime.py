@@ -1,16 +1,16 @@
-r"""Full-size speed of every variant on every provider, beside PyTorch, Optimum, and transformers.js' files.
+r"""Full-size speed of every variant on every provider, compared with PyTorch, Optimum and transformers.js' files.
 
     python benchmarks/runtime.py build/large build/large-artifact --js build/js --rounds 3 \
         --optimum build/tools/optimum/bin/python --optimum-export build/optimum
 
-Each program is a process of its own that loads its model and waits; some at a time, and PyTorch always, they are asked
-in turns (round robin), so that whatever else the machine does meets all of them. Printed are medians, and the ratio to
-PyTorch in float32 with its range over the rounds. Cold start is from the start of the process to the first image and
-text; peak memory is the largest resident set with both towers, at one image and one text.
+Each program runs in its own process, which loads the model and waits. Groups of programs, always including PyTorch, run
+in turns (round robin), so that other load on the machine affects all of them. The output has medians, and the ratio to
+PyTorch in float32 with its range over the rounds. Cold start is the time from the start of the process to the first
+image and text; peak memory is the largest resident set with both towers loaded, after one image and one text.
 
-The export by Optimum is made with `optimum-cli export onnx --model build/large --task
-zero-shot-image-classification build/optimum` in an environment of its own; transformers.js' files, from our fp32
-graphs, by ONNX Runtime's quantize_dynamic with unsigned weights, as its conversion script does (`--js` makes them).
+Make Optimum's export with `optimum-cli export onnx --model build/large --task zero-shot-image-classification
+build/optimum` in its own environment. `--js FOLDER` makes transformers.js' files from our fp32 graphs as its conversion
+script does: with ONNX Runtime's quantize_dynamic and unsigned weights.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WORK = ("vision 1", "vision 8", "text 1", "text 32")
-PAIRS = ("pair 1 1", "pair 8 32")  # all that Optimum's class can be asked for
-TOGETHER = 4  # programs beside PyTorch that fit into 24 GB
+PAIRS = ("pair 1 1", "pair 8 32")  # Optimum's class runs both towers together only
+GROUP_SIZE = 4  # programs besides PyTorch that fit into 24 GB
 CHOICES = (
     *("fp32:cpu", "int8:cpu", "int8-static:cpu", "fp32:openvino", "bf16:openvino", "int8-static:openvino"),
     *("int8-static:openvino:bf16", "bf16:openvino-ort"),
@@ -38,7 +38,7 @@ BASE = "PyTorch fp32"
 
 @dataclass
 class Program:
-    """A contender in a process of its own."""
+    """A program under test in its own process."""
 
     name: str
     command: list[str]
@@ -67,55 +67,57 @@ class Program:
         self.process.wait()
 
 
-def programs(args: argparse.Namespace) -> list[Program]:
+def contenders_of(args: argparse.Namespace) -> list[Program]:
     here = [sys.executable, str(CONTENDER)]
-    found = [
+    contenders = [
         Program(BASE, [*here, "torch", args.checkpoint]),
         Program("PyTorch bf16", [*here, "torch", args.checkpoint, "bf16"]),
     ]
     for choice in args.choices:
         precision, provider, *openvino_precision = choice.split(":")
-        name = f"{precision} on {provider}" + (f", hint {openvino_precision[0]}" if openvino_precision else "")
-        found.append(Program(name, [*here, "ours", args.artifact, precision, provider, *openvino_precision]))
+        name = f"{precision} on {provider}" + (f" in {openvino_precision[0]}" if openvino_precision else "")
+        contenders.append(Program(name, [*here, "ours", args.artifact, precision, provider, *openvino_precision]))
     if args.js:
-        found.append(Program("transformers.js q8", [*here, "plain", args.js, "_quantized"]))
-        found.append(Program("transformers.js fp32", [*here, "plain", f"{args.artifact}/onnx"]))
+        contenders.append(Program("transformers.js q8", [*here, "plain", args.js, "_quantized"]))
+        contenders.append(Program("transformers.js fp32", [*here, "plain", f"{args.artifact}/onnx"]))
     if args.optimum:
         command = [args.optimum, str(CONTENDER), "optimum", args.optimum_export]
-        found.append(Program("Optimum", command))
-    return [program for program in found if not args.only or any(word in program.name for word in [BASE, *args.only])]
+        contenders.append(Program("Optimum", command))
+    return [
+        program for program in contenders if not args.only or any(word in program.name for word in [BASE, *args.only])
+    ]
 
 
-def quantized(artifact: str, folder: Path) -> None:
-    """What transformers.js' script makes of the towers at its default dtype for WebAssembly, q8."""
+def quantize_like_transformers_js(artifact: str, folder: Path) -> None:
+    """Quantize the towers like transformers.js' script for its default dtype on WebAssembly, q8."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     folder.mkdir(parents=True, exist_ok=True)
     for tower in ("vision", "text"):
-        made = folder / f"{tower}_model_quantized.onnx"
-        if not made.exists():
+        output = folder / f"{tower}_model_quantized.onnx"
+        if not output.exists():
             source = Path(artifact) / "onnx" / f"{tower}_model.onnx"
-            quantize_dynamic(source, made, weight_type=QuantType.QUInt8, use_external_data_format=True)
+            quantize_dynamic(source, output, weight_type=QuantType.QUInt8, use_external_data_format=True)
     shutil.rmtree(folder / "tmp", ignore_errors=True)
 
 
-def measure(found: list[Program], work: tuple[str, ...], rounds: int) -> None:
-    """Start the programs, ask them in turns, and print what they took over the first of them."""
-    for program in found:
+def measure(programs: list[Program], work: tuple[str, ...], rounds: int) -> None:
+    """Start programs, run them in turns, and print their times relative to the first program."""
+    for program in programs:
         program.start()
     for line in (line for line in work if line.endswith(" 1")):
-        for program in found:
+        for program in programs:
             program.ask(line)  # warms up
     for _ in range(rounds):
         for line in work:
-            for program in found:
-                time.sleep(0.05)  # in which the threads of the last one go to sleep
+            for program in programs:
+                time.sleep(0.05)  # until the threads of the previous program sleep
                 program.seconds.setdefault(line, []).append(program.ask(line))
     print("\n| | cold start, s | peak MB | " + " | ".join(work) + " |")
     print("| --- " * (len(work) + 3) + "|")
-    for program in found:
-        cells = " | ".join(cell(program, found[0], line) for line in work)
+    for program in programs:
+        cells = " | ".join(cell(program, programs[0], line) for line in work)
         print(f"| {program.name} | {program.cold:.2f} | {program.peak:,.0f} | {cells} |", flush=True)
         program.stop()
 
@@ -130,24 +132,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("artifact")
-    parser.add_argument(
-        "--choices",
-        nargs="+",
-        default=CHOICES,
-    )
-    parser.add_argument("--optimum", help="A Python that has optimum-onnx.")
-    parser.add_argument("--optimum-export", help="What optimum-cli made of the checkpoint.")
-    parser.add_argument("--js", help="A folder for transformers.js' files.")
+    parser.add_argument("--choices", nargs="+", default=CHOICES, help="PRECISION:PROVIDER[:OPENVINO_PRECISION].")
+    parser.add_argument("--optimum", help="Python with optimum-onnx.")
+    parser.add_argument("--optimum-export", help="Folder with optimum-cli's export of the checkpoint.")
+    parser.add_argument("--js", help="Folder for transformers.js' files.")
     parser.add_argument("--only", nargs="+", help="Only programs with one of these words in their names.")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     if args.js:
-        quantized(args.artifact, Path(args.js))
-    base, *others = programs(args)
+        quantize_like_transformers_js(args.artifact, Path(args.js))
+    base, *others = contenders_of(args)
     pairs = [program for program in others if program.name == "Optimum"]
     alone = [program for program in others if program not in pairs]
-    for start in range(0, len(alone), TOGETHER):
-        measure([base, *alone[start : start + TOGETHER]], WORK, args.rounds)
+    for start in range(0, len(alone), GROUP_SIZE):
+        measure([base, *alone[start : start + GROUP_SIZE]], WORK, args.rounds)
         base.seconds = {}
     if pairs:
         ours = [program for program in alone if program.name in ("fp32 on cpu", "int8 on cpu", "bf16 on openvino")]

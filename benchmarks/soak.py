@@ -1,4 +1,4 @@
-"""Sixteen threads on one model for ten minutes: every answer equal, no growth.
+"""Soak test: sixteen threads share one model for ten minutes; results must stay equal and memory must not grow.
 
 python benchmarks/soak.py build/demo/emoji examples/emoji/eval --minutes 10
 """
@@ -34,23 +34,20 @@ def main() -> None:
     model = Siglip.load(args.artifact, provider=args.provider)
     files = sorted(args.data.glob("*.webp"))[:16]
     labels = (args.data / "labels.txt").read_text("utf-8").splitlines()[:64]
-    images, texts = (
-        (model.encode_image([file])[0] for file in files),
-        (model.encode_text([label])[0] for label in labels),
-    )
-    due_images, due_texts = np.stack(list(images)), np.stack(list(texts))
+    expected_images = np.stack([model.encode_image([file])[0] for file in files])
+    expected_texts = np.stack([model.encode_text([label])[0] for label in labels])
     until, counts, wrong = time.monotonic() + 60 * args.minutes, [0] * args.threads, [0] * args.threads
 
     def work(number: int) -> None:
-        chance = random.Random(number)
+        rng = random.Random(number)
         while time.monotonic() < until:
-            some = chance.sample(range(len(files)), chance.randint(1, 6))
-            found = model.encode_image([files[place] for place in some], batch_size=1)
-            wrong[number] += not np.array_equal(found, due_images[some])
-            some = chance.sample(range(len(labels)), chance.randint(1, 6))
-            found = model.encode_text([labels[place] for place in some])
-            fresh = model.encode_text([f"thread {number} at {counts[number]}"])  # one that is not known yet
-            wrong[number] += not np.array_equal(found, due_texts[some]) or not np.isfinite(fresh).all()
+            rows = rng.sample(range(len(files)), rng.randint(1, 6))
+            images = model.encode_image([files[row] for row in rows], batch_size=1)
+            wrong[number] += not np.array_equal(images, expected_images[rows])
+            rows = rng.sample(range(len(labels)), rng.randint(1, 6))
+            texts = model.encode_text([labels[row] for row in rows])
+            new_text = model.encode_text([f"thread {number} at {counts[number]}"])  # not in the text cache yet
+            wrong[number] += not np.array_equal(texts, expected_texts[rows]) or not np.isfinite(new_text).all()
             counts[number] += 1
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(args.threads)]
@@ -63,7 +60,7 @@ def main() -> None:
     for thread in threads:
         thread.join()
     print(
-        f"{args.threads} threads, {args.minutes:g} minutes, {sum(counts):,} rounds, answers that differ: {sum(wrong)}"
+        f"{args.threads} threads, {args.minutes:g} minutes, {sum(counts):,} rounds, results that differ: {sum(wrong)}"
     )
     minutes = [round(float(np.median(part))) for part in np.array_split(sizes, 10) if len(part)]
     print(f"resident MB, median of each tenth of the time: {minutes}")

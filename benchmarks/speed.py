@@ -1,8 +1,8 @@
-"""Time of one image and one text: an artifact on ONNX Runtime's CPU provider against the PyTorch reference.
+"""Time of one image and one text: an artifact on ONNX Runtime's CPU provider compared with the PyTorch reference.
 
     python benchmarks/speed.py build/large build/large-artifact --rounds 8
 
-Both run in this process, in turns (round robin), so that whatever else the machine does meets both. Printed are the
+Both run in this process, in turns (round robin), so that other load on the machine affects both. The output has the
 median times and the median ratio with its range over the rounds.
 """
 

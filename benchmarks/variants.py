@@ -4,8 +4,8 @@
     python benchmarks/variants.py build/large-artifact build/quantized --tower vision --batch 1 --rounds 12
     python benchmarks/variants.py build/large-artifact build/quantized --tower vision --others
 
-Variants take turns (round robin), so that other load on the machine affects all of them, with a pause in between while
-the threads of the last session fall asleep. `--others` adds the graphs of ONNX Runtime's quantize_dynamic, with its
+Variants take turns (round robin), so that other load on the machine affects all of them. A pause in between lets the
+threads of the last session go to sleep. `--others` adds the graphs of ONNX Runtime's quantize_dynamic, with its
 defaults and with the unsigned weights that transformers.js' script chooses for graphs with a Conv.
 """
 

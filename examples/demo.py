@@ -1,4 +1,7 @@
-"""The main job on the bundled trained model: export it, judge it, make it smaller, use it. `make demo` runs this."""
+"""The main workflow on the bundled trained model: export, validate, quantize, validate all cells, classify.
+
+make demo
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,28 @@ IMAGES = ("distorted-noto-1f43b.webp", "held-out-twemoji-1f418.webp")
 
 
 def run(*arguments: str | Path) -> None:
-    """Show a command, run it, and end with its exit code if it fails."""
-    words = ["siglip-onnx", *map(str, arguments)]
-    print(f"\n$ {shlex.join(words)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "siglip_onnx", *words[1:]], cwd=ROOT, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    """Print and run a command; if it fails, exit with its exit code."""
+    words = list(map(str, arguments))
+    print(f"\n$ {shlex.join(['siglip-onnx', *words])}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "siglip_onnx", *words], cwd=ROOT, check=False).returncode
+    if code:
+        sys.exit(code)
 
 
 def main() -> None:
-    """Export, judge, quantize, judge every cell, classify."""
+    """Run the commands of the workflow in order."""
+    data = ("--data", EMOJI / "eval")
+    reference = ("--reference", EMOJI / "checkpoint")
     run("export", EMOJI / "checkpoint", ARTIFACT, "--overwrite")
-    run("validate", ARTIFACT, "--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
-    run("quantize", ARTIFACT, "--precision", "int8", "--data", EMOJI / "eval")
-    judged_by = ("--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
-    run("validate", ARTIFACT, *judged_by, "--precision", "all", "--provider", "cpu,openvino")
+    run("validate", ARTIFACT, *reference, *data)
+    run("quantize", ARTIFACT, "--precision", "int8", *data)
+    run("validate", ARTIFACT, *reference, *data, "--precision", "all", "--provider", "cpu,openvino")
     images = [EMOJI / "eval" / name for name in IMAGES]
-    labels = ("--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3")
-    run("classify", ARTIFACT, *images, *labels, "--precision", "int8")
-    print(f"\nOpen {ARTIFACT / 'reports' / 'parity.html'} to look at the verdicts.")
+    run(
+        *("classify", ARTIFACT, *images),
+        *("--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3", "--precision", "int8"),
+    )
+    print(f"\nOpen {ARTIFACT / 'reports' / 'parity.html'} to see the verdicts.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The emoji image-text pairs: reading them, building a vocabulary, distorting drawings."""
+"""Emoji image-text pairs: reading, building a vocabulary, distorting drawings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOCAB_SIZE = 2000
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: its code points, its unique label, its kin, and every text that describes it (label first)."""
+    """One emoji: its code points, its unique label, related emoji, and all texts that describe it (label first)."""
 
     id: str
     label: str
@@ -43,7 +43,7 @@ def load_concepts() -> list[Concept]:
             row["id"],
             row["label"],
             row["subcategory"],
-            # the label of another concept is no description of this one: a cat face is not to be named "cat"
+            # another concept's label does not describe this one: the label of a cat face must not be "cat"
             (row["label"].lower(), *sorted(set(row["texts"]) - labels)),
         )
         for row in rows
@@ -78,7 +78,7 @@ def train_vocabulary(texts: list[str], prefix: Path) -> None:
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far a drawing may be moved and recolored; every amount is drawn uniformly from [-x, x] around none."""
+    """Limits of random distortion; each amount is drawn uniformly from [-x, x]."""
 
     shift: float = 0.14  # of the image's width
     scale: float = 0.25  # in log2 units
@@ -92,10 +92,10 @@ class Distortion:
     noise: float = 0.04  # standard deviation, on the [0, 1] scale
 
 
-# Hard at first, so that a drawing style is not learned by heart, then nearer to what the evaluation asks.
+# Strong at first, so that the model does not memorize a drawing style, then closer to the evaluation's distortions.
 EARLY = Distortion()
 LATE = Distortion(rotate=0.15, shear=0.1, hue=0.2, saturation=0.35, contrast=0.25, blur=0.15, noise=0.03)
-# shift, scale and tint alone: what the trained model is asked to see through in its evaluation
+# The evaluation's distortions: shift, scale and tint only.
 EVALUATION = Distortion(rotate=0.0, shear=0.0, hue=0.0, saturation=0.0, contrast=0.0, blur=0.0, noise=0.0)
 
 
@@ -106,7 +106,7 @@ def distort(images: torch.Tensor, how: Distortion, rng: torch.Generator) -> torc
         return (torch.rand(*shape, generator=rng) * 2 - 1) * to
 
     n = len(images)
-    ink = 1 - images  # white becomes zero, which is what grid_sample pads with
+    ink = 1 - images  # white becomes zero, the padding value of grid_sample
     ink = F.grid_sample(ink, _affine(n, how, uniform, images.shape), padding_mode="zeros", align_corners=False)
     if how.blur:
         chosen = torch.rand(n, generator=rng) < how.blur
@@ -130,7 +130,7 @@ def _affine(n, how, uniform, shape):  # type: ignore[no-untyped-def]
 
 
 def _recolor(n, how, uniform):  # type: ignore[no-untyped-def]
-    """Per-drawing 3x3 color matrices: a turn around the gray axis, a pull towards gray, a gain per channel."""
+    """Per-drawing 3x3 color matrices: a rotation around the gray axis, desaturation, and a gain per channel."""
     angle = uniform(n, to=how.hue)[:, None, None]
     gray = torch.full((3, 3), 1 / 3)
     cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)

@@ -1,9 +1,9 @@
-"""How well a checkpoint names emoji: zero-shot top-1 and top-5 among 1,852 labels, and retrieval both ways.
+"""Evaluate a checkpoint on emoji: zero-shot top-1 and top-5 among 1,852 labels, and retrieval in both directions.
 
     python examples/emoji/evaluate.py CHECKPOINT
 
-`distorted` are drawings of the trained styles, shifted, scaled and tinted as never before; `held out` is the style
-that the training never saw. Labels with the same canonical text (the keycaps # and *) count as one.
+`distorted`: drawings of the trained styles with new shifts, scales and tints. `held out`: the style that is not in the
+training data. Labels with the same canonical text (the keycaps # and *) count as one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def embed_texts(model: SiglipModel, ids: torch.Tensor) -> torch.Tensor:
 
 
 def scores(images: torch.Tensor, texts: torch.Tensor, labels: list[str]) -> dict[str, float]:
-    """Share of images whose own label is first, or among the first five, and of labels whose image is."""
+    """Top-1 and top-5 accuracy of images among labels, and recall of images for labels."""
     same = torch.tensor([[a == b for b in labels] for a in labels])
     cosines = images @ texts.T
     found: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Train a small genuine SigLIP on emoji drawings and write it as a Hugging Face checkpoint folder.
+"""Train a small SigLIP on emoji drawings and write it as a Hugging Face checkpoint folder.
 
     python examples/emoji/train.py OUTPUT [--steps 4200]
 
@@ -35,7 +35,7 @@ from transformers import SiglipConfig, SiglipModel
 
 TEXT_LENGTH = 64
 EOS = 1
-ATTENTION = "eager"  # for so few patches faster on a CPU than the fused kernels, forwards and backwards
+ATTENTION = "eager"  # with few patches faster on a CPU than the fused kernels, forward and backward
 TEMPLATES = ("{}", "an emoji of {}", "an image of {}", "this is a photo of {}", "a drawing of {}", "{} icon")
 CONFIG = {
     "text_config": {
@@ -64,14 +64,14 @@ def canonical(text: str) -> str:
 
 
 class Texts:
-    """Draws a description for each concept, and knows which concepts every description is true of."""
+    """Samples a description for each concept, and knows all concepts that a description applies to."""
 
     def __init__(self, concepts: list[Concept], vocabulary: spm.SentencePieceProcessor, seed: int = 0):
         self.concepts, self.vocabulary, self.rng = concepts, vocabulary, random.Random(seed)
         self.known = [frozenset(c.texts) for c in concepts]
 
     def draw(self, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(ids int64 [n, 64], truth bool [n, n]: is text j true of concept i)."""
+        """(ids int64 [n, 64], truth bool [n, n]: whether text j applies to concept i)."""
         facts = [self._facts(self.concepts[i].texts) for i in chosen]
         truth = torch.tensor([[f <= self.known[i] for f in facts] for i in chosen])
         texts = [self.rng.choice(TEMPLATES).format(", ".join(self.rng.sample(sorted(f), len(f)))) for f in facts]
@@ -88,7 +88,7 @@ class Texts:
 
 
 def image_embeddings(model: SiglipModel, pixels: torch.Tensor, keep: float) -> torch.Tensor:
-    """The vision tower on a random share of the patches (FLIP, arXiv:2212.00794): half the work, and a regulariser."""
+    """The vision tower on a random share of the patches (FLIP, arXiv:2212.00794): half the compute, regularizing."""
     tower = model.vision_model
     patches = tower.embeddings(pixels)
     if keep < 1:
@@ -123,7 +123,7 @@ def optimizers(model: SiglipModel, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def pixel_batch(styles: torch.Tensor, chosen: torch.Tensor, how: Distortion, rng: torch.Generator) -> torch.Tensor:
-    """Each chosen concept twice, each a random blend of its drawings (mostly one of them), distorted, in [-1, 1]."""
+    """Two images of each chosen concept: random blends of its drawings (mostly one drawing), distorted, in [-1, 1]."""
     n = len(chosen)
     blend = torch.rand(2 * n, generator=rng)
     blend = torch.where(torch.rand(2 * n, generator=rng) < 0.7, (torch.arange(2 * n) >= n).float(), blend)
@@ -140,16 +140,16 @@ def schedule(progress: float) -> float:
 
 
 def epoch(concepts: list[Concept], kin: int, rng: torch.Generator) -> list[int]:
-    """Every concept once, in groups of `kin` of the same subcategory: flags are told apart by seeing other flags."""
+    """All concepts, in groups of `kin` from the same subcategory: flags are learned by contrast with other flags."""
     order = torch.randperm(len(concepts), generator=rng).tolist()
-    order.sort(key=lambda i: concepts[i].subcategory)  # the sort is stable, so kin stay shuffled
+    order.sort(key=lambda i: concepts[i].subcategory)  # a stable sort: groups stay shuffled inside a subcategory
     groups = [order[at : at + kin] for at in range(0, len(order), kin)]
     return [i for group in torch.randperm(len(groups), generator=rng).tolist() for i in groups[group]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a part of the training looks at, up to `until` of its steps."""
+    """Settings of one part of the training, up to the share `until` of its steps."""
 
     until: float
     distortion: Distortion
@@ -160,12 +160,12 @@ class Stage:
 STAGES = (
     Stage(until=1 / 3, distortion=EARLY, kin=1, keep=0.5),
     Stage(until=0.9, distortion=LATE, kin=8, keep=0.5),
-    Stage(until=1.0, distortion=LATE, kin=8, keep=1.0),  # at last whole images, as inference sees them
+    Stage(until=1.0, distortion=LATE, kin=8, keep=1.0),  # whole images at the end, as in inference
 )
 
 
 class Trainer:
-    """The training's state: a model and its optimizers, and where the data has got to."""
+    """State of the training: model, optimizers, and position in the data."""
 
     def __init__(self, output: Path, batch: int, lr: float, seed: int, resume: bool):
         torch.manual_seed(seed)

@@ -256,7 +256,7 @@ def test_missing_package_or_browser_is_reported(
     monkeypatch.setenv(CHROMIUM, str(tmp_path / "no-browser"))
     problem = check_provider(Provider.WEB)
     assert problem is not None
-    assert "no-browser, which is no program" in problem.cause
+    assert "no-browser, which is not a program" in problem.cause
 
 
 def test_node_uses_the_same_onnxruntime_file_as_transformers_js(packages: Path) -> None:

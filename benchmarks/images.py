@@ -1,10 +1,10 @@
-"""Whether decoding keeps the model waiting, and how much JPEGs decoded at a part of their size drift.
+"""Share of the time in which the tower is busy while images are decoded, and the effect of `reduced_jpeg` on pixels.
 
     python benchmarks/images.py build/large-artifact --precision int8
     python benchmarks/images.py build/large-artifact --drift
 
-The images are two-megapixel JPEGs (1,732 x 1,155) made of the photos in tests/data. Busy is the share of the time in
-which the tower runs, from its first call to the end of its last.
+The images are two-megapixel JPEGs (1,732 x 1,155) made from the photos in tests/data. The busy share is the time in
+which the tower runs, divided by the time from its first call to the end of its last.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SIZE = (1732, 1155)
 
 
 def jpegs(folder: Path, count: int) -> list[Path]:
-    found = sorted(path for path in PHOTOS.iterdir() if path.suffix in (".jpg", ".jpeg", ".png"))
-    made = []
+    photos = sorted(path for path in PHOTOS.iterdir() if path.suffix in (".jpg", ".jpeg", ".png"))
+    paths = []
     for number in range(count):
-        with Image.open(found[number % len(found)]) as photo:
+        with Image.open(photos[number % len(photos)]) as photo:
             path = folder / f"{number:03}.jpg"
             photo.convert("RGB").resize(SIZE, Image.Resampling.LANCZOS).save(path, quality=90)
-            made.append(path)
-    return made
+            paths.append(path)
+    return paths
 
 
 def busy(model: Siglip, files: list[Path]) -> tuple[float, float, float]:
-    """Seconds in all, share in which the tower runs, and seconds of decoding one image alone."""
+    """Total seconds, share of them in which the tower runs, and seconds to decode one image alone."""
     session = model.session(Role.VISION)
     spans: list[tuple[float, float]] = []
     run = session.engine.run
@@ -53,13 +53,13 @@ def busy(model: Siglip, files: list[Path]) -> tuple[float, float, float]:
     session.engine.run = timed  # type: ignore[method-assign]
     started = time.perf_counter()
     model.encode_image(files)
-    taken = time.perf_counter() - started
+    elapsed = time.perf_counter() - started
     session.engine.run = run  # type: ignore[method-assign]
     within = sum(end - start for start, end in spans) / (spans[-1][1] - spans[0][0])
     started = time.perf_counter()
     for path in files[:8]:
         model.images.one(path)
-    return taken, within, (time.perf_counter() - started) / 8
+    return elapsed, within, (time.perf_counter() - started) / 8
 
 
 def drift(model: Siglip, files: list[Path]) -> None:
@@ -72,7 +72,7 @@ def drift(model: Siglip, files: list[Path]) -> None:
             processor.one(path)
         times.append((time.perf_counter() - started) / len(files))
     print(f"pixels, on a scale from -1 to 1: mean {np.mean(pixels):.4f}, largest {np.max(pixels):.2f}")
-    print(f"milliseconds an image: {1000 * times[0]:.1f}, reduced {1000 * times[1]:.1f}")
+    print(f"milliseconds per image: {1000 * times[0]:.1f}, reduced {1000 * times[1]:.1f}")
     rows = [np.concatenate([model.encode(Role.VISION, p.one(f)[None]) for f in files]) for p in (exact, reduced)]
     centered = [row - rows[0].mean(axis=0) for row in rows]
     for name, (a, b) in {"cosine": rows, "centered cosine": centered}.items():
@@ -95,9 +95,10 @@ def main() -> None:
             drift(model, files[:19])
             return
         model.encode_image(files[:1])
-        taken, within, decoding = busy(model, files)
-        print(f"{len(files)} images in {taken:.2f} s: {1000 * taken / len(files):.0f} ms each; tower busy {within:.1%}")
-        print(f"decoding and resizing one alone: {1000 * decoding:.1f} ms")
+        elapsed, within, decoding = busy(model, files)
+        each = 1000 * elapsed / len(files)
+        print(f"{len(files)} images in {elapsed:.2f} s: {each:.0f} ms each; tower busy {within:.1%}")
+        print(f"decoding and resizing one image: {1000 * decoding:.1f} ms")
 
 
 if __name__ == "__main__":
