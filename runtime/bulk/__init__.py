@@ -1,7 +1,7 @@
 """Collections: embed a million images or texts into a file, and search it."""
 
 from .embeddings_file import VectorDtype
-from .items import Inputs, Modality
+from .inputs import Inputs, Modality
 from .job import Backend, Cluster, EmbedJob, embed
 from .retrieval import Hit, search
 

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, ProviderError
+from ..data.parquet import import_pyarrow
+from ..errors import InputError
 
 METADATA_KEY: Final = b"siglip_onnx"
 ROW_GROUP: Final = 8192
@@ -57,28 +58,12 @@ class About:
     cut: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-def pyarrow() -> tuple[Any, Any]:
-    """Pyarrow and pyarrow.parquet.
-
-    Raises:
-        ProviderError: They are not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ProviderError(
-            f"pyarrow cannot be imported ({error}).", "Run: pip install 'siglip-onnx[bulk]'."
-        ) from error
-    return pyarrow, pyarrow.parquet
-
-
 def schema(about: About) -> Any:
     """Columns: id; text, and whether its end was cut off (of texts); embedding; scale, float32 (of int8); error.
 
     Where there is an error there is no embedding, and the other way round.
     """
-    arrow, _ = pyarrow()
+    arrow, _ = import_pyarrow()
     number = {"float32": arrow.float32(), "float16": arrow.float16(), "int8": arrow.int8()}[about.vectors]
     fields = [arrow.field("id", arrow.string(), nullable=False)]
     texts = [arrow.field("text", arrow.string()), arrow.field("cut", arrow.bool_())]
@@ -104,7 +89,7 @@ def table(
         errors: Why there is no vector, or None where there is one.
         vectors: float32 [rows without error, size], in order.
     """
-    arrow, _ = pyarrow()
+    arrow, _ = import_pyarrow()
     bad = np.array([error is not None for error in errors])
     dense = np.zeros((len(ids), about.size), np.float32)
     dense[~bad] = vectors
@@ -153,7 +138,7 @@ def read_about(path: str) -> About:
     Raises:
         InputError: It is not there, is no parquet file, or was not written by `siglip-onnx embed`.
     """
-    arrow, parquet = pyarrow()
+    arrow, parquet = import_pyarrow()
     try:
         metadata = parquet.read_metadata(path).metadata or {}
     except (OSError, arrow.ArrowException) as error:

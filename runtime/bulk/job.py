@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact.contract import Precision, Role
+from ..data.images import FileSlice
 from ..engines import host
 from ..errors import InputError, SiglipOnnxError
 from ..model import Siglip
@@ -23,7 +24,7 @@ from ..preprocessing.tokenizer import Truncation
 from ..session import identity
 from ..vectors import normalized, usable
 from .embeddings_file import About, VectorDtype, table
-from .items import ArchiveMember, Inputs, Item, Modality
+from .inputs import Inputs, Item, Modality
 from .part_files import CHUNK, Chunk, DoneChunk, Missing, Parts
 
 Progress = Callable[[int, int], None]
@@ -112,7 +113,7 @@ class Stages:
         if "{}" not in job.template:
             raise InputError(f"The template {job.template!r} has no place for a text.", "Write {} where it belongs.")
         self.model, self.job = model, job
-        self.role = Role.VISION if job.inputs.kind is Modality.IMAGE else Role.TEXT
+        self.role = Role.VISION if job.inputs.modality is Modality.IMAGE else Role.TEXT
         self.batch = model.batch_size(self.role, job.batch_size)
         self.about = describe(model, job, self.role)
 
@@ -122,7 +123,7 @@ class Stages:
         if item.error is not None or item.content is None:
             return PreparedItem(kept, None, item.error or "There is nothing.")
         try:
-            content = item.content.read() if isinstance(item.content, ArchiveMember) else item.content
+            content = item.content.read() if isinstance(item.content, FileSlice) else item.content
             if self.role is Role.VISION:
                 return PreparedItem(kept, self.model.images.bytes_of(content))
             text = self.job.template.replace("{}", str(content))
@@ -195,7 +196,9 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
             progress(done, errors)
         parts.flush()
         if not parts.rows:
-            raise InputError(f"{' '.join(job.inputs.paths)} holds no {job.inputs.kind}.", "Name something that does.")
+            raise InputError(
+                f"{' '.join(job.inputs.paths)} holds no {job.inputs.modality}.", "Name something that does."
+            )
         return parts.finish()
 
 
@@ -283,7 +286,7 @@ def describe(model: Siglip, job: EmbedJob, role: Role) -> About:
     """What the output says of itself."""
     contract = model.contract
     return About(
-        kind=job.inputs.kind,
+        kind=job.inputs.modality,
         model=contract.name,
         checkpoint=checkpoint_of(model),
         identity=model.identity(role),
@@ -311,7 +314,7 @@ def _key(stages: Stages) -> dict[str, Any]:
     made: dict[str, Any] = {name: value for name, value in msgspec.to_builtins(about).items() if name != "artifact"}
     return made | {
         "inputs": msgspec.to_builtins(job.inputs),
-        "stamps": job.inputs.stamps(),
+        "stamps": job.inputs.mtimes(),
         "template": job.template,
         "batch": stages.batch,
         "image": msgspec.to_builtins(options),

@@ -20,11 +20,12 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from ..data.parquet import import_pyarrow
 from ..errors import InputError
 from ..files import write_file
 from ..preprocessing.prefetch import batched
-from .embeddings_file import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
-from .items import Inputs, Item
+from .embeddings_file import METADATA_KEY, ROW_GROUP, About, schema
+from .inputs import Inputs, Item
 
 CHUNK: Final = 32  # items in a chunk, unless a batch is larger
 PART_ROWS: Final = 4096  # a part is written when it has so many rows (16 MB at 1024 numbers), if not before
@@ -42,7 +43,7 @@ class Chunk:
     @property
     def digest(self) -> str:
         """What tells its items from others: 16 hex digits over their names."""
-        names = (text for item in self.items for text in (item.id, item.stamp))
+        names = (text for item in self.items for text in (item.id, item.mtime_key))
         return hashlib.sha256("\0".join(names).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
@@ -183,7 +184,7 @@ class Parts:
 
     def _merge(self, partial: Path) -> About:
         """Write every row, in order, and how many of them have an error or were cut."""
-        arrow, _ = pyarrow()
+        arrow, _ = import_pyarrow()
         rows = errors = cut = 0
         with partial.open("wb") as file:
             with _writer(file, schema(self.about)) as writer:
@@ -206,7 +207,7 @@ class Parts:
 
     def _tables(self) -> Iterator[Any]:
         """The rows of every chunk in order; one part is open at a time."""
-        _, parquet = pyarrow()
+        _, parquet = import_pyarrow()
         opened: tuple[Path, Any] | None = None
         for number in sorted(self._done):
             place = self._done[number]
@@ -275,7 +276,7 @@ def _changed(what: str) -> InputError:
 
 def _writer(file: IO[bytes] | Any, fields: Any) -> Any:
     """Names and texts are compressed; vectors are noise, to which that does nothing."""
-    _, parquet = pyarrow()
+    _, parquet = import_pyarrow()
     names = [field.name for field in fields]
     compressed = {name: "zstd" if name in ("id", "text", "error") else "none" for name in names}
     compressed["embedding.list.element"] = "none"
@@ -283,7 +284,7 @@ def _writer(file: IO[bytes] | Any, fields: Any) -> Any:
 
 
 def _encoded(tables: list[Any], digests: dict[int, str]) -> bytes:
-    arrow, _ = pyarrow()
+    arrow, _ = import_pyarrow()
     sink = arrow.BufferOutputStream()
     with _writer(sink, tables[0].schema) as writer:
         for table in tables:
@@ -294,7 +295,7 @@ def _encoded(tables: list[Any], digests: dict[int, str]) -> bytes:
 
 def _chunks(part: Path) -> dict[int, _Place]:
     """Where the chunks of a part are."""
-    arrow, parquet = pyarrow()
+    arrow, parquet = import_pyarrow()
     try:
         metadata = parquet.read_metadata(part)
         digests = msgspec.json.decode(metadata.metadata[_CHUNKS_KEY], type=dict[int, str])

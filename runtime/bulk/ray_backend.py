@@ -22,13 +22,14 @@ import numpy as np
 from .. import privacy
 from ..artifact.artifact import Artifact
 from ..artifact.contract import Precision
+from ..data.images import FileSlice
+from ..data.parquet import import_pyarrow
 from ..engines import host as machine
 from ..engines.options import SessionOptions
 from ..errors import ProviderError, SiglipOnnxError
 from ..model import Siglip
 from ..preprocessing.image import ImageOptions
-from .embeddings_file import pyarrow
-from .items import ArchiveMember, Item
+from .inputs import Item
 from .job import Cluster, EmbedJob, PreparedItem, Stages
 from .part_files import DoneChunk, Missing
 
@@ -47,7 +48,7 @@ def run_on_ray(stages: Stages, todo: Missing) -> Iterator[DoneChunk]:
             not mend.
     """
     ray = _ray(stages.job.cluster)
-    recipe, arrow = _Recipe.of(stages), pyarrow()[0]
+    recipe, arrow = _Recipe.of(stages), import_pyarrow()[0]
     try:
         for row in _dataset(ray, recipe, todo, stages.job.cluster).iter_rows():
             yield row["chunk"], row["digest"], arrow.ipc.open_stream(row["rows"]).read_all()
@@ -145,7 +146,7 @@ class _Embedder:
         self._stages = _stages(recipe)
 
     def __call__(self, batch: Any) -> Any:
-        row, arrow = batch.to_pylist()[0], pyarrow()[0]
+        row, arrow = batch.to_pylist()[0], import_pyarrow()[0]
         items = [self._prepared(item) for item in msgspec.msgpack.decode(row["items"], type=list[_Decoded])]
         table, sink = self._stages.chunk(items), arrow.BufferOutputStream()
         with arrow.ipc.new_stream(sink, table.schema) as stream:
@@ -164,14 +165,14 @@ def _packed(item: Item) -> _Listed:
         item.id,
         content if isinstance(content, str) else None,
         content if isinstance(content, bytes) else None,
-        (content.file, content.offset, content.size) if isinstance(content, ArchiveMember) else None,
+        (content.path, content.offset, content.size) if isinstance(content, FileSlice) else None,
         item.error,
     )
 
 
 def _item(listed: _Listed) -> Item:
     name, text, data, member, error = listed
-    return Item(name, ArchiveMember(*member) if member is not None else text if data is None else data, error)
+    return Item(name, FileSlice(*member) if member is not None else text if data is None else data, error)
 
 
 def _decoded(one: PreparedItem) -> _Decoded:
@@ -181,7 +182,7 @@ def _decoded(one: PreparedItem) -> _Decoded:
 
 
 def _row(**cells: Any) -> Any:
-    return pyarrow()[0].table({name: [value] for name, value in cells.items()})
+    return import_pyarrow()[0].table({name: [value] for name, value in cells.items()})
 
 
 def _ray(cluster: Cluster) -> Any:

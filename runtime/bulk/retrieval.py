@@ -10,13 +10,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.parquet import import_pyarrow
 from ..engines.options import SessionOptions
 from ..errors import InputError
 from ..model import Siglip
 from ..preprocessing.image import ImageInput
 from ..vectors import sigmoid
-from .embeddings_file import About, pyarrow, read_about, unpack
-from .items import Modality
+from .embeddings_file import About, read_about, unpack
+from .inputs import Modality
 from .job import checkpoint_of
 
 Floats = NDArray[np.float32]
@@ -87,7 +88,7 @@ def search(
 
 def vectors(file: str, about: About) -> Iterator[tuple[Places, Floats]]:
     """The vectors of a file, float32 [rows, size], with the numbers of their rows; a batch at a time."""
-    _, parquet = pyarrow()
+    _, parquet = import_pyarrow()
     columns = ["embedding", "scale"] if about.vectors == "int8" else ["embedding"]
     with parquet.ParquetFile(file) as opened:
         start = 0
@@ -126,7 +127,7 @@ def _largest_by_numpy(queries: Floats, rows: Floats, top: int) -> tuple[Floats, 
 
 def _rows(file: str, about: About, places: Places) -> dict[int, dict[str, Any]]:
     """Names and texts of those rows, read from their row groups alone."""
-    _, parquet = pyarrow()
+    _, parquet = import_pyarrow()
     due, start = sorted({int(place) for place in places.ravel() if place >= 0}), 0
     found: dict[int, dict[str, Any]] = {}
     columns = ["id", "text"] if about.kind == Modality.TEXT else ["id"]

@@ -12,13 +12,13 @@ import pytest
 from siglip_onnx.runtime import Siglip, model
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.bulk import embed as embed_function
-from siglip_onnx.runtime.bulk import embeddings_file, items
+from siglip_onnx.runtime.bulk import embeddings_file, inputs
 from siglip_onnx.runtime.engines import options
 from siglip_onnx.runtime.preprocessing import image, prompts
 
 from ..conftest import EVAL
 
-MODULES = [model, options, prompts, image, embeddings_file, items]
+MODULES = [model, options, prompts, image, embeddings_file, inputs]
 
 
 def run(module: ModuleType, names: dict[str, object]) -> int:
@@ -35,7 +35,7 @@ def run(module: ModuleType, names: dict[str, object]) -> int:
 def test_examples_hold(passed: Path, tmp_path: Path) -> None:
     import sys
 
-    bulk = [sys.modules[f"siglip_onnx.runtime.bulk.{name}"] for name in ("embed", "retrieval")]
+    bulk = [sys.modules[f"siglip_onnx.runtime.bulk.{name}"] for name in ("job", "retrieval")]
     assert bulk[0].embed is embed_function
     names = {
         "folder": str(passed),

@@ -23,9 +23,9 @@ import pytest
 
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Modality, VectorDtype, embed
-from siglip_onnx.runtime.bulk import items as items_module
 from siglip_onnx.runtime.bulk.embeddings_file import read_about
 from siglip_onnx.runtime.bulk.part_files import CHUNK, _locked
+from siglip_onnx.runtime.data import images as data_images
 from siglip_onnx.runtime.errors import InputError, ProviderError
 
 from ..conftest import DATA, EVAL, Command, is_one_paragraph
@@ -142,19 +142,19 @@ def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) 
     errors = [row["error"] for row in rows(out)]
     assert [error is None for error in errors] == [True, False, False, False, True, False, False, False]
     assert about.errors == 6
-    for place, message in {1: "holds a int", 3: "holds nothing", 5: "Line 6 is no JSON", 7: "surrogate"}.items():
+    for place, message in {1: "column 't', but 7 (int)", 3: "but nothing", 5: "is not JSON", 7: "surrogate"}.items():
         assert message in errors[place]
 
 
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (lambda p: "nowhere", {}, "There is no .*nowhere"),
-        (lambda p: "*.nothing", {}, "There is no"),
+        (lambda p: "nowhere", {}, "nowhere does not exist"),
+        (lambda p: "*.nothing", {}, "does not exist"),
         (lambda p: "", {}, "holds no image"),
-        (lambda p: "t.txt", {}, "A file with a text a line holds texts, and images were asked for"),
-        (lambda p: "", {"kind": Modality.TEXT}, "A folder holds images, and texts were asked for"),
-        (lambda p: "x.png", {"kind": Modality.TEXT}, "of this kind holds images"),
+        (lambda p: "t.txt", {}, "t.txt holds texts, expected images"),
+        (lambda p: "", {"modality": Modality.TEXT}, "holds images, expected texts"),
+        (lambda p: "x.png", {"modality": Modality.TEXT}, "x.png holds images"),
         (lambda p: "t.csv", {}, "is a table"),
         (lambda p: "t.jsonl", {}, "is a table"),
         (lambda p: "t.csv", {"column": "c"}, "has no column 'c'"),
@@ -188,12 +188,12 @@ def test_a_name_that_is_no_text(model: Siglip, tmp_path: Path) -> None:
 
 
 def test_a_huge_member_of_an_archive_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items_module, "MAX_MEMBER", 1000)
+    monkeypatch.setattr(data_images, "MAX_FILE_BYTES", 1000)
     path = archive(tmp_path / "t.tar.gz", {"a.png": b"x" * 999, "bomb.png": bytes(10_000)})
     small, bomb = Inputs((path,))
     assert small.error is None
     assert bomb.content is None
-    assert "10,000 bytes, more than the 1,000" in str(bomb.error)
+    assert "10,000 bytes; the limit is 1,000" in str(bomb.error)
 
 
 def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_a_damaged_archive_is_not_taken_for_a_shorter_one(model: Siglip, tmp_pat
 
 def test_quotes_and_patterns_that_would_give_other_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('t\nfine\n"5 inch" pipe\nlast\n')
-    with pytest.raises(InputError, match="is no table"):
+    with pytest.raises(InputError, match="is not a line of a table"):
         list(Inputs((str(tmp_path / "t.csv"),), Modality.TEXT, "t"))
     (tmp_path / "t.tsv").write_text('t\tn\n"5 inch pipe\t1\nlast\t2\n')
     assert [item.content for item in Inputs((str(tmp_path / "t.tsv"),), Modality.TEXT, "t")] == ['"5 inch pipe', "last"]
