@@ -35,7 +35,7 @@ def run(module: ModuleType, names: dict[str, object]) -> int:
 def test_examples_hold(passed: Path, tmp_path: Path) -> None:
     import sys
 
-    bulk = [sys.modules[f"siglip_onnx.runtime.bulk.{name}"] for name in ("job", "retrieval")]
+    bulk = [sys.modules[f"siglip_onnx.runtime.bulk.{name}"] for name in ("run", "retrieval")]
     assert bulk[0].embed is embed_function
     names = {
         "folder": str(passed),

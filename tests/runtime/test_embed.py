@@ -128,9 +128,9 @@ def test_texts_from_every_form(model: Siglip, tmp_path: Path) -> None:
 
 def test_texts_that_are_too_long_are_told_of(artifact: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "t.txt").write_text("short\n" + "a long text " * 60 + "\n")
-    run = command("embed", artifact, tmp_path / "t.txt", "-o", out := tmp_path / "o.parquet", "--kind", "text")
-    assert "1 texts are longer than the model reads (column cut)" in run.out
-    assert [row["cut"] for row in rows(out)] == [False, True]
+    run = command("embed", artifact, tmp_path / "t.txt", "-o", out := tmp_path / "o.parquet", "--modality", "text")
+    assert "1 texts are longer than the model reads (column truncated)" in run.out
+    assert [row["truncated"] for row in rows(out)] == [False, True]
 
 
 def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) -> None:
@@ -213,7 +213,19 @@ def collection(folder: Path, count: int) -> Path:
 
 
 def start(artifact: Path, folder: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "siglip_onnx", "embed", artifact, folder, "-o", out, "--save-every", "0", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "siglip_onnx",
+        "embed",
+        artifact,
+        folder,
+        "-o",
+        out,
+        "--checkpoint-interval",
+        "0",
+        *more,
+    ]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -256,7 +268,7 @@ def stop_after(count: int) -> Any:
 @pytest.fixture
 def begun(model: Siglip, tmp_path: Path) -> EmbedJob:
     """A job that was stopped half-way."""
-    job = EmbedJob(Inputs((str(collection(tmp_path / "in", 300)),)), tmp_path / "out.parquet", save_every=0)
+    job = EmbedJob(Inputs((str(collection(tmp_path / "in", 300)),)), tmp_path / "out.parquet", checkpoint_interval=0)
     with pytest.raises(StoppedError):
         embed(model, job, stop_after(128))
     assert (tmp_path / "out.parquet.parts").exists()
@@ -275,20 +287,20 @@ def test_what_is_done_is_not_done_again(model: Siglip, begun: EmbedJob, monkeypa
 def test_inputs_that_changed_are_noticed(model: Siglip, begun: EmbedJob) -> None:
     folder = Path(begun.inputs.paths[0])
     (folder / "00000-new.webp").write_bytes(BEAR.read_bytes())
-    with pytest.raises(InputError, match="inputs changed since this job was begun: item 0 to 32 are others"):
+    with pytest.raises(InputError, match="inputs changed since this job was begun: items 0 to 31 are different"):
         embed(model, begun)
     for path in sorted(folder.iterdir())[40:]:
         path.unlink()
     with pytest.raises(InputError, match="inputs changed"):
         embed(model, begun)
-    about = embed(model, replace(begun, restart=True))
+    about = embed(model, replace(begun, resume=False))
     assert about.rows == 40
 
 
 def test_another_job_does_not_go_on_with_it(model: Siglip, begun: EmbedJob, outliers: Path) -> None:
-    with pytest.raises(InputError, match=r"beginning of another job \(vectors differ\)"):
-        embed(model, replace(begun, vectors=VectorDtype.INT8))
-    with pytest.raises(InputError, match=r"another job .*checkpoint"):
+    with pytest.raises(InputError, match=r"unfinished job with different settings \(dtype\)"):
+        embed(model, replace(begun, dtype=VectorDtype.INT8))
+    with pytest.raises(InputError, match=r"different settings .*checkpoint"):
         embed(Siglip.load(outliers), begun)
 
 
@@ -330,7 +342,7 @@ def test_an_output_that_is_there_is_kept(model: Siglip, tmp_path: Path) -> None:
     out = tmp_path / "o.parquet"
     out.write_text("precious")
     job = EmbedJob(Inputs((str(BEAR),)), out)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists"):
         embed(model, job)
     assert out.read_text() == "precious"
     assert embed(model, replace(job, overwrite=True)).rows == 1
@@ -338,7 +350,7 @@ def test_an_output_that_is_there_is_kept(model: Siglip, tmp_path: Path) -> None:
 
 def test_the_command_line_from_folder_to_answer(artifact: Path, tmp_path: Path, command: Command) -> None:
     out = tmp_path / "e.parquet"
-    run = command("embed", artifact, EVAL, "-o", out, "--vectors", "int8")
+    run = command("embed", artifact, EVAL, "-o", out, "--dtype", "int8")
     assert run.code == 0
     assert f"Embedded {len(FILES):,} images to {out}; 0 could not be read." in run.out
     hits = json.loads(command("search", "a bear", out, "--top", "2", "--json").out)
@@ -354,7 +366,7 @@ def test_the_command_line_from_folder_to_answer(artifact: Path, tmp_path: Path, 
 def test_memory_is_bounded_by_batches_not_by_inputs(artifact: Path, tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from siglip_onnx.runtime.bulk import EmbedJob, Inputs, embed;"
-        "embed(sys.argv[1], EmbedJob(Inputs((sys.argv[2],)), Path(sys.argv[3]), save_every=1));"
+        "embed(sys.argv[1], EmbedJob(Inputs((sys.argv[2],)), Path(sys.argv[3]), checkpoint_interval=1));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks = []
@@ -419,6 +431,6 @@ def test_only_bad_images(model: Siglip, tmp_path: Path) -> None:
     for number in range(70):
         (tmp_path / f"{number:02}.png").write_bytes(b"broken")
     told: list[int] = []
-    job = EmbedJob(Inputs((str(tmp_path),)), tmp_path / "o.parquet", save_every=0)
+    job = EmbedJob(Inputs((str(tmp_path),)), tmp_path / "o.parquet", checkpoint_interval=0)
     assert embed(model, job, lambda done, errors: told.append(done)).errors == 70
     assert told == [0, 32, 64, 70]
