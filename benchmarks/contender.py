@@ -44,7 +44,7 @@ class Ours:
         )
         self.model, self.roles = Siglip.load(folder, precision, provider, options=options), Role
         self.sizes = PROVIDERS[Provider(provider)].batch
-        self.model._load_both()
+        self.model.load_towers()
 
     def vision(self, rows: Any) -> Any:
         return self._run(self.roles.VISION, rows)

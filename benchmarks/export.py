@@ -1,10 +1,10 @@
-"""Time and peak memory of an export, in a process of its own: both towers and the joint graph.
+"""Measure time and peak memory of an export (both towers and the joint graph), each run in a separate process.
 
     python benchmarks/make_checkpoint.py build/large
     python benchmarks/export.py build/large --runs 3
 
-Peak memory is the largest resident set of the exporting process, mapped files included (getrusage's ru_maxrss).
-Exits with 1 if a limit is broken.
+Peak memory is the largest resident set of the exporting process, including mapped files (getrusage's ru_maxrss).
+The exit code is 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMIT_SECONDS, LIMIT_GB = 60, 1.3
 
 
 def export_once(checkpoint: str, folder: str) -> None:
-    """The child: export, then tell what it took."""
+    """Export in this process, and print time and memory as JSON."""
     started = time.monotonic()
     from siglip_onnx.exporter import export
 
@@ -55,8 +55,8 @@ def main() -> None:
     runs = [measure(args.checkpoint, args.checkpoint.parent) for _ in range(args.runs)]
     seconds, peak = [r["seconds"] for r in runs], [r["peak_gb"] for r in runs]
     for name, values, limit in (("seconds", seconds, LIMIT_SECONDS), ("peak GB", peak, LIMIT_GB)):
-        middle = statistics.median(values)
-        print(f"{name:8} median {middle:.2f}, {min(values):.2f} to {max(values):.2f} (limit {limit})")
+        median = statistics.median(values)
+        print(f"{name:8} median {median:.2f}, {min(values):.2f} to {max(values):.2f} (limit {limit})")
     sys.exit(statistics.median(seconds) > LIMIT_SECONDS or max(peak) > LIMIT_GB)
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/make_checkpoint.py build/large
 
-For size and speed alone: it knows nothing. Configuration and vocabulary are the published ones, the weights follow
-transformers' initial distribution from a fixed seed, and they are written tensor by tensor.
+The checkpoint is only for measuring size and speed: it is not trained. Configuration and vocabulary are the published
+ones. The weights are drawn from a fixed seed and written tensor by tensor.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SOURCE = Path(__file__).parent.parent / "tests" / "data" / "siglip-large-patch16
 
 
 def tensor(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """A tensor as large, roughly, as a trained one: norms near one, matrices scaled by their inputs, small biases."""
+    """Random tensor with the range of a trained one: norms near 1, matrices scaled by their inputs, small biases."""
     if name == "logit_scale":
-        return np.array([np.log(117.33)], np.float32)  # about what the published models have learned
+        return np.array([np.log(117.33)], np.float32)  # close to the published models
     if name == "logit_bias":
         return np.array([-12.93], np.float32)
     noise = rng.standard_normal(shape, dtype=np.float32)

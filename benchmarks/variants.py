@@ -1,12 +1,12 @@
-"""Speed of a tower's variants on ONNX Runtime's CPU provider, against the fp32 graph in the same process.
+"""Measure the speed of a tower's variants on ONNX Runtime's CPU provider, relative to fp32 in the same process.
 
-    python benchmarks/quantize.py build/large-artifact --tower vision --keep build/quantized
+    python benchmarks/quantize.py build/large-artifact --tower vision --output-dir build/quantized
     python benchmarks/variants.py build/large-artifact build/quantized --tower vision --batch 1 --rounds 12
     python benchmarks/variants.py build/large-artifact build/quantized --tower vision --others
 
-All run in turns (round robin), so that whatever else the machine does meets each of them, with a pause in between, in
-which the threads of the last session go to sleep. `--others` adds what ONNX Runtime's quantize_dynamic makes of the
-graph, at its defaults and with the unsigned weights that transformers.js' script chooses for graphs with a Conv.
+Variants take turns (round robin), so that other load on the machine affects all of them, with a pause in between, so that
+the threads of the last session go to sleep. `--others` adds the graphs of ONNX Runtime's quantize_dynamic, with its
+defaults and with the unsigned weights that transformers.js' script chooses for graphs with a Conv.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from siglip_onnx.quantize.search.evaluate import runner
+from siglip_onnx.quantize.search.evaluate import tower_runner
 from siglip_onnx.runtime import Artifact, privacy
 from siglip_onnx.runtime.artifact.contract import Precision, Role
 
@@ -35,7 +35,7 @@ def rows(artifact: Artifact, role: Role, batch: int) -> np.ndarray[Any, np.dtype
 
 
 def size(path: Path) -> int:
-    """Of the graph and its data, whose name depends on who wrote it."""
+    """Bytes of a graph and its data, whose name depends on the tool that wrote it."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
 
@@ -43,19 +43,19 @@ def others(source: Path, folder: Path) -> dict[str, Path]:
     privacy.opt_out()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    made = {}
+    paths = {}
     for name, kind in (("quantize_dynamic, defaults", QuantType.QInt8), ("unsigned weights", QuantType.QUInt8)):
-        made[name] = folder / f"other-{kind.name}" / source.name
-        if not made[name].exists():
-            made[name].parent.mkdir(parents=True, exist_ok=True)
-            quantize_dynamic(source, made[name], weight_type=kind, use_external_data_format=True)
-    return made
+        paths[name] = folder / f"other-{kind.name}" / source.name
+        if not paths[name].exists():
+            paths[name].parent.mkdir(parents=True, exist_ok=True)
+            quantize_dynamic(source, paths[name], weight_type=kind, use_external_data_format=True)
+    return paths
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("variants", type=Path, help="Where benchmarks/quantize.py --keep put them.")
+    parser.add_argument("variants", type=Path, help="Folder where benchmarks/quantize.py --output-dir wrote them.")
     parser.add_argument("--tower", type=Role, choices=[Role.VISION, Role.TEXT], default=Role.VISION)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=8)
@@ -70,7 +70,7 @@ def main() -> None:
     if args.others:
         paths |= others(source, args.variants)
     paths = {name: path for name, path in paths.items() if not args.only or name in ("fp32", *args.only)}
-    runs = {name: runner(path) for name, path in paths.items()}
+    runs = {name: tower_runner(path) for name, path in paths.items()}
     inputs = rows(artifact, args.tower, args.batch)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for count in range(args.rounds + 1):

@@ -28,7 +28,7 @@ def main() -> None:
     run("validate", ARTIFACT, "--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
     run("quantize", ARTIFACT, "--precision", "int8", "--data", EMOJI / "eval")
     judged_by = ("--reference", EMOJI / "checkpoint", "--data", EMOJI / "eval")
-    run("validate", ARTIFACT, *judged_by, "--precisions", "all", "--providers", "cpu,openvino")
+    run("validate", ARTIFACT, *judged_by, "--precision", "all", "--provider", "cpu,openvino")
     images = [EMOJI / "eval" / name for name in IMAGES]
     labels = ("--labels-from", EMOJI / "eval" / "labels.txt", "--top", "3")
     run("classify", ARTIFACT, *images, *labels, "--precision", "int8")

@@ -1,26 +1,25 @@
-"""Checkpoints to artifacts. This is where PyTorch lives; `siglip_onnx.runtime` does without.
+"""Export of SigLIP checkpoints to ONNX artifacts.
 
-PyTorch is imported when `Checkpoint` or `export` is first used, so that quantizing can share `joint` and `interface`.
+The public names are loaded on first use: reading options, config files or graph names does not import PyTorch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .checkpoint.checkpoint import Checkpoint
-    from .checkpoint.dialects import Dialect
     from .classifier import freeze_labels
     from .export_artifact import export
-    from .options import ExportOptions, ImageInput
+    from .options import Dialect, ExportOptions, GraphInput
 
-__all__ = ["Checkpoint", "Dialect", "ExportOptions", "ImageInput", "export", "freeze_labels"]
-_HOMES = {
+__all__ = ["Checkpoint", "Dialect", "ExportOptions", "GraphInput", "export", "freeze_labels"]
+_MODULES: Final = {
     "Checkpoint": ".checkpoint.checkpoint",
-    "Dialect": ".checkpoint.dialects",
+    "Dialect": ".options",
     "ExportOptions": ".options",
-    "ImageInput": ".options",
+    "GraphInput": ".options",
     "export": ".export_artifact",
     "freeze_labels": ".classifier",
 }
@@ -29,4 +28,4 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    return getattr(importlib.import_module(_MODULES[name], __name__), name)

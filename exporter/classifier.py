@@ -1,4 +1,4 @@
-"""An artifact and a list of labels to a classifier: images in, probabilities out, and no text tower or tokenizer."""
+"""Classifiers with frozen labels: images to probabilities, without a text tower or tokenizer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from .. import __version__
+from ..runtime.arrays import FloatArray
 from ..runtime.artifact.artifact import Artifact, record_files, write_contract
 from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LabelSpec, Precision, Role, Variant
 from ..runtime.errors import InputError
 from ..runtime.model import PROBABILITIES, Siglip
 from ..runtime.preprocessing.prompts import format_prompts
-from .graph.builder import append_unit, constant
+from ..runtime.preprocessing.tokenizer import Truncation
+from .graph.builder import NodeBuilder, append_unit_length, dimensions
 from .graph.naming import base_name, data_path, describe, graph_path
 from .output_folder import Progress, new_artifact
 
@@ -37,21 +38,21 @@ def freeze_labels(
     overwrite: bool = False,
     progress: Progress = print,
 ) -> Artifact:
-    """Write a classifier of fixed labels, which the runtime opens like any artifact.
+    """Write a classifier with fixed labels; the runtime opens it like any artifact.
 
-    The fp32 text tower embeds the labels, whatever the precision of the vision tower, for it costs nothing later.
+    The fp32 text tower embeds the labels at every precision of the vision tower, since this costs no run time.
 
     Args:
-        artifact: The artifact's folder.
-        labels: What the classifier tells apart.
-        target: The classifier's folder.
-        templates: What the model reads for a label, `{}` standing for it; several make an ensemble.
-        precisions: Which variants of the vision tower to take.
-        overwrite: Replace `target` if it is an artifact already.
-        progress: Told what is being done, in a few words, before each step.
+        artifact: Folder of the artifact.
+        labels: The classes.
+        target: Folder of the classifier.
+        templates: Prompts with `{}` for the label; the embeddings of several templates are averaged.
+        precisions: Variants of the vision tower to include.
+        overwrite: Replace `target` if it is an artifact.
+        progress: Called with a short description before each step.
 
     Raises:
-        InputError: There is no label, one is there twice, or one is longer than the model reads.
+        InputError: There are no labels, two labels are the same to the model, or a label is longer than its input.
         ArtifactError: The artifact lacks a precision, or is damaged.
         ExportError: The classifier cannot be written.
     """
@@ -61,14 +62,14 @@ def freeze_labels(
         model.artifact.graph(Role.VISION, precision)
     spec = LabelSpec(tuple(labels), tuple(templates), model.contract.name)
     _check_labels(model, spec)
-    size = sum(model.contract.files[path].bytes for p in precisions for path in _paths(model.artifact, p))
+    size = sum(model.contract.files[path].bytes for p in precisions for path in _tower_files(model.artifact, p))
     with new_artifact(folder, overwrite=overwrite, source=model.artifact.folder, needed=size) as partial:
         progress("Embedding the labels")
         embeddings = model.encode_labels(spec.labels, spec.templates)
         variants = []
         for precision in precisions:
             progress(f"Writing the {precision} classifier")
-            variants.append(_variant(model.artifact, precision, embeddings, spec, partial))
+            variants.append(_write_variant(model.artifact, precision, embeddings, spec, partial))
         for name in _FILES:
             model.artifact.verify((name,))
             shutil.copyfile(model.artifact.path(name), partial / name)
@@ -80,76 +81,74 @@ def freeze_labels(
 
 def _check_labels(model: Siglip, spec: LabelSpec) -> None:
     if not spec.labels:
-        raise InputError("There is no label to freeze.", "Write a label on each line of the file.")
-    prompts, seen = format_prompts(spec.templates, spec.labels), dict[bytes, str]()
+        raise InputError("labels is empty.", "Pass at least one label; in a file, write one label per line.")
+    prompts, labels_by_ids = format_prompts(spec.templates, spec.labels), dict[bytes, str]()
     for label, texts in zip(spec.labels, prompts, strict=True):
-        key = model.tokenizer(texts, on_cut=_refuse).tobytes()
-        if key in seen:
-            again = "is there twice" if seen[key] == label else f"reads the same as {seen[key]!r} to the model"
-            raise InputError(f"The label {label!r} {again}.", "Keep one of them.")
-        seen[key] = label
+        ids = model.tokenizer(texts, on_truncated=_refuse).tobytes()
+        if ids in labels_by_ids:
+            other = labels_by_ids[ids]
+            problem = "appears twice" if other == label else f"has the same token ids as {other!r}"
+            raise InputError(f"The label {label!r} {problem}.", "Keep one of them.")
+        labels_by_ids[ids] = label
 
 
-def _refuse(cut: Any) -> None:
+def _refuse(truncation: Truncation) -> None:
     raise InputError(
-        f"{cut.text[:60]!r} has {cut.pieces} pieces, and the model reads {cut.read}: it would be cut behind "
-        f"{cut.last_words!r}.",
+        f"{truncation.text[:60]!r} has {truncation.tokens} tokens, but at most {truncation.max_tokens} are read: "
+        f"the text would be truncated after {truncation.last_words!r}.",
         "Shorten the label or the template.",
     )
 
 
-def _paths(artifact: Artifact, precision: Precision) -> tuple[str, ...]:
+def _tower_files(artifact: Artifact, precision: Precision) -> tuple[str, ...]:
     graph = artifact.graph(Role.VISION, precision)
     return graph.path, *graph.data
 
 
-def _variant(
-    artifact: Artifact, precision: Precision, embeddings: NDArray[np.float32], spec: LabelSpec, folder: Path
+def _write_variant(
+    artifact: Artifact, precision: Precision, embeddings: FloatArray, spec: LabelSpec, folder: Path
 ) -> Variant:
-    artifact.verify(_paths(artifact, precision))
+    artifact.verify(_tower_files(artifact, precision))
     source = artifact.contract.variant(precision)
-    assert source is not None  # noqa: S101  its graph was asked for before
+    assert source is not None  # noqa: S101  `freeze_labels` has looked up its graph
     prompts = hashlib.sha256("\0".join((*spec.labels, *spec.templates)).encode()).hexdigest()
-    made = {**source.provenance, "frozen by": f"siglip-onnx {__version__}", "labels": prompts}
-    return Variant(precision, {Role.VISION: _write(artifact, precision, embeddings, folder)}, made)
+    provenance = {**source.provenance, "frozen by": f"siglip-onnx {__version__}", "labels": prompts}
+    return Variant(precision, {Role.VISION: _write_graph(artifact, precision, embeddings, folder)}, provenance)
 
 
-def _write(artifact: Artifact, precision: Precision, embeddings: NDArray[np.float32], folder: Path) -> Graph:
+def _write_graph(artifact: Artifact, precision: Precision, embeddings: FloatArray, folder: Path) -> Graph:
     model = ir.load(artifact.path(artifact.graph(Role.VISION, precision).path))
-    _classify(model, artifact.contract, embeddings)
+    _append_classifier(model, artifact.contract, embeddings)
     path = graph_path(Role.VISION, precision)
     (folder / path).parent.mkdir(exist_ok=True)
     ir.save(model, folder / path, external_data=base_name(data_path(path)))
     return describe(model, path, (data_path(path),))
 
 
-def _classify(model: ir.Model, contract: Contract, embeddings: NDArray[np.float32]) -> None:
-    """Let a vision tower end in image_embeds [batch, size], logits and probabilities [batch, labels]."""
+def _append_classifier(model: ir.Model, contract: Contract, embeddings: FloatArray) -> None:
+    """Replace a vision tower's outputs by probabilities and logits [batch, labels] and image_embeds [batch, size].
+
+    Args:
+        model: The vision tower; it is changed in place.
+        contract: The tower's contract.
+        embeddings: The labels, float32 [labels, size].
+    """
     graph = model.graph
     pooled = next(value for value in graph.outputs if value.name == contract.embedding.output)
-    assert pooled.shape is not None  # noqa: S101  outputs of ours are shaped
-    batch = pooled.shape[0]
-    kept = [value for value in graph.outputs if value.name == "pixel_values"]  # what a resizing graph shows
+    pixels = [value for value in graph.outputs if value.name == "pixel_values"]  # of a graph that resizes images
     graph.outputs.clear()
-
-    def op(kind: str, name: str, inputs: list[ir.Value], width: int) -> ir.Value:
-        value = ir.Value(name=name, shape=ir.Shape([batch, width]), type=ir.TensorType(ir.DataType.FLOAT))
-        graph.append(ir.node(kind, inputs, outputs=[value], name=f"classifier/{kind}"))
-        return value
-
-    def held(name: str, array: NDArray[np.float32]) -> ir.Value:
-        value = constant(name, array)
-        graph.register_initializer(value)
-        return value
-
-    unit = pooled if contract.embedding.normalized else append_unit(graph, pooled, EMBEDS)
+    unit = pooled if contract.embedding.normalized else append_unit_length(graph, pooled, EMBEDS)
     unit.name = EMBEDS
-    labels = held("labels", embeddings.T * np.float32(contract.logits.scale))
-    cosines = op("MatMul", "scaled_cosines", [unit, labels], len(embeddings))
-    logits = op(
-        "Add", LOGITS, [cosines, held("logit_bias", np.array([contract.logits.bias], np.float32))], len(embeddings)
-    )
-    graph.outputs.extend([op("Sigmoid", PROBABILITIES, [logits], len(embeddings)), logits, unit, *kept])
+    builder, shape = NodeBuilder(graph), (dimensions(pooled)[0], len(embeddings))
+
+    def op(op_type: str, name: str, *inputs: ir.Value) -> ir.Value:
+        return builder.op(op_type, name, *inputs, shape=shape, node_name=f"classifier/{op_type}")
+
+    labels = builder.constant("labels", embeddings.T * np.float32(contract.logits.scale))
+    cosines = op("MatMul", "scaled_cosines", unit, labels)
+    bias = builder.constant("logit_bias", np.array([contract.logits.bias], np.float32))
+    logits = op("Add", LOGITS, cosines, bias)
+    graph.outputs.extend([op("Sigmoid", PROBABILITIES, logits), logits, unit, *pixels])
 
 
 def _contract(source: Contract, spec: LabelSpec, variants: list[Variant], folder: Path) -> Contract:

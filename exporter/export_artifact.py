@@ -1,4 +1,4 @@
-"""Checkpoint to artifact: both towers, the joint graph, tokenizer files and the contract, all or nothing."""
+"""Export of a checkpoint to an artifact: both towers, the joint graph, tokenizer files and the contract."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .checkpoint.tokenizer_spec import tokenizer_config
 from .graph.joint import write_joint
 from .graph.naming import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, graph_path
 from .graph.preprocess import join_preprocess
-from .options import ExportOptions, ImageInput
+from .options import ExportOptions, GraphInput
 from .output_folder import Progress, new_artifact
 from .tokenizer_json import fast_tokenizer, gemma_tokenizer
 from .towers.modules import NaflexTower, TextTower, VisionTower
@@ -38,7 +38,13 @@ _TOOLS: Final = ("siglip-onnx", "torch", "onnx", "onnx-ir", "onnxscript")
 
 @dataclass(frozen=True)
 class _TowerPlan:
-    """What differs between the two towers when they are exported."""
+    """Inputs, module and weights of a tower.
+
+    Attributes:
+        inputs: The graph's inputs.
+        build: Makes the module.
+        sources: Source of each parameter, by its name.
+    """
 
     inputs: tuple[TensorSpec, ...]
     build: Callable[[], torch.nn.Module]
@@ -55,18 +61,19 @@ def export(
 ) -> Artifact:
     """Export a checkpoint to an fp32 artifact.
 
-    The artifact is built beside its place and renamed into it, so `target` never holds half of one.
+    The artifact is written to a temporary folder and renamed, so `target` is never incomplete.
 
     Args:
         checkpoint: A folder, or the id of a model on the Hugging Face hub.
-        target: The artifact's folder.
-        options: What the graphs are to be like.
-        overwrite: Replace `target` if it is an artifact already.
-        progress: Told what is being done, in a few words, before each step.
+        target: Folder of the artifact.
+        options: Options of the graphs; None for the defaults.
+        overwrite: Replace `target` if it is an artifact.
+        progress: Called with a short description before each step.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
         ExportError: The artifact cannot be made or written.
+        ArtifactError: `target` is to be overwritten and is not an artifact.
     """
     progress("Reading the checkpoint")
     options, folder = options or ExportOptions(), Path(target).resolve()
@@ -83,9 +90,9 @@ def export(
 
 
 def _check_options(source: Checkpoint, options: ExportOptions) -> None:
-    if source.config.vision_config.naflex and options.image_input is not ImageInput.PIXELS:
+    if source.config.vision_config.naflex and options.image_input is not GraphInput.PIXELS:
         raise ExportError(
-            f"A NaFlex model takes patches, and no {options.image_input}.", "Leave --image-input out, or use pixels."
+            f"image_input must be 'pixels' for a NaFlex model, got '{options.image_input}'.", "Omit image_input."
         )
 
 
@@ -95,7 +102,7 @@ def _towers(source: Checkpoint, options: ExportOptions) -> dict[Role, _TowerPlan
     ids = TensorSpec("input_ids", "int64", (batch, length))
     return {
         Role.VISION: _TowerPlan(
-            _vision_inputs(source, options, 1 if options.image_input is ImageInput.IMAGE else batch),
+            _vision_inputs(source, options, 1 if options.image_input is GraphInput.IMAGE else batch),
             lambda: _vision_tower(source, options),
             vision_sources(vision, source.image, options),
         ),
@@ -116,7 +123,7 @@ def _vision_inputs(source: Checkpoint, options: ExportOptions, batch: int | str)
             TensorSpec("pixel_attention_mask", "int64", (batch, image.max_patches)),
             TensorSpec("spatial_shapes", "int64", (batch, 2)),
         )
-    if options.image_input is ImageInput.BYTES:
+    if options.image_input is GraphInput.BYTES:
         return (TensorSpec("pixel_values", "uint8", (batch, size, size, 3)),)
     return (TensorSpec("pixel_values", "float32", (batch, 3, size, size)),)
 
@@ -130,48 +137,48 @@ def _write_graphs(source: Checkpoint, options: ExportOptions, folder: Path, prog
         model = trace(tower.build, tower.inputs, outputs)
         progress(f"Writing the {role} tower")
         attach(model, _loader(source, tower.sources))
-        if role is Role.VISION and options.image_input is ImageInput.IMAGE:
+        if role is Role.VISION and options.image_input is GraphInput.IMAGE:
             model = join_preprocess(model, source.image)
         path = graph_path(role)
         ir.save(model, folder / path, external_data=base_name(data_path(path)))
         graphs[role] = describe(model, path, (data_path(path),))
     progress("Writing the joint graph")
-    return {**graphs, Role.JOINT: _joint(source, options, folder, graphs)}
+    return {**graphs, Role.JOINT: _write_joint(source, folder, graphs)}
 
 
-def _joint(source: Checkpoint, options: ExportOptions, folder: Path, graphs: dict[Role, Graph]) -> Graph:
+def _write_joint(source: Checkpoint, folder: Path, graphs: dict[Role, Graph]) -> Graph:
     logits = LogitSpec(source.logit_scale, source.logit_bias)
-    path, towers = graph_path(Role.JOINT), (folder / graphs[role].path for role in (Role.VISION, Role.TEXT))
-    joint = write_joint(folder / path, logits, *towers)
-    return describe(joint, path, tuple(data_path(graph_path(role)) for role in (Role.TEXT, Role.VISION)))
+    path, vision, text = graph_path(Role.JOINT), graphs[Role.VISION], graphs[Role.TEXT]
+    joint = write_joint(folder / path, logits, folder / vision.path, folder / text.path)
+    return describe(joint, path, (*text.data, *vision.data))
 
 
 def _loader(source: Checkpoint, sources: Sources) -> Callable[[str], torch.Tensor]:
     def load(name: str) -> torch.Tensor:
-        made_of = sources[name]
-        return made_of.make(*(source.weights.load(tensor) for tensor in made_of.names))
+        parameter = sources[name]
+        return parameter.make(*(source.weights.load(tensor) for tensor in parameter.names))
 
     return load
 
 
 def write_files(source: Checkpoint, folder: Path) -> None:
-    """Tokenizer and configuration, in the form that transformers.js and Optimum read."""
+    """Write the tokenizer and configuration files that transformers.js, Optimum and transformers read."""
     for name in ("spiece.model", "special_tokens_map.json"):
         if (source.folder / name).exists():
             shutil.copyfile(source.folder / name, folder / name)
-    fast = gemma_tokenizer if source.tokenizer.library == "tokenizers" else fast_tokenizer
-    (folder / "tokenizer.json").write_bytes(fast(source.folder / source.tokenizer.file, source.tokenizer))
+    tokenizer_json = gemma_tokenizer if source.tokenizer.library == "tokenizers" else fast_tokenizer
+    (folder / "tokenizer.json").write_bytes(tokenizer_json(source.folder / source.tokenizer.file, source.tokenizer))
     _rewrite(source, folder, TOKENIZER_FILE, tokenizer_config(source.tokenizer))
     _rewrite(source, folder, PROCESSOR_FILE, processor_config(source.image))
     _rewrite(source, folder, "config.json", config_json(source.config))
 
 
-def _rewrite(source: Checkpoint, folder: Path, name: str, known: dict[str, Any]) -> None:
-    """A checkpoint's JSON file, if it has one, with the entries that consumers need even where it leaves them out."""
+def _rewrite(source: Checkpoint, folder: Path, name: str, required: dict[str, Any]) -> None:
+    """Write a checkpoint's JSON file, if it has one, with the entries that consumers require."""
     path = source.folder / name
     original = json.loads(path.read_bytes()) if path.exists() else {}
-    merged = {**original, **known}
-    for key, value in known.items():
+    merged = {**original, **required}
+    for key, value in required.items():
         if isinstance(value, dict) and isinstance(original.get(key), dict):
             merged[key] = {**original[key], **value}
     (folder / name).write_text(json.dumps(merged, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -179,7 +186,8 @@ def _rewrite(source: Checkpoint, folder: Path, name: str, known: dict[str, Any])
 
 def _contract(source: Checkpoint, options: ExportOptions, folder: Path, graphs: dict[Role, Graph]) -> Contract:
     provenance = {tool: importlib.metadata.version(tool) for tool in _TOOLS}
-    chosen = {name: str(value) for name, value in asdict(options).items() if value != getattr(ExportOptions(), name)}
+    defaults = asdict(ExportOptions())
+    chosen = {name: str(value) for name, value in asdict(options).items() if value != defaults[name]}
     return Contract(
         name=source.name,
         tokenizer=source.tokenizer,

@@ -1,4 +1,4 @@
-"""Choices of an export."""
+"""Options of an export, and their enums. This module needs neither PyTorch nor onnx-ir."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ from enum import StrEnum
 from typing import Final
 
 from ..runtime.errors import ExportError
-from .checkpoint.dialects import Dialect
 
 MAX_BATCH: Final = 4096
+MAX_IMAGE_SIZE: Final = 8192
 
 
-class ImageInput(StrEnum):
-    """What the vision graph takes: normalized pixels, bytes of the model's own size, or a decoded image of any size.
+class Dialect(StrEnum):
+    """Library whose tensor names and weight orientation a checkpoint follows."""
 
-    `PIXELS` is float32 [batch, 3, size, size], `BYTES` uint8 [batch, size, size, 3] with the normalization folded into
-    the patch embedding, `IMAGE` one image, uint8 [height, width, 3], that the graph resizes itself.
+    TRANSFORMERS = "transformers"
+    PADDLE = "paddle"
+    OPEN_CLIP = "open_clip"
+    BIG_VISION = "big_vision"
+
+
+class GraphInput(StrEnum):
+    """Input of the vision graph.
+
+    `PIXELS` is normalized pixels, float32 [batch, 3, size, size]. `BYTES` is resized images, uint8
+    [batch, size, size, 3]; the normalization is folded into the patch embedding. `IMAGE` is one decoded image of any
+    size, uint8 [height, width, 3], which the graph resizes itself.
     """
 
     PIXELS = "pixels"
@@ -24,17 +34,29 @@ class ImageInput(StrEnum):
     IMAGE = "image"
 
 
+class Layout(StrEnum):
+    """Server or library that reads the layout: Immich, Triton Inference Server, or Optimum."""
+
+    IMMICH = "immich"
+    TRITON = "triton"
+    OPTIMUM = "optimum"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How a checkpoint is exported; the defaults give what every consumer opens.
+    """Options of an export; every consumer can open an artifact with the defaults.
 
     Attributes:
-        dialect: Whose names and orientation the weights have; None finds out.
-        image_size: Pixels each way, where not the checkpoint's own; position embeddings are interpolated for it.
-        batch: A fixed batch; None leaves it free.
-        pooled_only: Leave out last_hidden_state; the text tower then computes its last layer for the last token alone.
-        normalized: Scale the embeddings to length 1 in the graph.
-        image_input: What the vision graph takes.
+        dialect: Dialect of the weights; None detects it from the tensor names and shapes.
+        image_size: Height and width in pixels instead of the checkpoint's, 1 to 8192; position embeddings are
+            interpolated.
+        batch: Fixed batch size, 1 to 4096; None keeps the batch dynamic.
+        pooled_only: Omit last_hidden_state; the text tower then computes its last layer for the last token only.
+        normalized: Scale embeddings to length 1 inside the graphs.
+        image_input: Input of the vision graph.
+
+    Raises:
+        ExportError: A value is out of range, or image_input is IMAGE and batch is not 1.
     """
 
     dialect: Dialect | None = None
@@ -42,15 +64,18 @@ class ExportOptions:
     batch: int | None = None
     pooled_only: bool = False
     normalized: bool = False
-    image_input: ImageInput = ImageInput.PIXELS
+    image_input: GraphInput = GraphInput.PIXELS
 
     def __post_init__(self) -> None:
-        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
-            raise ExportError(f"A batch of {self.batch} cannot be.", f"Use 1 to {MAX_BATCH}, or none to leave it free.")
-        if self.image_size is not None and not 1 <= self.image_size <= 8192:
-            raise ExportError(f"Images of {self.image_size} pixels each way cannot be.", "Use 1 to 8192.")
-        if self.image_input is ImageInput.IMAGE and self.batch not in (None, 1):
+        _check_range("batch", self.batch, MAX_BATCH)
+        _check_range("image_size", self.image_size, MAX_IMAGE_SIZE)
+        if self.image_input is GraphInput.IMAGE and self.batch not in (None, 1):
             raise ExportError(
-                f"A graph that takes an image of any size takes one at a time, not {self.batch}.",
-                "Use --image-input bytes or pixels for batches.",
+                f"A graph with the input 'image' takes one image at a time, got a batch of {self.batch}.",
+                "Use the input 'bytes' or 'pixels' for larger batches.",
             )
+
+
+def _check_range(name: str, value: int | None, maximum: int) -> None:
+    if value is not None and not 1 <= value <= maximum:
+        raise ExportError(f"{name} must be between 1 and {maximum}, got {value}.", "Choose a value in this range.")

@@ -1,4 +1,4 @@
-"""Where an artifact is written: beside its place first, and only over another artifact."""
+"""Output folders: complete or absent, and replacing nothing but another artifact or layout."""
 
 from __future__ import annotations
 
@@ -15,45 +15,64 @@ from ..runtime.files import new_folder
 
 Progress = Callable[[str], None]
 
-_ROOM: Final = 1.05  # graphs and tokenizer files beside the weights
+_OVERHEAD: Final = 1.05  # graphs and tokenizer files besides the weights
 
 
 @contextmanager
 def new_artifact(folder: Path, *, overwrite: bool, source: Path, needed: int) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` when the block ends well and vanishes when it does not.
+    """Temporary folder for an artifact; it is renamed to `folder` if the block succeeds, and removed if it fails.
 
     Args:
-        folder: The artifact's folder.
-        overwrite: Replace it if it is an artifact already.
-        source: The folder that it is made from.
-        needed: Bytes of its weights.
+        folder: Folder of the artifact.
+        overwrite: Replace `folder` if it is an artifact.
+        source: Folder that the artifact is made from.
+        needed: Bytes of the weights.
 
     Raises:
-        ExportError: It would replace what it is made from, or something that is no artifact, or cannot be written.
+        ExportError: `folder` is `source`, exists and is not an artifact to overwrite, or cannot be written; or the
+            disk has too little space.
+        ArtifactError: `folder` is to be overwritten and is not an artifact.
     """
-    try:
-        _check_target(folder, overwrite, source, int(needed * _ROOM))
+    with write_errors("artifact", folder):
+        if folder == source.resolve():
+            raise ExportError(f"The artifact would replace its own source, {folder}.", "Choose another folder.")
+        if is_occupied(folder, overwrite=overwrite):
+            Artifact.open(folder)  # raises for a folder that is not an artifact
+        _check_space(folder, int(needed * _OVERHEAD))
         with new_folder(folder, replace=overwrite) as partial:
             yield partial
+
+
+@contextmanager
+def write_errors(name: str, folder: Path) -> Iterator[None]:
+    """Convert an OSError to an ExportError about the artifact or layout (`name`) that is written to `folder`."""
+    try:
+        yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise ExportError(
-            f"The artifact cannot be written to {folder} ({error.strerror or error}); nothing was left behind.",
-            "Make room on that disk, or name a folder on another." if full else "Name a folder that can be written.",
+            f"The {name} cannot be written to {folder} ({error.strerror or error}); no partial files remain.",
+            "Free some disk space, or choose a folder on another disk." if full else "Choose a writable folder.",
         ) from error
 
 
-def _check_target(folder: Path, overwrite: bool, source: Path, needed: int) -> None:
-    if folder == source.resolve():
-        raise ExportError(f"The artifact would replace what it is made from, {folder}.", "Name another folder.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise ExportError(f"{folder} exists already.", "Name another folder, or replace it with --overwrite.")
-        Artifact.open(folder)  # what is not an artifact is never replaced
-    room = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(room).free
+def is_occupied(folder: Path, *, overwrite: bool) -> bool:
+    """Whether `folder` is a file or a folder with content.
+
+    Raises:
+        ExportError: It is, and must not be overwritten.
+    """
+    occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if occupied and not overwrite:
+        raise ExportError(f"{folder} already exists.", "Choose another folder, or overwrite this one.")
+    return occupied
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise ExportError(
             f"The artifact needs {needed / 1e9:.2f} GB, but the disk of {folder} has only {free / 1e9:.2f} GB left.",
-            "Make room, or name a folder on another disk.",
+            "Free some disk space, or choose a folder on another disk.",
         )

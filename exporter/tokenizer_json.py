@@ -1,7 +1,8 @@
-"""`tokenizer.json` for the consumers that read nothing else (transformers.js, tokenizers), with the reference's ids.
+"""tokenizer.json with the reference's ids, for consumers that read no other file (transformers.js, tokenizers).
 
-The file that Google ships keeps `/ < >` and a space behind a literal `</s>`, and neither cuts nor pads; this one is
-made from the sentencepiece model and follows `runtime.tokenizer` step by step. Format: the `tokenizers` library's.
+Google's tokenizer.json keeps `/ < >` and a space after a literal `</s>`, and neither truncates nor pads. This one is
+made from the sentencepiece model and repeats runtime/preprocessing/tokenizer.py step by step. The format is that of the
+`tokenizers` library.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from .checkpoint.config import read_json
 
 Json = dict[str, Any]
 
-# string.punctuation as ranges: in JavaScript's /u mode a needless backslash is an error.
+# string.punctuation as ranges, because JavaScript's /u mode does not allow unnecessary backslashes.
 _PUNCTUATION: Final = r"[!-/:-@\[-`{-~]"
-# What Python's str.isspace (and so the reference) takes for white space; regex engines differ on \s.
+# White space by Python's str.isspace, which the reference uses; regex engines disagree about \s.
 _WHITE_SPACE: Final = "[\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
 _UNIGRAM: Final = 1  # sentencepiece_model.proto, TrainerSpec.ModelType
 
 
 def fast_tokenizer(model: Path, spec: TokenizerSpec) -> bytes:
-    """The content of `tokenizer.json` for a sentencepiece unigram model.
+    """Content of tokenizer.json for a sentencepiece unigram model.
+
+    Args:
+        model: The sentencepiece model, spiece.model.
+        spec: The tokenizer section of the contract.
 
     Raises:
         CheckpointError: The model is not a unigram model.
@@ -35,20 +40,20 @@ def fast_tokenizer(model: Path, spec: TokenizerSpec) -> bytes:
     proto = _read(model)
     if proto.trainer_spec.model_type != _UNIGRAM:
         raise CheckpointError(
-            f"{model} is not a unigram model, the only kind of sentencepiece model that SigLIP uses.",
-            "Check that it belongs to a SigLIP checkpoint.",
+            f"{model} has the sentencepiece model type {proto.trainer_spec.model_type}, expected unigram ({_UNIGRAM}).",
+            "Use the spiece.model of a SigLIP checkpoint.",
         )
     tokenizer = {
         "version": "1.0",
-        **_of_one_length(spec),
-        # A literal </s> is found by the model itself: as an added token it would cut the text in two, and no
-        # normalizer could tell that only the first part begins a word. The unknown piece can't be found so, because
-        # with byte fallback the model writes it as bytes; a word right behind a literal <unk> is therefore marked
-        # as a beginning here, unlike in the reference.
+        **_fixed_length(spec),
+        # The model itself finds a literal </s>. An added token would split the text, and no normalizer could know
+        # that only the first part starts a word. The model cannot find a literal <unk>, because byte fallback encodes
+        # it as bytes; so <unk> is an added token, and unlike in the reference, a word directly after it is marked as
+        # the start of a word.
         "added_tokens": [_added_token(spec.unk_piece, spec.special_pieces[spec.unk_piece])],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(spec, proto)},
         "pre_tokenizer": _metaspace(),
-        "post_processor": _closing(spec),
+        "post_processor": _append_eos(spec),
         "decoder": _metaspace(),
         "model": {
             "type": "Unigram",
@@ -61,16 +66,22 @@ def fast_tokenizer(model: Path, spec: TokenizerSpec) -> bytes:
 
 
 def gemma_tokenizer(file: Path, spec: TokenizerSpec) -> bytes:
-    """The content of a checkpoint's `tokenizer.json` as SigLIP 2 was trained with it: lower case, closed, cut, padded.
+    """Content of tokenizer.json as SigLIP 2 was trained: lower-cased, with <eos>, truncated and padded.
 
-    transformers adds the lower-casing in code (`Siglip2Tokenizer`), where consumers of the file alone miss it.
+    transformers lower-cases in code (`Siglip2Tokenizer`), so consumers of the original file alone would not.
+
+    Args:
+        file: The checkpoint's tokenizer.json.
+        spec: The tokenizer section of the contract.
+
+    Raises:
+        CheckpointError: The file cannot be read.
     """
     content = read_json(file, Json)
-    own, lower = content.get("normalizer"), {"type": "Lowercase"}
-    steps = own["normalizers"] if own and own["type"] == "Sequence" else [own] if own else []
-    lowered = steps if lower in steps else [lower, *steps]
-    normalizer = {"type": "Sequence", "normalizers": lowered}
-    content |= {"normalizer": normalizer, "post_processor": _closing(spec), **_of_one_length(spec)}
+    original, lower = content.get("normalizer"), {"type": "Lowercase"}
+    steps = original["normalizers"] if original and original["type"] == "Sequence" else [original] if original else []
+    normalizer = {"type": "Sequence", "normalizers": steps if lower in steps else [lower, *steps]}
+    content |= {"normalizer": normalizer, "post_processor": _append_eos(spec), **_fixed_length(spec)}
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -87,18 +98,18 @@ def _replace(pattern: str, content: str) -> Json:
 
 
 def _normalizers(spec: TokenizerSpec, proto: Any) -> list[Json]:
-    """First the canonical text, as `Tokenizer.canonical` has it, then what the sentencepiece model itself does."""
+    """The steps of `Tokenizer.canonical`, followed by those of the sentencepiece model."""
     specials = [re.escape(piece) for piece in spec.special_pieces]
     charsmap = base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
     return [
         _replace("▁", " "),
         _replace(_outside(spec.special_pieces) + _PUNCTUATION, ""),
-        # JavaScript lower-cases a final Σ to ς, the reference does not.
+        # JavaScript lower-cases a final Σ to ς; the reference does not.
         *([_replace("Σ", "σ"), {"type": "Lowercase"}] if spec.lower_case else []),
         _replace(_WHITE_SPACE, " "),
         {"type": "Strip", "strip_left": True, "strip_right": True},
         *(_replace(f" *{special} *", piece) for special, piece in zip(specials, spec.special_pieces, strict=True)),
-        {"type": "NFC"},  # the charsmap composes, but the tokenizers library shows it long clusters in pieces
+        {"type": "NFC"},  # the charsmap composes too, but the tokenizers library splits long clusters before it
         {"type": "Precompiled", "precompiled_charsmap": charsmap},
         _replace(" {2,}", " "),
         {"type": "Strip", "strip_left": True, "strip_right": True},
@@ -109,7 +120,7 @@ def _normalizers(spec: TokenizerSpec, proto: Any) -> list[Json]:
 
 
 def _outside(pieces: Iterable[str]) -> str:
-    """A regex that stands before a character and holds where that character is part of no special piece."""
+    """Regex before a character that matches if the character is not part of a special piece."""
     inside = [(piece[:at], piece[at:]) for piece in pieces for at in range(len(piece)) if not piece[at].isalnum()]
     return "".join(f"(?!(?<={re.escape(before)}){re.escape(after)})" for before, after in inside)
 
@@ -118,14 +129,14 @@ def _metaspace() -> Json:
     return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True}
 
 
-def _added_token(piece: str, number: int) -> Json:
-    """A piece that swallows the white space on both of its sides, wherever a text holds it literally."""
+def _added_token(piece: str, piece_id: int) -> Json:
+    """Entry of a piece that is found literally in texts, together with the white space on both sides."""
     sides = {"lstrip": True, "rstrip": True, "single_word": False, "normalized": False}
-    return {"id": number, "content": piece, "special": True, **sides}
+    return {"id": piece_id, "content": piece, "special": True, **sides}
 
 
-def _of_one_length(spec: TokenizerSpec) -> Json:
-    """What cuts or pads a text to the contract's length."""
+def _fixed_length(spec: TokenizerSpec) -> Json:
+    """Truncation and padding to the contract's length."""
     return {
         "truncation": {"direction": "Right", "max_length": spec.length, "strategy": "LongestFirst", "stride": 0},
         "padding": {
@@ -139,7 +150,7 @@ def _of_one_length(spec: TokenizerSpec) -> Json:
     }
 
 
-def _closing(spec: TokenizerSpec) -> Json:
+def _append_eos(spec: TokenizerSpec) -> Json:
     eos = _piece(spec, spec.eos_id)
     text, end = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": eos, "type_id": 0}}
     return {
@@ -150,5 +161,5 @@ def _closing(spec: TokenizerSpec) -> Json:
     }
 
 
-def _piece(spec: TokenizerSpec, number: int) -> str:
-    return next(piece for piece, known in spec.special_pieces.items() if known == number)
+def _piece(spec: TokenizerSpec, piece_id: int) -> str:
+    return next(piece for piece, special_id in spec.special_pieces.items() if special_id == piece_id)

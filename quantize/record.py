@@ -1,4 +1,4 @@
-"""What was done to derive a variant; stored beside its verdict and shown on the report's page."""
+"""Record of how a variant was made; it is stored beside the verdict and shown in the report."""
 
 from __future__ import annotations
 
@@ -7,44 +7,49 @@ from typing import Final, Literal
 
 from ..runtime.artifact.contract import Precision, Role
 from ..runtime.files import as_json
-from .search.search import SearchStep
+from .search.search_log import SearchStep
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 
 
 @dataclass(frozen=True)
 class TowerRecord:
-    """One tower of a variant.
+    """Record of one tower of a variant.
 
     Attributes:
-        bytes: Size of its files.
-        fp32_bytes: Size of the float32 tower's.
-        kept: What was left at higher precision.
-        notes: What calibration decided, by name of a value or node.
-        walk: Every tower that the search measured, in order; empty without a search.
+        bytes: Size of the tower's files.
+        fp32_bytes: Size of the fp32 tower's files.
+        excluded: Names of the sites or modules that were left at higher precision.
+        notes: Decisions of the calibration, by name of a value or node.
+        steps: Every trial of the search, in order; empty without a search.
         seconds: Time to calibrate, search and write.
     """
 
     bytes: int
     fp32_bytes: int
-    kept: tuple[str, ...]
+    excluded: tuple[str, ...]
     notes: dict[str, str]
-    walk: tuple[SearchStep, ...]
+    steps: tuple[SearchStep, ...]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a variant came to be; this is the JSON in an artifact's reports/.
+    """Record of how a variant was made; written as JSON to the artifact's reports folder.
 
     Attributes:
-        options: The recipe's.
+        created: UTC time in ISO 8601.
+        precision: Precision of the variant.
+        options: Options of the recipe, without the exclusions.
         goal: Metric and target of the search, if there was one.
         data: Name of the calibration data.
-        data_sha256: Hash over its images and captions.
-        samples: How many pairs calibrated.
+        data_sha256: Hash over the images and captions that calibrated.
+        samples: Number of calibration pairs.
         skipped: Images that could not be read and were left out on request.
-        fused: How many nodes of each kind the CUDA graphs have, by tower.
+        towers: Record of each tower that was made.
+        fused: Number of fused nodes of each kind in the CUDA graphs, by tower.
+        tools: Versions of the packages, by name.
+        schema_version: Version of this form.
     """
 
     created: str
@@ -58,8 +63,8 @@ class Record:
     towers: dict[Role, TowerRecord]
     fused: dict[Role, dict[str, int]]
     tools: dict[str, str]
-    schema_version: Literal[1] = RECORD_VERSION
+    schema_version: Literal[2] = RECORD_VERSION
 
     def to_json(self) -> bytes:
-        """The record as indented JSON."""
+        """Return the record as indented JSON."""
         return as_json(self)

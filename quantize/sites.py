@@ -1,4 +1,7 @@
-"""A tower's graph as the recipes see it: products with constant weights, and how nodes are put in a node's place."""
+"""Sites, the places of a tower's graph that recipes rewrite, and the edits that recipes share.
+
+A site is a product or a table lookup with constant weights.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,23 @@ from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.tape import Tape
 
-from ..exporter.graph.builder import initializer
+from ..runtime.arrays import AnyArray, FloatArray
 
-Array = NDArray[Any]
-Floats = NDArray[np.float32]
+CONTRIB: Final = "com.microsoft"  # ONNX Runtime's contributed operators
 
-CONTRIB: Final = "com.microsoft"
+# Names of sites, or of what else a recipe offers as a candidate, to leave at higher precision.
+Exclusions = frozenset[str]
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place with constant weights: a MatMul by [in, out], or a Gather from a table [rows, width].
+    """A node with constant weights: a MatMul by [in, out], or a Gather from a table [rows, width].
 
     Attributes:
-        name: The weight's name without its last part, such as layers.0.mlp.fc1.
+        name: Name of the weight without its last part, such as layers.0.mlp.fc1.
     """
 
     name: str
@@ -37,140 +41,101 @@ class Site:
 
     @property
     def activation(self) -> ir.Value:
-        """What is multiplied, or the numbers of the rows."""
+        """The input that is not constant: the left factor of a MatMul, the row numbers of a Gather."""
         value = self.node.inputs[1 if self.is_table else 0]
         assert value is not None  # noqa: S101  both operators require it
         return value
 
     @property
     def size(self) -> int:
-        """How many weights there are."""
-        return content(self.weight).size
+        """Number of weights."""
+        return tensor_of(self.weight).size
 
 
 def sites(graph: ir.Graph) -> dict[str, Site]:
-    """Every site by name, in the order of the graph."""
-    found = {}
+    """Every site by name, in graph order."""
+    by_name = {}
     for node in graph:
-        place = {"MatMul": 1, "Gather": 0}.get(node.op_type)
-        weight = None if place is None else node.inputs[place]
+        index = {"MatMul": 1, "Gather": 0}.get(node.op_type)
+        weight = None if index is None else node.inputs[index]
         if weight is not None and weight.is_initializer() and weight.dtype == ir.DataType.FLOAT:
-            assert isinstance(weight.shape, ir.Shape)  # noqa: S101  an initializer is shaped
+            assert isinstance(weight.shape, ir.Shape)  # noqa: S101  every initializer has a shape
             if len(weight.shape) == 2:
                 name = str(weight.name).removesuffix(".weight")
-                found[name] = Site(name, node, weight)
-    return found
+                by_name[name] = Site(name, node, weight)
+    return by_name
 
 
 def score_nodes(graph: ir.Graph) -> dict[str, ir.Node]:
-    """The products of queries and keys, by the name of their node; the MAP head's query is a constant and left out."""
-    found = {}
+    """The products of queries and keys by node name, without the MAP head's, whose query is constant."""
+    by_name = {}
     for softmax in graph:
         node = softmax.inputs[0].producer() if softmax.op_type == "Softmax" and softmax.inputs[0] else None
         if node is not None and all(value is not None and not value.is_initializer() for value in node.inputs):
-            found[str(node.name)] = node
-    return found
+            by_name[str(node.name)] = node
+    return by_name
 
 
-def content(initializer: ir.Value) -> ir.TensorProtocol:
-    """The tensor of an initializer."""
+def tensor_of(initializer: ir.Value) -> ir.TensorProtocol:
+    """Return the tensor of an initializer."""
     assert initializer.const_value is not None  # noqa: S101  graphs are loaded with their weights
     return initializer.const_value
 
 
-def weights(initializer: ir.Value) -> Floats:
-    """The array of an initializer."""
-    return read(content(initializer))
+def weight_array(initializer: ir.Value) -> FloatArray:
+    """Return a copy of an initializer's content."""
+    return read_array(tensor_of(initializer))
 
 
-def read(tensor: ir.TensorProtocol) -> Floats:
-    """A tensor as an array of its own, so that no data file stays mapped and counts as memory."""
-    array: Floats = tensor.numpy()
+def read_array(tensor: ir.TensorProtocol) -> FloatArray:
+    """Return a copy of a tensor's content, so that no data file stays mapped and counts as memory."""
+    array: FloatArray = tensor.numpy()
     if isinstance(tensor, ir.ExternalTensor):
         array = array.copy()
         tensor.release()
     return array
 
 
-def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """An initializer of that name; the one that is there already if there is one."""
-    if name not in graph.initializers:
-        tensor = ir.Tensor(array, name=name)
-        graph.initializers[name] = initializer(name, tensor)
-    return graph.initializers[name]
+def initializer(tensor: ir.TensorProtocol) -> ir.Value:
+    """Return a value that holds the tensor under the tensor's name; it belongs to no graph yet."""
+    return ir.val(tensor.name, const_value=tensor)
 
 
-def lazy(graph: ir.Graph, name: str, like: ir.Value, dtype: ir.DataType, make: Callable[[Floats], Array]) -> ir.Value:
-    """An initializer that is made of another one's content when the graph is written, so that it costs no memory."""
-    if name not in graph.initializers or graph.initializers[name] is like:
-        tensor = deferred(name, content(like), dtype, make)
-        graph.initializers[name] = initializer(name, tensor)
-    return graph.initializers[name]
-
-
-def deferred(
-    name: str, source: ir.TensorProtocol, dtype: ir.DataType, make: Callable[[Floats], Array]
+def lazy_tensor(
+    name: str, source: ir.TensorProtocol, dtype: ir.DataType, compute: Callable[[FloatArray], AnyArray]
 ) -> ir.LazyTensor:
-    """A tensor of the source's shape that is computed whenever it is read."""
+    """Return a tensor of the source's shape that is computed from it at each read and costs no memory."""
 
-    def make_it() -> ir.Tensor[Any]:
-        return ir.Tensor(np.ascontiguousarray(make(read(source))), dtype=dtype, name=name)
+    def evaluate() -> ir.Tensor[Any]:
+        return ir.Tensor(np.ascontiguousarray(compute(read_array(source))), dtype=dtype, name=name)
 
-    return ir.LazyTensor(make_it, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name, cache=False)
+    return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name, cache=False)
 
 
-class Patch:
-    """New nodes that take a node's place.
+def replace_node(graph: ir.Graph, node: ir.Node, tape: Tape, name: str) -> None:
+    """Replace a node with one output by the nodes of a tape, the last of which computes that output.
 
     Args:
-        graph: Where.
-        node: What they replace; they are put before it.
-        name: What the new nodes and values are called after.
+        graph: The graph of the node.
+        node: The node to remove.
+        tape: New nodes without names, and new initializers.
+        name: Prefix of the names of the new nodes and their outputs.
     """
-
-    def __init__(self, graph: ir.Graph, node: ir.Node, name: str) -> None:
-        self.graph, self.node, self.name = graph, node, name
-        self._count = 0
-
-    def constant(self, name: str, array: Array) -> ir.Value:
-        """A constant of this patch."""
-        return constant(self.graph, f"{self.name}.{name}", array)
-
-    def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
-        """One node; its first output."""
-        return self.ops(kind, 1, *inputs, domain=domain, **attributes)[0]
-
-    def ops(
-        self, kind: str, outputs: int, *inputs: ir.Value | None, domain: str = "", **attributes: Any
-    ) -> tuple[ir.Value, ...]:
-        """One node with several outputs."""
-        node = ir.node(kind, inputs, attributes, domain=domain, num_outputs=outputs)
-        self._count += 1
-        node.name = f"{self.name}/{kind}_{self._count}"
-        for i, value in enumerate(node.outputs):
-            value.name = f"{node.name}.{i}"
-        self.graph.insert_before(self.node, [node])
-        if domain:
-            self.graph.opset_imports[domain] = 1
-        return tuple(node.outputs)
-
-    def replace(self, value: ir.Value) -> None:
-        """Let `value` take the place of the node's output and remove the node."""
-        old = self.node.outputs[0]
-        value.shape, value.type = old.shape, old.type
-        take_place(self.graph, old, value)
-        self.graph.remove(self.node, safe=True)
+    for count, new in enumerate(tape.nodes, start=1):
+        new.name = f"{name}/{new.op_type}_{count}"
+        for i, value in enumerate(new.outputs):
+            value.name = f"{new.name}.{i}"
+        if new.domain:
+            graph.opset_imports[new.domain] = 1
+    for value in tape.initializers:
+        graph.register_initializer(value)
+    old, result = node.outputs[0], tape.nodes[-1].outputs[0]
+    if not old.is_graph_output():
+        old.name = result.name  # onnx_ir names the result after the old value, which only an output needs
+    ir.convenience.replace_nodes_and_values(graph, node, [node], tape.nodes, [old], [result])
 
 
-def take_place(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Use `new` wherever `old` is used, as an output of the graph also under its name."""
-    if old in graph.outputs:
-        new.name, old.name = old.name, f"{old.name}.before"
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-
-
-def drop_unused(graph: ir.Graph) -> None:
-    """Remove the initializers that no node uses."""
-    for name, value in list(graph.initializers.items()):
-        if not value.uses():
-            del graph.initializers[name]
+def remove_unused(model: ir.Model) -> ir.Model:
+    """Remove the nodes and initializers that no output needs, in place."""
+    RemoveUnusedNodesPass()(model)
+    return model

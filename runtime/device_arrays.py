@@ -1,8 +1,8 @@
-"""Towers that take and give arrays where they lie: in a GPU's memory, without a copy over the bus.
+"""Towers whose inputs and outputs stay in a GPU's memory, without a copy over the bus.
 
-Arrays come in and go out by DLPack (https://dmlc.github.io/dlpack) or, from a GPU, by the CUDA array interface
-(https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html). On the CPU the same code runs without copies,
-too, which is how it is tested where there is no GPU.
+Arrays are exchanged by DLPack (https://dmlc.github.io/dlpack) or, on a GPU, by the CUDA array interface
+(https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html). The same code runs on the CPU, also without
+copies, so that tests cover it on machines without a GPU.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .arrays import AnyArray, ByteArray, FloatArray
 from .artifact.contract import EmbeddingSpec, Provider
-from .engines.base import Array, first_line
 from .engines.options import SessionOptions
-from .engines.ort import NO_GRAPH, OrtEngine, graph_choice, onnxruntime
-from .errors import InputError, ProviderError
+from .engines.ort import NO_GRAPH, OrtEngine, onnxruntime, run_options
+from .errors import InputError, ProviderError, first_line
 from .session import GraphSession, check_feed
 
-FloatArray = NDArray[np.float32]
-
-# Batches that are replayed as CUDA graphs, filled up with copies of their last row. Above them, launching kernels takes
-# no time that could be saved: 1.13 times as fast at 1, 0.96 at 8 (docs/runtime.md).
+# Batch sizes that are replayed as CUDA graphs; smaller batches are padded with copies of their last row. For larger
+# batches, launching kernels takes too little time to save any: 1.13 times as fast at 1, 0.96 at 8 (docs/runtime.md).
 BUCKETS: Final = (1, 2, 4)
 _DTYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
+_TYPE_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 _DLPACK: Final = {Provider.CPU: (1, "cpu"), Provider.CUDA: (2, "cuda")}  # DLDeviceType in dlpack.h
 
 
 class DeviceArray:
-    """An array in the memory of a provider's device; `torch.from_dlpack`, CuPy and Numba take it as it is.
+    """An array in the memory of a provider's device; `torch.from_dlpack`, CuPy and Numba accept it as it is.
 
     Args:
-        value: ONNX Runtime's OrtValue.
+        value: An OrtValue of ONNX Runtime.
+
+    Attributes:
+        value: As given.
+        shape: Its shape.
+        dtype: Its NumPy dtype.
     """
 
     def __init__(self, value: Any) -> None:
@@ -46,8 +49,8 @@ class DeviceArray:
         self.shape = tuple(value.shape())
         self.dtype = np.dtype(_DTYPES[value.data_type()])
 
-    def __dlpack__(self, **how: Any) -> Any:
-        return self.value.__dlpack__(**how) if how else self.value.__dlpack__()
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.value.__dlpack__(**options) if options else self.value.__dlpack__()
 
     def __dlpack_device__(self) -> tuple[int, int]:
         kind, number = self.value.__dlpack_device__()
@@ -59,68 +62,80 @@ class DeviceArray:
             raise AttributeError("the array is not in a GPU's memory")
         return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.value.data_ptr(), False), "version": 3}
 
-    def numpy(self) -> Array:
+    def numpy(self) -> AnyArray:
         """A copy in the host's memory."""
         return np.array(self.value.numpy())
 
 
 class DeviceTower:
-    """A tower whose inputs and outputs stay on its device, as `Siglip.on_device` gives it.
+    """A tower whose inputs and outputs stay on its device; `Siglip.on_device` returns one.
 
         tower = model.on_device(Role.VISION)
         embeddings = torch.from_dlpack(tower(pixels))  # pixels: torch.float32 [batch, 3, S, S], on the same GPU
 
     Args:
-        session: The tower.
-        options: What it was loaded with.
-        embedding: Which of its outputs is the embedding.
+        session: The tower's session.
+        options: The session's options.
+        embedding: The output that is the embedding.
+
+    Attributes:
+        graphs: Whether `encode` replays recorded CUDA graphs.
+        embedding: As given.
+        input: The tower's input.
 
     Raises:
-        ProviderError: It runs neither on CUDA nor on the CPU.
+        ProviderError: The provider is neither CUDA nor the CPU, or the graph's batch is fixed.
     """
 
     def __init__(self, session: GraphSession, options: SessionOptions, embedding: EmbeddingSpec) -> None:
         if options.provider not in _DLPACK or not isinstance(session.engine, OrtEngine):
-            raise ProviderError(f"{options.provider} has no arrays on a device.", f"Use {' or '.join(_DLPACK)}.")
+            raise ProviderError(
+                f"Arrays in device memory are not supported on {options.provider}.", f"Use {' or '.join(_DLPACK)}."
+            )
         if not session.plain:
             raise ProviderError(
-                "Arrays on a device go into graphs of one input and a free batch, and this one has another form.",
+                "Arrays in device memory need a graph with one input and a free batch; this graph has several inputs "
+                "or a fixed batch.",
                 "Use encode, or export the checkpoint without --batch.",
             )
         self.graphs, self.embedding = options.cuda_graphs, embedding
-        self._session, self._ort = session, session.engine.session
         self.input = session.graph.inputs[0]
-        self._kind, self._device = _DLPACK[options.provider]
+        self._session, self._ort = session, session.engine.session
+        self._device_type, self._device = _DLPACK[options.provider]
         self._number = options.device if options.provider is Provider.CUDA else 0
         self._slots = _Slot(self, 0), _Slot(self, 1)
-        self._turn = threading.Lock()
+        self._slots_lock = threading.Lock()
 
     def __call__(self, inputs: Any) -> DeviceArray:
-        """Embeddings, as the tower gives them, float32 [rows, size], on the device.
+        """Embeddings, as the tower computes them, float32 [rows, size], on the device.
 
         Args:
-            inputs: pixel_values or input_ids as anything with `__dlpack__` or `__cuda_array_interface__`, contiguous,
-                on the device, and finished: work that still fills it on another stream must be waited for.
+            inputs: pixel_values or input_ids in a contiguous array with `__dlpack__` or `__cuda_array_interface__` on
+                the device. Work on another stream that fills the array must have finished.
 
         Raises:
-            InputError: The inputs are elsewhere, or of another dtype or shape than the contract says.
-            ProviderError: Running the graph failed.
+            InputError: The array is on another device, or its dtype or shape is not the contract's.
+            ProviderError: ONNX Runtime failed to run the graph.
         """
         self._session.check_unchanged()
         binding = self._ort.io_binding()
-        kept = self._bind(binding, inputs)
+        owner = self._bind(binding, inputs)
         binding.bind_output(self.embedding.output, self._device, self._number)
         self.run(binding)
-        del kept  # it had to live until here
+        del owner  # the input's memory had to stay alive until here
         return DeviceArray(binding.get_outputs()[0])
 
-    def encode(self, batches: Iterable[Array]) -> Iterator[FloatArray]:
-        """Embeddings of batches in the host's memory; each is copied to the device while the one before is computed.
+    def encode(self, batches: Iterable[AnyArray]) -> Iterator[FloatArray]:
+        """Embeddings of batches in the host's memory; each batch is uploaded while the one before is computed.
 
-        Copies start in page-locked memory, where there is CUDA. Recorded graphs are replayed for one caller at a time;
-        others run without.
+        On CUDA, uploads start from page-locked memory. One caller at a time replays recorded graphs; concurrent callers
+        run without them.
+
+        Raises:
+            InputError: The dtype or shape of a batch is not the contract's.
+            ProviderError: ONNX Runtime failed to run the graph.
         """
-        first = self._turn.acquire(blocking=False)
+        first = self._slots_lock.acquire(blocking=False)
         slots = self._slots if first else (_Slot(self, None), _Slot(self, None))
         try:
             with ThreadPoolExecutor(1, "siglip-onnx-upload") as uploader:
@@ -135,137 +150,145 @@ class DeviceTower:
                     yield waiting.result().run()
         finally:
             if first:
-                self._turn.release()
+                self._slots_lock.release()
 
     def binding(self, value: Any) -> tuple[Any, Any]:
-        """A binding from an OrtValue to a new output, and that output, both on the device."""
-        make = onnxruntime().OrtValue.ortvalue_from_shape_and_type
-        output = make([value.shape()[0], self.embedding.size], np.float32, self._device, self._number)
+        """An IOBinding from an OrtValue to a new output, and that output, both on the device."""
+        allocate = onnxruntime().OrtValue.ortvalue_from_shape_and_type
+        output = allocate([value.shape()[0], self.embedding.size], np.float32, self._device, self._number)
         binding = self._ort.io_binding()
         binding.bind_ortvalue_input(self.input.name, value)
         binding.bind_ortvalue_output(self.embedding.output, output)
         return binding, output
 
-    def place(self, batch: Array) -> Any:
+    def to_device(self, batch: AnyArray) -> Any:
         """A batch as an OrtValue in the device's memory."""
         return onnxruntime().OrtValue.ortvalue_from_numpy(batch, self._device, self._number)
 
     def run(self, binding: Any, graph_id: int = NO_GRAPH) -> None:
-        """Run what is bound; with a graph's number it is recorded at first and replayed from then on."""
+        """Run an IOBinding; the first run with a graph id records a CUDA graph, and later runs replay it.
+
+        Raises:
+            ProviderError: ONNX Runtime failed.
+        """
         try:
-            self._ort.run_with_iobinding(binding, graph_choice(graph_id) if self.graphs else None)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            self._ort.run_with_iobinding(binding, run_options(graph_id) if self.graphs else None)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ProviderError(
                 f"ONNX Runtime failed to run a tower on {self._device}: {first_line(error)}",
                 "If memory is short, use smaller batches or raise memory_limit.",
             ) from error
 
     def _bind(self, binding: Any, inputs: Any) -> Any:
-        """Bind an array where it lies; what is returned keeps it alive."""
+        """Bind an array as the input; the result keeps the array's memory alive."""
         if hasattr(inputs, "__dlpack__"):
-            kind, number = map(int, inputs.__dlpack_device__())
-            if (kind, number) != (self._kind, self._number):
-                raise InputError(
-                    f"The array is on device {number} of DLPack's kind {kind}; the tower is on {self._device} "
-                    f"{self._number}.",
-                    "Move it there first.",
-                )
-            try:
-                value = onnxruntime().OrtValue.from_dlpack(inputs)
-            except Exception as error:  # whatever the array's library or ONNX Runtime raises
-                raise InputError(
-                    f"The array cannot be taken by DLPack ({first_line(error)}).", "Make it contiguous and writable."
-                ) from error
-            self._check(value.data_type(), tuple(value.shape()))
-            binding.bind_ortvalue_input(self.input.name, value)
-            return value
-        told = getattr(inputs, "__cuda_array_interface__", None)
-        if told is None or self._device != "cuda":
+            return self._bind_dlpack(binding, inputs)
+        interface = getattr(inputs, "__cuda_array_interface__", None)
+        if interface is None or self._device != "cuda":
             raise InputError(
-                f"{type(inputs).__name__} is no array on {self._device}.", "Pass a tensor with __dlpack__."
+                f"Expected an array on {self._device}, got {type(inputs).__name__}.", "Pass a tensor with __dlpack__."
             )
-        if told.get("strides") is not None:
-            raise InputError("The array is not contiguous.", "Make it so first.")
-        dtype = np.dtype(told["typestr"])
-        self._check(f"tensor({'float' if dtype == np.float32 else dtype.name})", tuple(told["shape"]))
-        binding.bind_input(self.input.name, self._device, self._number, dtype.type, told["shape"], told["data"][0])
+        if interface.get("strides") is not None:
+            raise InputError("Expected a contiguous array, got one with strides.", "Make it contiguous.")
+        dtype = np.dtype(interface["typestr"])
+        self._check(_TYPE_NAMES.get(dtype.name, dtype.name), tuple(interface["shape"]))
+        pointer = interface["data"][0]
+        binding.bind_input(self.input.name, self._device, self._number, dtype.type, interface["shape"], pointer)
         return inputs
 
-    def _check(self, kind: str, shape: tuple[int, ...]) -> None:
-        due = tuple(self.input.shape)
-        wanted = f"tensor({'float' if self.input.dtype == 'float32' else self.input.dtype})"
-        if kind != wanted or shape[1:] != due[1:] or len(shape) != len(due) or shape[0] < 1:
+    def _bind_dlpack(self, binding: Any, inputs: Any) -> Any:
+        device_type, number = map(int, inputs.__dlpack_device__())
+        if (device_type, number) != (self._device_type, self._number):
             raise InputError(
-                f"The tower takes {self.input.dtype} [batch, {', '.join(map(str, due[1:]))}] and was given "
-                f"{kind} {list(shape)}.",
-                "Pass an array of that form.",
+                f"Expected an array on {self._device} {self._number}, got one on device {number} of DLPack's device "
+                f"type {device_type}.",
+                "Move it to that device.",
+            )
+        try:
+            value = onnxruntime().OrtValue.from_dlpack(inputs)
+        except Exception as error:  # the array's library and ONNX Runtime raise exceptions of any class
+            raise InputError(
+                f"The array cannot be imported by DLPack ({first_line(error)}).", "Make it contiguous and writable."
+            ) from error
+        self._check(value.data_type(), tuple(value.shape()))
+        binding.bind_ortvalue_input(self.input.name, value)
+        return value
+
+    def _check(self, type_name: str, shape: tuple[int, ...]) -> None:
+        expected = tuple(self.input.shape)
+        fits = len(shape) == len(expected) and shape[1:] == expected[1:] and shape[0] >= 1
+        if type_name != _TYPE_NAMES.get(self.input.dtype) or not fits:
+            raise InputError(
+                f"Expected {self.input.dtype} [batch, {', '.join(map(str, expected[1:]))}], got "
+                f"{_DTYPES.get(type_name, type_name)} {list(shape)}.",
+                "Pass an array of that dtype and shape.",
             )
 
 
 class _Slot:
-    """A place for one batch: page-locked memory on the host, and for each size memory on the device.
+    """Memory for one batch: page-locked on the host, and on the device one block for each batch size.
 
-    The memory on the device stays where it is for the sizes that graphs are recorded for, and for the last other one.
+    Blocks on the device stay for batch sizes with a recorded graph, and for the latest other size.
 
     Args:
-        tower: Whose inputs.
-        number: Tells its graphs from those of the other slot; None records none.
+        tower: The tower.
+        number: Distinguishes this slot's graphs from those of other slots; None records no graph.
     """
 
     def __init__(self, tower: DeviceTower, number: int | None) -> None:
-        self._tower, self._number, self._pinned = tower, number, _Pinned()
-        self._places: dict[int, tuple[Any, Any, Any]] = {}  # rows -> input, binding, output
-        self._rows = self._due = 0
+        self._tower, self._number, self._pinned = tower, number, _PinnedBuffer()
+        self._blocks: dict[int, tuple[Any, Any, Any]] = {}  # rows -> input, binding, output
+        self._rows = self._padded_rows = 0
 
-    def upload(self, batch: Array) -> _Slot:
-        self._rows, self._due = len(batch), self._padded(len(batch))
-        staged: Array = self._pinned.array(batch[:1].nbytes * self._due).view(batch.dtype)
-        staged = staged.reshape(self._due, *batch.shape[1:])
+    def upload(self, batch: AnyArray) -> _Slot:
+        self._rows, self._padded_rows = len(batch), self._bucket(len(batch))
+        staged: AnyArray = self._pinned.array(batch[:1].nbytes * self._padded_rows).view(batch.dtype)
+        staged = staged.reshape(self._padded_rows, *batch.shape[1:])
         staged[: self._rows], staged[self._rows :] = batch, batch[-1]
-        if self._due in self._places:
-            self._places[self._due][0].update_inplace(staged)
+        if self._padded_rows in self._blocks:
+            self._blocks[self._padded_rows][0].update_inplace(staged)
         else:
-            self._places = {rows: place for rows, place in self._places.items() if self._replayed(rows)}
-            value = self._tower.place(staged)
-            self._places[self._due] = value, *self._tower.binding(value)
+            self._blocks = {rows: block for rows, block in self._blocks.items() if self._recorded(rows)}
+            value = self._tower.to_device(staged)
+            self._blocks[self._padded_rows] = value, *self._tower.binding(value)
         return self
 
     def run(self) -> FloatArray:
-        _, binding, output = self._places[self._due]
-        number = 2 * self._due + (self._number or 0) if self._replayed(self._due) else NO_GRAPH
-        self._tower.run(binding, number)
+        _, binding, output = self._blocks[self._padded_rows]
+        graph_id = 2 * self._padded_rows + (self._number or 0) if self._recorded(self._padded_rows) else NO_GRAPH
+        self._tower.run(binding, graph_id)
         return np.array(output.numpy()[: self._rows], np.float32)
 
-    def _replayed(self, rows: int) -> bool:
+    def _recorded(self, rows: int) -> bool:
         return self._tower.graphs and self._number is not None and rows in BUCKETS
 
-    def _padded(self, rows: int) -> int:
-        """The next size that a graph is recorded for, if there is one."""
-        return next((bucket for bucket in BUCKETS if bucket >= rows and self._replayed(bucket)), rows)
+    def _bucket(self, rows: int) -> int:
+        """The smallest recorded batch size that holds the rows; their own number if there is none."""
+        return next((bucket for bucket in BUCKETS if bucket >= rows and self._recorded(bucket)), rows)
 
 
-class _Pinned:
-    """Page-locked memory, from which a GPU copies at the bus's full speed; plain memory where there is no CUDA.
+class _PinnedBuffer:
+    """Page-locked memory, from which a GPU copies at the bus's full speed; plain memory where CUDA is missing.
 
     cudaHostRegister and cudaHostUnregister: https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__MEMORY.html.
     """
 
     def __init__(self) -> None:
         self._runtime = _cuda_runtime()
-        self._held: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._memory: ByteArray = np.empty(0, np.uint8)
 
-    def array(self, size: int) -> NDArray[np.uint8]:
-        """That many bytes, which are the same at the next call."""
-        if self._held.nbytes < size:
+    def array(self, size: int) -> ByteArray:
+        """The first `size` bytes, uint8 [size]; every call returns the same memory unless it has to grow."""
+        if self._memory.nbytes < size:
             self._release()
-            self._held = np.empty(size, np.uint8)
-            if self._runtime is not None:  # if it cannot be locked it is merely slower
-                self._runtime.cudaHostRegister(ctypes.c_void_p(self._held.ctypes.data), size, 0)
-        return self._held[:size]
+            self._memory = np.empty(size, np.uint8)
+            if self._runtime is not None:  # ignore a failure, which only makes copies slower
+                self._runtime.cudaHostRegister(ctypes.c_void_p(self._memory.ctypes.data), size, 0)
+        return self._memory[:size]
 
     def _release(self) -> None:
-        if self._held.nbytes and self._runtime is not None:
-            self._runtime.cudaHostUnregister(ctypes.c_void_p(self._held.ctypes.data))
+        if self._memory.nbytes and self._runtime is not None:
+            self._runtime.cudaHostUnregister(ctypes.c_void_p(self._memory.ctypes.data))
 
     def __del__(self) -> None:
         self._release()

@@ -1,43 +1,44 @@
-"""Every error that siglip-onnx raises on purpose.
+"""All errors that siglip-onnx raises on purpose.
 
     SiglipOnnxError
-    ├── ParityError         1   an artifact does not compute what the reference computes
+    ├── ParityError         1   an artifact does not match its reference
     ├── ProviderError       3   a runtime, provider or package is missing or fails to start
-    ├── InconclusiveError   4   there is too little to judge by
+    ├── InconclusiveError   4   there is too little data for a verdict
     ├── CheckpointError     5   a checkpoint is missing, damaged or not a SigLIP model
     ├── ExportError         6   a checkpoint could not be turned into an artifact
-    ├── ArtifactError       7   an artifact is missing, damaged, or not what its contract says
-    ├── InputError          8   an image, text or number given by the user cannot be used
+    ├── ArtifactError       7   an artifact is missing, damaged, or does not match its contract
+    ├── InputError          8   an image, text or argument of the user is invalid
     └── QuantizationError   9   a variant could not be derived
 
-The number is the exit code of the command line, where 0 is success and 2 a wrong usage (as everywhere in click).
+The number is the exit code of the command line; 0 is success and 2 is wrong usage, as click has it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar
 
 
 class SiglipOnnxError(Exception):
-    """What is wrong, with which file or value, and what to do next.
+    """The base of all errors: what is wrong, and what to do next.
 
     Args:
-        what: What is wrong, naming the file or value; a sentence or two.
-        next_step: What the user can do about it; a sentence.
+        message: What is wrong, with the name of the file or value; one or two sentences.
+        next_step: What the user can do about it; one sentence.
     """
 
     exit_code: ClassVar[int]
 
-    def __init__(self, what: str, next_step: str) -> None:
-        super().__init__(what, next_step)
-        self.what, self.next_step = what, next_step
+    def __init__(self, message: str, next_step: str) -> None:
+        super().__init__(message, next_step)
+        self.message, self.next_step = message, next_step
 
     def __str__(self) -> str:
-        return f"{self.what} {self.next_step}"
+        return f"{self.message} {self.next_step}"
 
 
 class ParityError(SiglipOnnxError):
-    """An artifact does not compute what the reference computes."""
+    """An artifact does not match its reference."""
 
     exit_code = 1
 
@@ -49,7 +50,7 @@ class ProviderError(SiglipOnnxError):
 
 
 class InconclusiveError(SiglipOnnxError):
-    """There is too little to judge an artifact by."""
+    """There is too little data for a verdict."""
 
     exit_code = 4
 
@@ -67,13 +68,13 @@ class ExportError(SiglipOnnxError):
 
 
 class ArtifactError(SiglipOnnxError):
-    """An artifact is missing, damaged, or not what its contract says."""
+    """An artifact is missing, damaged, or does not match its contract."""
 
     exit_code = 7
 
 
 class InputError(SiglipOnnxError):
-    """An image, text or number given by the user cannot be used."""
+    """An image, text or argument of the user is invalid."""
 
     exit_code = 8
 
@@ -82,3 +83,10 @@ class QuantizationError(SiglipOnnxError):
     """A variant could not be derived from an artifact."""
 
     exit_code = 9
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or the name of its class where the message is empty."""
+    with contextlib.suppress(IndexError):
+        return str(error).strip().splitlines()[0]
+    return type(error).__name__

@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all, and hashing them."""
+"""Write files and folders atomically, and hash files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _OLD = "-old"
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file in lower-case hex, read in pieces."""
+    """The SHA-256 of a file (64 lower-case hex digits), read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_json(value: object) -> bytes:
-    """A value as indented JSON (RFC 8259, UTF-8), with a line's end behind it."""
+    """A value as indented JSON (RFC 8259, UTF-8) with a final newline."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it into place."""
+    """Write `data` to a temporary file beside `path` and rename it into place."""
     partial = _partial_name(path)
     try:
         with partial.open("xb") as file:
@@ -43,7 +43,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to work in, which vanishes when the block ends; leftovers of dead processes go, too."""
+    """A temporary folder beside `target` for the block; also deletes leftovers of dead processes."""
     _tidy_leftovers(target)
     partial = _partial_name(target)
     partial.mkdir()
@@ -55,16 +55,16 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not.
+    """A folder for the block to fill; it is renamed to `target` after the block, or deleted if the block raises.
 
-    It lies beside `target` and is renamed into place. What a killed process left beside `target` is tidied first.
+    Leftovers of killed processes beside `target` are deleted first.
 
     Args:
-        target: Where the folder will be; it may be an empty folder already.
-        replace: Put it in the place of a folder that is not empty.
+        target: The final path; an empty folder may exist there.
+        replace: Replace a folder that is not empty.
 
     Raises:
-        FileExistsError: `target` came to be in the meantime, and may not be replaced.
+        FileExistsError: `target` exists by now, is not empty, and may not be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target) as partial:
@@ -89,13 +89,13 @@ def _move_into_place(partial: Path, target: Path, replace: bool) -> None:
 
 
 def _tidy_leftovers(target: Path) -> None:
-    """Remove what dead processes left; put back what one of them had moved aside and not replaced."""
-    ours = re.compile(re.escape(f".{target.name}{_PARTIAL}") + r"(\d{1,9})-[0-9a-f]{8}(-old)?")
+    """Delete leftovers of dead processes; restore a folder that one of them had moved aside and not replaced."""
+    pattern = re.compile(re.escape(f".{target.name}{_PARTIAL}") + r"(\d{1,9})-[0-9a-f]{8}(-old)?")
     for leftover in target.parent.iterdir():
-        named = ours.fullmatch(leftover.name)
-        if named is None or _alive(int(named[1])):
+        match = pattern.fullmatch(leftover.name)
+        if match is None or _alive(int(match[1])):
             continue
-        if named[2] and not target.exists():
+        if match[2] and not target.exists():
             os.rename(leftover, target)
         else:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -103,7 +103,7 @@ def _tidy_leftovers(target: Path) -> None:
 
 def _alive(process: int) -> bool:
     if os.name == "nt":
-        return True  # there os.kill would end it; such leftovers stay
+        return True  # os.kill would end the process on Windows, so leftovers stay there
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -114,13 +114,13 @@ def _alive(process: int) -> bool:
 
 
 def sync(folder: Path) -> None:
-    """Push every file to the disk, so that the rename never becomes visible before the content."""
+    """Flush every file to the disk, so that a rename never becomes visible before the content."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("r+b" if os.name == "nt" else "rb") as file:  # linked files may be readable alone
+            with path.open("r+b" if os.name == "nt" else "rb") as file:  # linked files may be read-only
                 os.fsync(file.fileno())
 
 
 def _partial_name(path: Path) -> Path:
-    """A name beside `path` that tells which process writes it."""
+    """A path beside `path` whose name contains the id of this process."""
     return path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}-{secrets.token_hex(4)}")

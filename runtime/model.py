@@ -1,58 +1,63 @@
-"""Run an artifact: images and texts to embeddings, embeddings to logits and probabilities."""
+"""The users' API: images and texts to embeddings, embeddings to logits and probabilities."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .arrays import AnyArray, FloatArray, IntArray
 from .artifact.artifact import Artifact
 from .artifact.contract import EmbeddingSpec, Precision, Provider, Role
-from .auto_select import AUTO, choose
+from .auto_select import AUTO, select
 from .device_arrays import DeviceTower
-from .engines import host
 from .engines.options import SessionOptions
 from .engines.providers import PROVIDERS
-from .errors import ArtifactError, InputError, ProviderError
-from .labels import Label
+from .errors import InputError, ProviderError
 from .preprocessing.image import ImageInput, ImageOptions, ImageProcessor
 from .preprocessing.input_checks import check_rows, require_batch
 from .preprocessing.prefetch import batched, prefetch
-from .preprocessing.prompts import TextCache, format_prompts, warn_truncated
+from .preprocessing.prompts import Label, TextCache, format_prompts, warn_truncated
 from .preprocessing.tokenizer import Tokenizer
 from .session import GraphSession, identity
-from .vectors import FloatArray, normalized, sigmoid, usable
+from .tower_pool import TowerPool
+from .vectors import normalized, sigmoid, usable
 
-PROBABILITIES: Final = "probabilities"
+PROBABILITIES: Final = "probabilities"  # output of a vision graph with frozen labels
 _log = logging.getLogger(__name__)
 
 
 class Siglip:
-    """A SigLIP model without PyTorch. Threads may share it; each tower is loaded when it is first used.
+    """A SigLIP model, run without PyTorch. Threads may share it; each tower is loaded when it is first used.
 
-    >>> with Siglip.load(folder) as model:  # an artifact's
+    >>> with Siglip.load(folder) as model:  # the folder of an artifact
     ...     best = model.classify([image], ["pizza", "bear"])[0][0]
     >>> best.label, round(best.probability, 2)
     ('bear', 0.99)
 
-    It may be sent to another process (pickled), and used in a forked one, which loads towers of its own. Calls release
-    Python's lock while they compute, so `await asyncio.to_thread(model.encode_image, …)` keeps an event loop running.
+    A model can be pickled and sent to another process, and used in a forked process, which loads towers of its own.
+    Calls release the GIL while they compute, so `await asyncio.to_thread(model.encode_image, …)` does not block an
+    event loop.
 
     Args:
-        artifact: What to run.
-        precision: Which variant of it.
-        options: How its graphs are loaded.
-        image_options: Choices that change pixels; the defaults are the reference's.
-        text_cache: Embeddings of texts that are known already; models may share one.
+        artifact: The artifact to run.
+        precision: The variant to run.
+        options: Session options.
+        image_options: Preprocessing options; the defaults do what the PyTorch reference does.
+        text_cache: Cache of text embeddings, which several models may share; None makes a new one.
+
+    Attributes:
+        contract: The artifact's contract.
+        images: The image processor.
+
+    Raises:
+        ArtifactError: The artifact lacks that variant.
+        InputError: An option does not apply to the provider.
     """
 
     def __init__(
@@ -68,9 +73,9 @@ class Siglip:
         self.options.check_provider()
         self.images = ImageProcessor(self.contract.image, image_options)
         self._text_cache = TextCache() if text_cache is None else text_cache
-        for role in self.contract.towers:  # a variant that is not there is an error now, not at first use
+        for role in self.contract.towers:  # report a missing variant now, not at the first inference
             artifact.graph(role, precision, self.options.provider)
-        self._start()
+        self._towers = TowerPool(artifact, precision, self.options)
 
     @classmethod
     def load(
@@ -83,29 +88,29 @@ class Siglip:
         image_options: ImageOptions | None = None,
         text_cache: TextCache | None = None,
     ) -> Siglip:
-        """Open the artifact in a folder and get it ready to run.
+        """Open the artifact in a folder.
 
         Args:
             artifact: The folder.
-            precision: One of `Precision`, or `auto`: the fastest here that carries a PASS.
-            provider: One of `Provider`, never another one in its stead; or `auto`, likewise.
-            options: How graphs are loaded; their provider is the one that is named here.
-            image_options: Choices that change pixels; the defaults are the reference's.
-            text_cache: Embeddings of texts that are known already; models may share one.
+            precision: Name of a `Precision`; or `auto` for the fastest one here that carries a PASS.
+            provider: Name of a `Provider`, which is never replaced by another one; or `auto`, as for the precision.
+            options: Session options; the provider in them is ignored.
+            image_options: Preprocessing options; the defaults do what the PyTorch reference does.
+            text_cache: Cache of text embeddings, which several models may share; None makes a new one.
 
         >>> model = Siglip.load(folder, "auto", "auto")
         >>> str(model.precision), str(model.options.provider)
         ('fp32', 'cpu')
 
         Raises:
-            ArtifactError: The artifact is missing, damaged, or lacks that precision.
-            ProviderError: The provider is missing; or with `auto`, nothing that works here carries a PASS.
-            InputError: There is no precision or provider of that name.
+            ArtifactError: The artifact is missing or damaged, or lacks that precision.
+            ProviderError: The provider does not work here; or with `auto`, nothing that works here carries a PASS.
+            InputError: The precision or provider is unknown, or an option does not apply to the provider.
         """
         opened = Artifact.open(artifact)
-        variant, chosen = choose(opened, precision, provider, options)
+        variant, chosen = select(opened, precision, provider, options)
         if AUTO in (precision, provider):
-            _log.info("%s: chose %s on %s", opened.folder, variant, chosen.provider)
+            _log.info("%s: selected %s on %s", opened.folder, variant, chosen.provider)
         return cls(opened, variant, chosen, image_options, text_cache)
 
     def __enter__(self) -> Self:
@@ -116,119 +121,75 @@ class Siglip:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Let go of what was loaded; a model that is used again loads it again."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        self._start()
-
-    def release(self, role: Role) -> None:
-        """Let go of one graph; it is loaded again when it is used again."""
-        self._own()
-        with self._locks[role]:
-            self._sessions.pop(role, None)
-            self._device_towers.pop(role, None)
-
-    def _start(self) -> None:
-        self._tokenizer: Tokenizer | None = None
-        self._sessions: dict[Role, GraphSession] = {}
-        self._device_towers: dict[Role, DeviceTower] = {}
-        self._locks = {role: threading.Lock() for role in Role}
-        self._text_lock = threading.Lock()
-        self._executor = ThreadPoolExecutor(host.cores(), "siglip-onnx")
-        self._process = os.getpid()
-
-    def _own(self) -> None:
-        """Start anew in a forked process: it has neither the threads nor, maybe, the unlocked locks of its parent."""
-        if self._process != os.getpid():
-            _inherited.append((self._sessions, self._executor))  # ending them would wait for threads that are not here
-            self._text_cache = TextCache(self._text_cache.entries)  # the lock of the old one may be taken for ever
-            self._start()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.artifact, self.precision, self.options, self.images.options)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The artifact's tokenizer.
-
-        Raises:
-            ArtifactError: It is damaged, or there is none, because the artifact's labels are frozen.
-        """
-        self._own()
-        with self._text_lock:
-            if self._tokenizer is None:
-                spec = self.contract.tokenizer
-                if spec is None:
-                    raise ArtifactError(
-                        f"{self.artifact.folder} is a classifier of frozen labels and reads no texts.",
-                        "Use the artifact that it was made from.",
-                    )
-                if self.options.verify:
-                    self.artifact.verify((spec.file,))
-                self._tokenizer = Tokenizer.load(self.artifact.path(spec.file), spec)
-            return self._tokenizer
 
     def encode_image(
         self, images: Sequence[ImageInput], *, batch_size: int | None = None, normalize: bool = True
     ) -> FloatArray:
-        """Embeddings of images, float32 [images, size]. Images are decoded while others are in the tower.
+        """Embeddings of images, float32 [images, size]. Images are decoded while the tower computes earlier ones.
 
         Args:
-            images: Paths, bytes of files, Pillow images or arrays; see `load_image`.
-            batch_size: How many go through the tower at once; None takes what is fastest on the provider.
-            normalize: Scale each embedding to length 1, as `logits` needs them.
+            images: Paths, contents of files (bytes), Pillow images or arrays; see `load_image`.
+            batch_size: Images per run of the tower; None uses the provider's fastest size.
+            normalize: Scale each embedding to length 1, as `logits` expects.
 
         >>> Siglip.load(folder).encode_image([image]).shape
         (1, 192)
 
         Raises:
-            InputError: An image cannot be used, or there is none.
+            InputError: An image cannot be used, there is none, or the batch size is below 1.
+            ProviderError: The tower failed, or an embedding is zero or not finite.
         """
         require_batch(images, "image")
         size = self.batch_size(Role.VISION, batch_size)
         self.session(Role.VISION)
-        rows = self.encode_batches(Role.VISION, self._pixels(images, size))
-        return self._finished(Role.VISION, np.concatenate(list(rows)), normalize)
+        rows = self.encode_batches(Role.VISION, self._pixel_batches(images, size))
+        return self._checked(Role.VISION, np.concatenate(list(rows)), normalize)
 
     def encode_text(self, texts: Sequence[str], *, batch_size: int | None = None, normalize: bool = True) -> FloatArray:
-        """Embeddings of texts, float32 [texts, size]. Equal texts are encoded once, and known ones not again.
+        """Embeddings of texts, float32 [texts, size]. Equal texts are encoded once, and cached texts not at all.
 
         Args:
-            texts: Strings; a TextTruncatedWarning tells of those that the model does not read to their end.
-            batch_size: How many go through the tower at once; None takes what is fastest on the provider.
-            normalize: Scale each embedding to length 1, as `logits` needs them.
+            texts: The texts; a text that is too long for the model is truncated, with a TextTruncatedWarning.
+            batch_size: Texts per run of the tower; None uses the provider's fastest size.
+            normalize: Scale each embedding to length 1, as `logits` expects.
 
         >>> Siglip.load(folder).encode_text(["a bear", "pizza"]).shape
         (2, 192)
 
         Raises:
-            InputError: A text cannot be used, or there is none.
+            InputError: A text is not a valid string, there is none, or the batch size is below 1.
+            ArtifactError: The artifact is a classifier with frozen labels.
+            ProviderError: The tower failed, or an embedding is zero or not finite.
         """
         require_batch(texts, "text")
         size = self.batch_size(Role.TEXT, batch_size)
         ids = self.tokenizer(texts, warn_truncated)
 
-        def encode(rows: NDArray[np.int64]) -> FloatArray:
+        def encode(rows: IntArray) -> FloatArray:
             batches = (rows[start : start + size] for start in range(0, len(rows), size))
             return np.concatenate(list(self.encode_batches(Role.TEXT, batches)))
 
-        return self._finished(Role.TEXT, self._text_cache.encode(self.identity(Role.TEXT), ids, encode), normalize)
+        return self._checked(Role.TEXT, self._text_cache.encode(self.identity(Role.TEXT), ids, encode), normalize)
 
     def encode_labels(self, labels: Sequence[str], template: str | Sequence[str] = "{}") -> FloatArray:
-        """Embeddings of labels, float32 [labels, size], of length 1.
+        """Embeddings of labels, float32 [labels, size], each of length 1.
 
-        Several templates make an ensemble, as in CLIP's zero-shot classifiers (https://arxiv.org/abs/2103.00020,
-        3.1.4): the mean of their embeddings, scaled to length 1 again.
+        Several templates form an ensemble, as in CLIP's zero-shot classifiers (https://arxiv.org/abs/2103.00020,
+        3.1.4): the mean of the embeddings of all prompts of a label, scaled to length 1 again.
 
         Args:
-            labels: What to choose among.
-            template: What the model reads for a label, or several; `{}` stands for it, as in "a photo of {}".
+            labels: The labels.
+            template: One prompt template or several; `{}` is replaced by the label, as in "a photo of {}".
 
         >>> Siglip.load(folder).encode_labels(["bear", "pizza"], ["{}", "an emoji of {}"]).shape
         (2, 192)
 
         Raises:
-            InputError: A label cannot be used, there is none, or a template has no `{}`.
+            InputError: A label is not a valid string, there is none, or a template has no `{}`.
+            ArtifactError: The artifact is a classifier with frozen labels.
+            ProviderError: The tower failed, or an embedding is zero or not finite.
         """
         require_batch(labels, "label")
         prompts = format_prompts(template, labels)
@@ -237,54 +198,17 @@ class Siglip:
             return flat
         return normalized(flat.reshape(len(labels), len(prompts[0]), -1).mean(axis=1))
 
-    def encode(self, role: Role, inputs: NDArray[Any]) -> FloatArray:
-        """Embeddings, as the tower gives them, of ready rows of `images` or input_ids: float32 [rows, size].
-
-        Raises:
-            InputError: The inputs have another dtype or shape than the contract says, or values that no image or
-                vocabulary has.
-        """
-        self._check_range(role, inputs)
-        session = self.session(role)
-        name = session.embedding.output
-        embeddings: FloatArray = session.rows(inputs, [name])[name]
-        return embeddings
-
-    def encode_batches(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[FloatArray]:
-        """Embeddings of each batch as by `encode`; on CUDA the next batch is uploaded while one is computed."""
-        if self.options.provider is not Provider.CUDA or not self.session(role).plain:
-            yield from (self.encode(role, batch) for batch in batches)
-            return
-        yield from self.on_device(role).encode(self._in_range(role, batches))
-
-    def on_device(self, role: Role) -> DeviceTower:
-        """The tower for arrays that lie in the device's memory (DLPack); on CUDA or the CPU.
-
-        >>> model = Siglip.load(folder)
-        >>> ids = model.tokenizer(["a bear"])  # or a CUDA tensor, where the model is on CUDA
-        >>> np.from_dlpack(model.on_device(Role.TEXT)(ids)).shape
-        (1, 192)
-
-        Raises:
-            ProviderError: The model runs elsewhere.
-        """
-        session = self.session(role)
-        with self._locks[role]:
-            if role not in self._device_towers:
-                self._device_towers[role] = DeviceTower(session, self.options, session.embedding)
-            return self._device_towers[role]
-
     def similarity(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
-        """Cosines, float32 [images, texts], of normalized embeddings."""
+        """Cosines of normalized embeddings, [images, size] and [texts, size]: float32 [images, texts]."""
         return image_embeddings @ text_embeddings.T
 
     def logits(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
-        """The model's logits, float32 [images, texts], of normalized embeddings: scale * cosine + bias."""
+        """The model's logits of normalized embeddings, float32 [images, texts]: scale * cosine + bias."""
         scale, bias = np.float32(self.contract.logits.scale), np.float32(self.contract.logits.bias)
         return np.asarray(self.similarity(image_embeddings, text_embeddings) * scale + bias, np.float32)
 
     def probabilities(self, image_embeddings: FloatArray, text_embeddings: FloatArray) -> FloatArray:
-        """The probability of each pair, float32 [images, texts]: sigmoid(logit).
+        """The probability that each text fits each image, float32 [images, texts]: sigmoid(logit).
 
         >>> model = Siglip.load(folder)
         >>> images, texts = model.encode_image([image]), model.encode_text(["bear", "pizza"])
@@ -300,12 +224,16 @@ class Siglip:
         *,
         template: str | Sequence[str] = "{}",
     ) -> list[list[Label]]:
-        """For each image all labels, the most probable first; arguments as for `encode_image` and `encode_labels`.
+        """All labels with their probabilities for each image, the most probable label first.
 
-        A classifier of frozen labels has its own, and takes no others.
+        Args:
+            images: As for `encode_image`.
+            labels: The labels; None only for a classifier with frozen labels, which takes no others.
+            template: As for `encode_labels`; not for a classifier with frozen labels.
 
         Raises:
-            InputError: An image or label cannot be used, a template has no `{}`, or there are no labels.
+            InputError: An image, label or template cannot be used, or there are no labels.
+            ProviderError: A tower failed, or an embedding or probability is not finite.
         """
         require_batch(images, "image")
         if self.contract.labels is None:
@@ -318,8 +246,8 @@ class Siglip:
         self, images: Sequence[ImageInput], labels: Sequence[str] | None, template: str | Sequence[str]
     ) -> FloatArray:
         if labels is None:
-            raise InputError("There are no labels to choose among.", "Pass some.")
-        self._load_both()
+            raise InputError("Expected labels, got none.", "Pass a list of labels.")
+        self.load_towers()
         texts = self.encode_labels(labels, template)
         return self.probabilities(self.encode_image(images), texts)
 
@@ -328,42 +256,96 @@ class Siglip:
     ) -> FloatArray:
         if labels is not None:
             raise InputError(
-                f"{self.artifact.folder} is a classifier of its own labels and takes no others.", "Pass no labels."
+                f"{self.artifact.folder} is a classifier with frozen labels and takes no others.", "Pass no labels."
             )
         if template not in ("{}", ("{}",), ["{}"]):
             raise InputError(
-                f"{self.artifact.folder} is a classifier of labels that are frozen with their templates.",
+                f"The labels of {self.artifact.folder} are frozen together with their templates.",
                 "Pass no template, or freeze the labels again with yours.",
             )
         session = self.session(Role.VISION)
-        rows = [
-            session.rows(batch, [PROBABILITIES])[PROBABILITIES]
-            for batch in self._pixels(images, self.batch_size(Role.VISION, None))
-        ]
-        table: FloatArray = np.concatenate(rows)
+        batches = self._pixel_batches(images, self.batch_size(Role.VISION, None))
+        table: FloatArray = np.concatenate([session.rows(batch, [PROBABILITIES])[PROBABILITIES] for batch in batches])
         if not np.isfinite(table).all():
             raise ProviderError(
-                f"The {self.precision} variant of {self.artifact.folder} gives a probability that is not finite.",
+                f"The {self.precision} variant of {self.artifact.folder} computed a probability that is not finite.",
                 "Use a variant that carries a PASS.",
             )
         return table
 
+    def encode(self, role: Role, inputs: AnyArray) -> FloatArray:
+        """Embeddings of preprocessed rows, as the tower computes them, float32 [rows, size].
+
+        Args:
+            role: The tower.
+            inputs: Rows of `images` (float32 [rows, 3, height, width] in most artifacts) or of `tokenizer` (int64
+                [rows, length]).
+
+        Raises:
+            InputError: The dtype or shape is not the contract's, or a value is out of range.
+            ProviderError: The tower failed.
+        """
+        inputs, session = self._in_range(role, inputs), self.session(role)
+        name = session.embedding.output
+        embeddings: FloatArray = session.rows(inputs, [name])[name]
+        return embeddings
+
+    def encode_batches(self, role: Role, batches: Iterable[AnyArray]) -> Iterator[FloatArray]:
+        """Embeddings of each batch, as by `encode`; on CUDA, batches are uploaded while earlier ones are computed."""
+        if self.options.provider is not Provider.CUDA or not self.session(role).plain:
+            yield from (self.encode(role, batch) for batch in batches)
+            return
+        yield from self.on_device(role).encode(self._in_range(role, batch) for batch in batches)
+
+    def on_device(self, role: Role) -> DeviceTower:
+        """The tower for arrays in the device's memory (DLPack), on CUDA or on the CPU.
+
+        >>> model = Siglip.load(folder)
+        >>> ids = model.tokenizer(["a bear"])  # or a CUDA tensor, if the model is on CUDA
+        >>> np.from_dlpack(model.on_device(Role.TEXT)(ids)).shape
+        (1, 192)
+
+        Raises:
+            ProviderError: The provider is neither CUDA nor the CPU, or the graph's batch is fixed.
+        """
+        return self._pool().device_tower(role)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The artifact's tokenizer.
+
+        Raises:
+            ArtifactError: Its file is damaged; or the artifact has frozen labels and thus no tokenizer.
+        """
+        return self._pool().tokenizer()
+
     def session(self, role: Role) -> GraphSession:
-        """The loaded graph of a role; loads it when it is first asked for."""
-        self._own()
-        with self._locks[role]:
-            if role not in self._sessions:
-                session = GraphSession(self.artifact, role, self.precision, self.options)
-                outputs = {spec.name for spec in session.graph.outputs}
-                if role is not Role.JOINT and session.embedding.output not in outputs:
-                    raise ArtifactError(
-                        f"The {role} graph has no output {session.embedding.output!r}.", "Export again."
-                    )
-                self._sessions[role] = session
-            return self._sessions[role]
+        """The graph of a role; the first call loads it.
+
+        Raises:
+            ArtifactError: The graph is missing, damaged, or not what the contract says.
+            ProviderError: The provider does not run the graph.
+        """
+        return self._pool().session(role)
+
+    def embedding(self, role: Role) -> EmbeddingSpec:
+        """The embedding's output, its size, and whether the graph normalizes it."""
+        graph = self.artifact.graph(role, self.precision, self.options.provider)
+        return graph.embedding(self.contract.embedding)
+
+    def batch_size(self, role: Role, requested: int | None) -> int:
+        """Rows per run of a tower: the graph's fixed batch, or the requested size, or the provider's fastest size.
+
+        Raises:
+            InputError: The requested size is below 1.
+        """
+        fixed = self.artifact.graph(role, self.precision, self.options.provider).batch
+        if requested is not None and requested < 1:
+            raise InputError(f"batch_size must be at least 1, got {requested}.", "Pass a larger one, or None.")
+        return fixed or requested or PROVIDERS[self.options.provider].batch[role]
 
     def identity(self, role: Role) -> str:
-        """What tells the embeddings of a role from others: graph, weights, provider and arithmetic; 64 hex digits."""
+        """SHA-256 (64 hex digits) of everything that embeddings depend on: graph, weights, provider and arithmetic."""
         options, graph = self.options, self.artifact.graph(role, self.precision, self.options.provider)
         facts = (
             identity(self.artifact, graph),
@@ -373,55 +355,44 @@ class Siglip:
         )
         return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
-    def _load_both(self) -> None:
-        """Load the towers at the same time."""
-        self._own()
-        list(self._executor.map(self.session, self.contract.towers))
+    def load_towers(self) -> None:
+        """Load both towers in parallel, before their first use."""
+        self._pool().load_towers()
 
-    def _pixels(self, images: Sequence[ImageInput], size: int) -> Iterator[NDArray[np.float32]]:
-        """Batches of pixel_values, decoded by other threads, two batches ahead."""
-        each = prefetch(self._executor, self.images.one, images, 2 * size)
-        for futures in batched(each, size):
+    def release(self, role: Role) -> None:
+        """Free one graph; the next use loads it again."""
+        self._pool().release(role)
+
+    def close(self) -> None:
+        """Free all graphs and threads; the next use loads them again."""
+        self._pool().close()
+
+    def _pool(self) -> TowerPool:
+        """The loaded towers of this process."""
+        if self._towers.check_fork():
+            self._text_cache = TextCache(self._text_cache.entries)  # the old cache's lock may stay locked
+        return self._towers
+
+    def _pixel_batches(self, images: Sequence[ImageInput], size: int) -> Iterator[AnyArray]:
+        """Batches of rows of images; other threads decode up to two batches ahead."""
+        decoded = prefetch(self._pool().executor, self.images.one, images, 2 * size)
+        for futures in batched(decoded, size):
             yield futures[0].result()[None] if len(futures) == 1 else np.stack([future.result() for future in futures])
 
-    def _finished(self, role: Role, embeddings: FloatArray, normalize: bool) -> FloatArray:
-        bad = np.flatnonzero(~usable(embeddings))
-        if len(bad):
+    def _checked(self, role: Role, embeddings: FloatArray, normalize: bool) -> FloatArray:
+        unusable = np.flatnonzero(~usable(embeddings))
+        if len(unusable):
             raise ProviderError(
-                f"The {self.precision} variant of {self.artifact.folder} on {self.options.provider} gives an embedding "
-                f"that is not finite, or zero, for item {bad[0]}.",
+                f"The {self.precision} variant of {self.artifact.folder} on {self.options.provider} computed an "
+                f"embedding that is zero or not finite, for item {unusable[0]}.",
                 "Use a variant that carries a PASS.",
             )
         return normalized(embeddings) if normalize and not self.embedding(role).normalized else embeddings
 
-    def embedding(self, role: Role) -> EmbeddingSpec:
-        """Which output of a tower is the embedding, how wide it is, and whether the graph has normalized it."""
-        graph = self.artifact.graph(role, self.precision, self.options.provider)
-        return graph.embedding(self.contract.embedding)
-
-    def batch_size(self, role: Role, wanted: int | None) -> int:
-        """How many rows go through a tower at once: as wanted, what is fastest, or what its graph is fixed to.
-
-        Raises:
-            InputError: Less than one is wanted.
-        """
-        fixed = self.artifact.graph(role, self.precision, self.options.provider).batch
-        if wanted is not None and wanted < 1:
-            raise InputError(f"A batch cannot hold {wanted} items.", "Use a batch size of at least 1.")
-        return fixed or wanted or PROVIDERS[self.options.provider].batch[role]
-
-    def _in_range(self, role: Role, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-        for batch in batches:
-            self._check_range(role, batch)
-            yield batch
-
-    def _check_range(self, role: Role, inputs: NDArray[Any]) -> None:
-        """Refuse bytes that were never normalized, and ids of another vocabulary."""
-        if role is not Role.JOINT:
-            check_rows(
-                role, inputs, self.images.span if role is Role.VISION else (0, self.tokenizer.spec.vocab_size - 1)
-            )
-
-
-# What a forked process got from its parent and must not end.
-_inherited: Final[list[object]] = []
+    def _in_range(self, role: Role, inputs: AnyArray) -> AnyArray:
+        """The inputs, unless they hold pixels that were never normalized or ids of another vocabulary."""
+        if role is Role.VISION:
+            check_rows(role, inputs, self.images.value_range)
+        elif role is Role.TEXT:
+            check_rows(role, inputs, (0, self.tokenizer.spec.vocab_size - 1))
+        return inputs

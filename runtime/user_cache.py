@@ -1,7 +1,6 @@
-"""Where compiled models are kept from one start to the next.
+"""The user's cache folder, for compiled models and other results that can be computed again.
 
-They are kept in the user's own cache folder and not in the artifact: an artifact may come from elsewhere or lie where
-nothing can be written, and what is in it is what its contract lists.
+They are not kept in the artifact, which may be read-only, and whose contract lists every file.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ VARIABLE: Final = "SIGLIP_ONNX_CACHE"
 
 
 def folder(*parts: str) -> Path:
-    """`$SIGLIP_ONNX_CACHE`, or siglip-onnx in the user's cache folder, and below it `parts`."""
-    chosen = os.environ.get(VARIABLE)
-    return (Path(chosen) if chosen else _user_folder() / "siglip-onnx").joinpath(*parts)
+    """`$SIGLIP_ONNX_CACHE`, or siglip-onnx in the user's cache folder, joined with `parts`."""
+    value = os.environ.get(VARIABLE)
+    return (Path(value) if value else _user_folder() / "siglip-onnx").joinpath(*parts)
 
 
 def _user_folder() -> Path:

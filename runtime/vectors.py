@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+from .arrays import BoolArray, FloatArray
 
 
 def normalized(embeddings: FloatArray) -> FloatArray:
-    """Each row scaled to length 1."""
+    """Embeddings scaled to length 1, float32 [rows, size]."""
     return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32)
 
 
-def usable(embeddings: FloatArray) -> NDArray[np.bool_]:
-    """Which rows are finite and not zero, bool [rows]; others have no direction."""
+def usable(embeddings: FloatArray) -> BoolArray:
+    """Whether each embedding has a direction, that is, is finite and not zero: bool [rows]."""
     return np.asarray(np.isfinite(embeddings).all(axis=1) & (embeddings != 0).any(axis=1))
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-logit)), float32, without overflow at either end."""
+    """1 / (1 + exp(-logit)), float32, of the shape of the logits; overflows for no logit."""
     return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)), np.float32)

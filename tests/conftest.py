@@ -1,4 +1,4 @@
-"""What the tests share: the bundled trained checkpoint, an artifact made from it, and copies to break."""
+"""Shared fixtures and helpers: the bundled trained checkpoint, artifacts made from it, and copies to break."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from siglip_onnx.quantize import RECIPES, QuantizeRequest, QuantizeResult, quant
 from siglip_onnx.runtime import Artifact, Siglip, privacy
 from siglip_onnx.runtime.artifact.artifact import record_files, write_contract
 from siglip_onnx.runtime.artifact.contract import Contract, Precision
-from siglip_onnx.validate import LimitTable, Report, Terms, store, validate
+from siglip_onnx.validate import LimitTable, Report, store_verdict, validate
 
 from .support import not_run
 from .support.outliers import rescale_norms
@@ -63,14 +63,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, change: Callable[[Contract], Contract] = lambda contract: contract) -> None:
-    """Change an artifact's contract and hash its files anew, as an exporter with a defect would have written it."""
+    """Change an artifact's contract and update its hashes, as a faulty exporter would have written it."""
     contract = change(Artifact.open(folder).contract)
     write_contract(folder, replace(contract, files=record_files(folder)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     out: str
@@ -78,7 +78,7 @@ class Run:
 
 
 def cli(*arguments: str | Path, **environment: str) -> Run:
-    """Run the command line in a process of its own."""
+    """Run the command line in a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "siglip_onnx", *map(str, arguments)],
         capture_output=True,
@@ -91,7 +91,7 @@ def cli(*arguments: str | Path, **environment: str) -> Run:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """Run the command line in this process, which saves the start of another one."""
+    """Run the command line in this process, which is faster."""
 
     def run(*arguments: str | Path) -> Run:
         monkeypatch.setattr(sys, "argv", ["siglip-onnx", *map(str, arguments)])
@@ -104,39 +104,39 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 def is_one_paragraph(text: str) -> bool:
-    """Whether an error is what users should see: something, no traceback, no empty line inside."""
+    """Whether an error is fit for users: not empty, without a traceback, in one paragraph."""
     return bool(text.strip()) and "Traceback" not in text and "\n\n" not in text.strip()
 
 
 PAIRS = 48
-# A dozen pairs prove no margin of two percent; whether the bounds themselves are right is tested where they are made.
-FEW_GATES = "[default]\nmargin = 0.25\n"
-FEW = Terms(limits=LimitTable({("default",): {"margin": 0.25}}))
+# A dozen pairs cannot prove a margin of two percent; tests/validate/test_paired.py tests the bounds themselves.
+FEW_LIMITS = "[default]\nmargin = 0.25\n"
+FEW = LimitTable({("default",): {"margin": 0.25}})
 Command = Callable[..., Run]
 
 
 @pytest.fixture(scope="session")
 def lenient(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gates that a dozen pairs can pass."""
-    path = tmp_path_factory.mktemp("gates") / "few.toml"
-    path.write_text(FEW_GATES)
+    """Limits that a dozen pairs can pass."""
+    path = tmp_path_factory.mktemp("limits") / "few.toml"
+    path.write_text(FEW_LIMITS)
     return path
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is cached stays with the tests."""
+    """Keep caches in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGLIP_ONNX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 def quiet(step: str) -> None:
-    """Progress that nobody looks at."""
+    """Ignore progress."""
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder, to compare it with later."""
+    """Every file of a folder, to compare later."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -146,7 +146,7 @@ def captions(folder: Path) -> list[str]:
 
 
 def measured(report: Report, name: str) -> float:
-    """What a report says of a check."""
+    """The measured number of a check."""
     value = next(check.measured for check in report.checks if check.name == name)
     assert value is not None
     return value
@@ -158,7 +158,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quick_pairs(folder: Path) -> Path:
-    """A part of the evaluation set that is quick to run."""
+    """A quick subset of the evaluation set."""
     lines = (EVAL / "captions.jsonl").read_text().splitlines()[:PAIRS]
     for line in lines:
         shutil.copy(EVAL / json.loads(line)["image"], folder)
@@ -167,12 +167,12 @@ def quick_pairs(folder: Path) -> Path:
 
 
 def judged(checkpoint: Path, folder: Path, data: Path) -> Path:
-    """An artifact whose fp32 variant has passed."""
+    """An artifact with a PASS for its fp32 variant."""
     export(checkpoint, folder, progress=quiet)
     model = Siglip.load(folder)
-    report, html, _ = validate(model, checkpoint, data, FEW, progress=quiet)
-    report.require_pass()
-    store(model.artifact, report, html)
+    result = validate(model, checkpoint, data, limits=FEW, progress=quiet)
+    result.report.require_pass()
+    store_verdict(model.artifact, result)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What is judged: an artifact of ours, or anybody's files adopted for the time of the verdict."""
+"""Open the candidate of a request: an artifact, or the files of an external model."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider
 from ..runtime.engines.options import SessionOptions
 from ..runtime.errors import InputError
 from ..runtime.model import Siglip
+from .open_reference import open_checkpoint
 from .report.report import CheckGroup
-from .validate_variant import open_checkpoint
+from .request import ValidationRequest
 
 if TYPE_CHECKING:
-    from .external.open_external import Mapping
-    from .matrix.worker import Job
+    from .external.open_external import TowerMap
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model to judge.
+    """A candidate.
 
     Attributes:
-        model: It, loaded with a precision and provider.
-        without: Check groups for which its files bring nothing of their own.
-        notes: What was assumed of files without a contract, a sentence each.
+        model: The model, loaded with a precision and provider.
+        exclude_groups: Check groups for which its files have nothing to check.
+        notes: Assumptions about files without a contract, a sentence each.
     """
 
     model: Siglip
-    without: frozenset[CheckGroup] = frozenset()
+    exclude_groups: frozenset[CheckGroup] = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -39,64 +39,63 @@ def is_artifact(folder: Path) -> bool:
     return (folder / CONTRACT_FILE).exists()
 
 
-def open_model(job: Job, precision: Precision, provider: Provider) -> OpenedModel:
-    """Open what a job judges.
+def open_model(request: ValidationRequest, precision: Precision, provider: Provider) -> OpenedModel:
+    """Open the candidate of a request.
 
     Raises:
-        ArtifactError: It is missing, damaged, or lacks that precision.
+        ArtifactError: The files are missing, damaged, or lack that precision.
         ProviderError: The provider is missing.
-        InputError: Files without a contract are to be judged without a checkpoint, or cannot be understood.
+        InputError: The files have no contract, and the request names no checkpoint to explain them.
     """
-    options = replace(job.options, provider=provider).for_its_provider()
-    if is_artifact(job.artifact):
-        return OpenedModel(Siglip(Artifact.open(job.artifact), precision, options))
-    return _adopted(job, precision, options)
+    options = replace(request.options, provider=provider).for_its_provider()
+    if is_artifact(request.artifact):
+        return OpenedModel(Siglip(Artifact.open(request.artifact), precision, options))
+    return _open_external(request, precision, options)
 
 
-def _adopted(job: Job, precision: Precision, options: SessionOptions) -> OpenedModel:
-    """Files without a contract, which the checkpoint has to explain."""
+def _open_external(request: ValidationRequest, precision: Precision, options: SessionOptions) -> OpenedModel:
     from .external.open_external import open_external
 
-    if job.checkpoint is None:
+    if request.reference is None:
         raise InputError(
-            f"{job.artifact} has no {CONTRACT_FILE}, so it says neither what it computes nor how it is fed.",
-            "Name the checkpoint that it was made from with --reference.",
+            f"{request.artifact} has no {CONTRACT_FILE}, so nothing says what it computes and which inputs it expects.",
+            "Name the checkpoint that it was made from as the reference.",
         )
-    source = open_checkpoint(job.checkpoint, job.dialect)
-    adopted = open_external(job.artifact, source, precision, _mapping(job))
-    model = Siglip(adopted.artifact, precision, options)
-    judged = {
-        CheckGroup.TOKENS: adopted.has_tokenizer,
-        CheckGroup.PIXELS: adopted.has_preprocessor,
-        CheckGroup.BATCH: all(adopted.artifact.graph(role, precision).batch is None for role in model.contract.towers),
+    checkpoint = open_checkpoint(request.reference, request.dialect)
+    external = open_external(request.artifact, checkpoint, precision, _tower_map(request))
+    model = Siglip(external.artifact, precision, options)
+    graphs = [external.artifact.graph(role, precision) for role in model.contract.towers]
+    checked = {
+        CheckGroup.TOKENS: external.has_tokenizer,
+        CheckGroup.PIXELS: external.has_preprocessor,
+        CheckGroup.BATCH: all(graph.batch is None for graph in graphs),
     }
-    without = frozenset(group for group, there in judged.items() if not there)
-    return OpenedModel(model, without, adopted.notes)
+    return OpenedModel(model, frozenset(group for group, present in checked.items() if not present), external.notes)
 
 
-def precisions_of(job: Job) -> tuple[Precision, ...]:
-    """Every precision that there is to judge; errors as of `open_model`."""
-    if is_artifact(job.artifact):
-        variants = Artifact.open(job.artifact).contract.variants
-        found = tuple(dict.fromkeys(variant.precision for variant in variants))
-        # Without a checkpoint fp32 is what the others are compared with.
-        return found if job.checkpoint is not None else tuple(p for p in found if p is not Precision.FP32)
-    from .external.open_external import precisions
+def available_precisions(request: ValidationRequest) -> tuple[Precision, ...]:
+    """Every precision that can be validated; errors as of `open_model`."""
+    if is_artifact(request.artifact):
+        variants = Artifact.open(request.artifact).contract.variants
+        precisions = tuple(dict.fromkeys(variant.precision for variant in variants))
+        # Without a checkpoint the fp32 variant is the reference.
+        return precisions if request.reference is not None else tuple(p for p in precisions if p is not Precision.FP32)
+    from .external.open_external import external_precisions
 
-    return precisions(job.artifact, _mapping(job))
-
-
-def _mapping(job: Job) -> Mapping | None:
-    from .external.open_external import read_mapping
-
-    return read_mapping(job.mapping) if job.mapping else None
+    return external_precisions(request.artifact, _tower_map(request))
 
 
-def weights_of(job: Job) -> dict[Precision, int]:
-    """Bytes of the graphs and weights of each precision; empty for files without a contract."""
-    if not is_artifact(job.artifact):
+def _tower_map(request: ValidationRequest) -> TowerMap | None:
+    from .external.open_external import read_tower_map
+
+    return read_tower_map(request.tower_map) if request.tower_map else None
+
+
+def weight_sizes(request: ValidationRequest) -> dict[Precision, int]:
+    """Bytes of graphs and weights by precision; empty for files without a contract."""
+    if not is_artifact(request.artifact):
         return {}
-    contract = Artifact.open(job.artifact).contract
+    contract = Artifact.open(request.artifact).contract
     sizes: dict[Precision, int] = {}
     for variant in contract.variants:
         size = sum(contract.files[path].bytes for path in variant.files)

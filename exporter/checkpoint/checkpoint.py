@@ -1,4 +1,4 @@
-"""A checkpoint: a folder, or a hub id that becomes one, read into config, specs and weights."""
+"""Checkpoints: a local folder or a hub model, read into config, image and tokenizer specs, and weights."""
 
 from __future__ import annotations
 
@@ -11,24 +11,36 @@ from typing import Final
 from ...runtime import privacy
 from ...runtime.artifact.contract import ImageSpec, TokenizerSpec
 from ...runtime.errors import CheckpointError
+from ..options import Dialect
 from .config import SiglipConfig, read_config
-from .dialects import Dialect, detect
+from .dialects import detect
 from .expected_shapes import expected_shapes
 from .image_spec import FILE as PROCESSOR_FILE
 from .image_spec import image_spec, read_image_spec
 from .infer_config import infer_config, read_preprocess
-from .tensor_files import Store, open_store
+from .tensor_files import TensorStore, open_store
 from .tokenizer_spec import read_tokenizer_spec
 from .weights import Weights
 
-# What is fetched from a hub: never pickles, never code.
+# Files to download from the hub: no pickles, no code.
 _HUB_FILES: Final = ("*.json", "*.safetensors", "spiece.model")
 _HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# Dialects whose checkpoints may lack transformers' JSON files.
+_FILES_OPTIONAL: Final = frozenset({Dialect.OPEN_CLIP, Dialect.BIG_VISION})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything about a checkpoint but its tensors, which `weights` reads when they are asked for."""
+    """A checkpoint; its tensors are read on demand.
+
+    Attributes:
+        name: Id on the hub, or name of the folder.
+        folder: The local folder.
+        config: Sizes of both towers.
+        image: Preprocessing of images.
+        tokenizer: Preprocessing of texts.
+        weights: Tensors by transformers' names.
+    """
 
     name: str
     folder: Path
@@ -42,106 +54,108 @@ class Checkpoint:
         """Read and check a checkpoint.
 
         Args:
-            name: A folder, or, where there is no such folder, the id of a model on the Hugging Face hub; then
-                huggingface_hub's cache and HF_HUB_OFFLINE are honored.
-            dialect: Whose names and orientation the weights have; None finds out.
-            image_size: Pixels each way in the place of the checkpoint's own; `config` and `image` then say so, and the
-                position embeddings are those that are stored.
+            name: A folder, or the id of a model on the Hugging Face hub; huggingface_hub's cache and HF_HUB_OFFLINE
+                apply.
+            dialect: Dialect of the weights; None detects it.
+            image_size: Height and width in pixels instead of the checkpoint's; see `resized`.
 
         Raises:
-            CheckpointError: It is missing, damaged, of another model, or does not fit its own config.
+            CheckpointError: The checkpoint is missing, damaged, of another model, or does not fit its own config.
         """
         folder = locate(str(name))
-        known = read_config(folder) if (folder / "config.json").exists() else None
         store = open_store(
             folder,
             npz=None if dialect is None else dialect is Dialect.BIG_VISION,
             open_clip=None if dialect is None else dialect is Dialect.OPEN_CLIP,
         )
-        config, dialect = _recognized(folder, store, known, dialect)
+        config, dialect = _config_and_dialect(folder, store, dialect)
         weights = Weights.open(store, dialect, expected_shapes(config))
-        foreign = dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
-        if foreign and not (folder / PROCESSOR_FILE).exists():
-            if dialect is Dialect.BIG_VISION:
-                _check_known(folder, config)
-            image = image_spec(config.vision_config, read_preprocess(folder))
-        else:
-            image = read_image_spec(folder, config.vision_config)
-        tokenizer = read_tokenizer_spec(folder, config.text_config, open_clip=foreign)
-        opened = cls(_name(str(name), folder), folder, config, image, tokenizer, weights)
-        return opened if image_size is None else opened.resized(image_size)
+        image = _image_spec(folder, config, dialect)
+        tokenizer = read_tokenizer_spec(folder, config.text_config, open_clip=dialect in _FILES_OPTIONAL)
+        checkpoint = cls(_name(str(name), folder), folder, config, image, tokenizer, weights)
+        return checkpoint if image_size is None else checkpoint.resized(image_size)
 
     def resized(self, size: int) -> Checkpoint:
-        """The same for images of another size; its position embeddings stay those that are stored.
+        """Copy with another image size in `config` and `image`; the stored position embeddings stay unchanged.
 
         Raises:
-            CheckpointError: The model has no image size, or a patch is larger.
+            CheckpointError: The model has no image size (NaFlex), or the size is smaller than a patch.
         """
         vision = self.config.vision_config
         if vision.naflex:
-            raise CheckpointError(f"{self.folder} is a NaFlex model, which has no image size.", "Leave it out.")
+            raise CheckpointError(f"{self.folder} is a NaFlex model, which has no image size.", "Omit image_size.")
         if size < vision.patch_size:
-            raise CheckpointError(f"{size} pixels are less than a patch of {vision.patch_size}.", "Use a larger size.")
+            raise CheckpointError(
+                f"image_size must be at least the patch size of {vision.patch_size}, got {size}.", "Use a larger size."
+            )
         config = replace(self.config, vision_config=replace(vision, image_size=size))
         return replace(self, config=config, image=replace(self.image, height=size, width=size))
 
     @property
     def logit_scale(self) -> float:
-        """Factor on the cosine, already exponentiated."""
+        """Factor of the cosine, already exponentiated; raises CheckpointError if it is not finite."""
         value = math.exp(min(float(self.weights.load("logit_scale")), 80.0))  # exp(80) is still a float32
         return _finite(value, "logit_scale", self.folder)
 
     @property
     def logit_bias(self) -> float:
-        """Added to the scaled cosine."""
+        """Summand of the scaled cosine; raises CheckpointError if it is not finite."""
         return _finite(float(self.weights.load("logit_bias")), "logit_bias", self.folder)
 
 
-def _check_known(folder: Path, config: SiglipConfig) -> None:
-    """Refuse to guess how images are resized, where an .npz alone does not tell and models of the family differ.
+def _image_spec(folder: Path, config: SiglipConfig, dialect: Dialect) -> ImageSpec:
+    if dialect not in _FILES_OPTIONAL or (folder / PROCESSOR_FILE).exists():
+        return read_image_spec(folder, config.vision_config)
+    if dialect is Dialect.BIG_VISION:
+        _require_known_resize(folder, config)
+    return image_spec(config.vision_config, read_preprocess(folder))
+
+
+def _require_known_resize(folder: Path, config: SiglipConfig) -> None:
+    """Check that an .npz without preprocessor_config.json leaves no doubt how images are resized.
 
     Raises:
-        CheckpointError: It is not SigLIP's own square bicubic resize to whole patches.
+        CheckpointError: The model may use another resize than SigLIP's square bicubic one to whole patches.
     """
     vision = config.vision_config
     doubts = {
         "it is a NaFlex model": vision.naflex,
-        "SigLIP 2 may resize by another filter than SigLIP": (folder / "tokenizer.json").exists(),
-        f"patches of {vision.patch_size} leave a rest of 384 pixels": 384 % vision.patch_size > 0,
+        "SigLIP 2 may use another filter than SigLIP": (folder / "tokenizer.json").exists(),
+        f"patches of {vision.patch_size} pixels do not cover 384 pixels": 384 % vision.patch_size > 0,
     }
-    for doubt, is_so in doubts.items():
-        if is_so:
+    for doubt, applies in doubts.items():
+        if applies:
             raise CheckpointError(
-                f"The weights in {folder} do not say how images are resized: {doubt}.",
-                "Put the preprocessor_config.json and config.json of the same model on the hub into the folder.",
+                f"The weights in {folder} do not determine how images are resized: {doubt}.",
+                "Put the preprocessor_config.json and config.json of the same hub model into the folder.",
             )
 
 
-def _recognized(
-    folder: Path, store: Store, known: SiglipConfig | None, dialect: Dialect | None
-) -> tuple[SiglipConfig, Dialect]:
-    """The config, read off the weights where there is no config.json, and the dialect, unless it is named."""
+def _config_and_dialect(folder: Path, store: TensorStore, dialect: Dialect | None) -> tuple[SiglipConfig, Dialect]:
+    """Read or infer the config, and detect the dialect unless it is given."""
+    config = read_config(folder) if (folder / "config.json").exists() else None
 
-    def needed() -> SiglipConfig:
-        return known or read_config(folder)  # which tells that it is missing
+    def required_config() -> SiglipConfig:
+        return config or read_config(folder)  # raises the error about a missing file
 
-    dialect = dialect or detect(store, lambda: expected_shapes(needed()))
-    bare = known is None and dialect in (Dialect.OPEN_CLIP, Dialect.BIG_VISION)
-    return infer_config(folder, store, dialect) if bare else needed(), dialect
+    dialect = dialect or detect(store, lambda: expected_shapes(required_config()))
+    if config is None and dialect in _FILES_OPTIONAL:
+        return infer_config(folder, store, dialect), dialect
+    return required_config(), dialect
 
 
 def locate(name: str) -> Path:
-    """The folder of a checkpoint, fetched from the hub where `name` is the id of a model there.
+    """Find the folder of a checkpoint; download it if `name` is the id of a hub model.
 
     Raises:
-        CheckpointError: There is no such folder, and no such model can be had.
+        CheckpointError: There is no such folder, and the model cannot be downloaded.
     """
     folder = Path(name)
     if folder.is_dir():
         return folder
     if folder.exists() or not _HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f"There is no folder {name}, and it does not look like the id of a model on a hub (owner/name) either.",
+            f"There is no folder {name}, and the name is not the id of a hub model (owner/name) either.",
             "Name a folder with config.json and weights, or an id such as google/siglip-base-patch16-224.",
         )
     privacy.opt_out()
@@ -152,7 +166,7 @@ def locate(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"There is no folder {name}, and the model {name} could not be had from the hub "
+            f"There is no folder {name}, and the model {name} could not be downloaded from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}).",
             "Check the name, the network and HF_HUB_OFFLINE, or name a folder.",
         ) from error
@@ -164,5 +178,5 @@ def _name(name: str, folder: Path) -> str:
 
 def _finite(value: float, name: str, folder: Path) -> float:
     if not math.isfinite(value):
-        raise CheckpointError(f"The {name} in {folder} is {value}.", "The checkpoint is damaged; get it again.")
+        raise CheckpointError(f"The {name} in {folder} must be finite, got {value}.", "Download the checkpoint again.")
     return value

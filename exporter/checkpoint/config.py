@@ -1,4 +1,4 @@
-"""A model's config.json as frozen dataclasses, with the defaults that transformers gives to what it leaves out."""
+"""config.json as frozen dataclasses, with transformers' defaults for omitted entries."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _T = TypeVar("_T")
 
 COMPLETE: Final = "Download the checkpoint again, with all of its files."
-NAFLEX: Final = "siglip2"  # transformers' model_type; SigLIP 2 of fixed resolution is a "siglip" there
+NAFLEX: Final = "siglip2"  # transformers' model_type; SigLIP 2 with a fixed resolution has model_type "siglip"
 _NEAREST: Final = {
     "clip": "the SigLIP model of the same size, such as google/siglip-base-patch16-224 for clip-vit-base-patch16",
     "chinese_clip": "google/siglip-base-patch16-256-multilingual or a SigLIP 2 model, which read Chinese",
     "altclip": "google/siglip-base-patch16-256-multilingual",
-    "siglip_vision_model": "the whole dual tower that this vision tower is part of",
-    "siglip2_vision_model": "the whole dual tower that this vision tower is part of",
+    "siglip_vision_model": "the full dual-tower model that contains this vision tower",
+    "siglip2_vision_model": "the full dual-tower model that contains this vision tower",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowerConfig:
-    """What both towers have. Defaults: transformers, `configuration_siglip.py`, which gives both the same."""
+    """Settings of both towers. Defaults: transformers, `configuration_siglip.py`, equal for both."""
 
     hidden_size: Size = 768
     intermediate_size: Size = 3072
@@ -42,9 +42,9 @@ class VisionConfig(TowerConfig):
     """The vision tower. Defaults: transformers, `configuration_siglip.py` and `configuration_siglip2.py`.
 
     Attributes:
-        image_size: Pixels each way; without meaning where `naflex` is set.
-        num_patches: Position embeddings of a NaFlex tower, a square grid that is resized for each image.
-        naflex: Whether images of any aspect ratio come as patches, with a mask and the shape of their grid.
+        image_size: Height and width in pixels; unused if `naflex` is set.
+        num_patches: Number of position embeddings of a NaFlex tower, a square grid that is resized for each image.
+        naflex: Whether the input is patches of an image of any aspect ratio, with a mask and the shape of their grid.
     """
 
     model_type: str = "siglip_vision_model"
@@ -57,7 +57,7 @@ class VisionConfig(TowerConfig):
 
     @property
     def positions(self) -> int:
-        """Position embeddings; transformers leaves out of an image what does not fill a patch."""
+        """Number of position embeddings; transformers ignores pixels that do not fill a patch."""
         return self.num_patches if self.naflex else (self.image_size // self.patch_size) ** 2
 
 
@@ -78,7 +78,7 @@ class TextConfig(TowerConfig):
 
 @dataclass(frozen=True)
 class SiglipConfig:
-    """What config.json says of both towers."""
+    """Both towers' settings in config.json."""
 
     model_type: str
     vision_config: VisionConfig = field(default_factory=VisionConfig)
@@ -89,35 +89,35 @@ def read_config(folder: Path) -> SiglipConfig:
     """Read config.json.
 
     Raises:
-        CheckpointError: It is missing, damaged, impossible, or of another model than SigLIP.
+        CheckpointError: The file is missing, damaged, inconsistent, or describes another model than SigLIP.
     """
     path = folder / "config.json"
-    kind = read_json(path, dict[str, Any]).get("model_type")
-    if kind not in ("siglip", NAFLEX):
-        nearest = _NEAREST.get(str(kind), "a checkpoint of model_type 'siglip' or 'siglip2'")
+    model_type = read_json(path, dict[str, Any]).get("model_type")
+    if model_type not in ("siglip", NAFLEX):
+        nearest = _NEAREST.get(str(model_type), "a checkpoint of model_type 'siglip' or 'siglip2'")
         raise CheckpointError(
-            f"{path} describes a model of type {kind!r}; siglip-onnx exports SigLIP and SigLIP 2 dual towers "
+            f"{path} describes a model of type {model_type!r}; siglip-onnx exports SigLIP and SigLIP 2 dual towers "
             "(model_type 'siglip' or 'siglip2').",
-            f"The nearest that is supported: {nearest}.",
+            f"Nearest supported model: {nearest}.",
         )
     config = read_json(path, SiglipConfig)
-    config = replace(config, vision_config=replace(config.vision_config, naflex=kind == NAFLEX))
+    config = replace(config, vision_config=replace(config.vision_config, naflex=model_type == NAFLEX))
     check_config(config, path)
     return config
 
 
 def config_json(config: SiglipConfig) -> dict[str, Any]:
-    """What config.json must say for transformers, transformers.js and Optimum, all of it."""
+    """All entries of config.json that transformers, transformers.js and Optimum need."""
     vision, text = config.vision_config, config.text_config
     naflex = {"num_patches": vision.num_patches} if vision.naflex else {"image_size": vision.image_size}
-    kind = "siglip2" if vision.naflex else "siglip"
-    own = {"patch_size": vision.patch_size, "num_channels": vision.num_channels, **naflex}
+    family = "siglip2" if vision.naflex else "siglip"
+    image = {"patch_size": vision.patch_size, "num_channels": vision.num_channels, **naflex}
     return {
         "model_type": config.model_type,
         "architectures": ["Siglip2Model" if vision.naflex else "SiglipModel"],
-        "vision_config": {"model_type": f"{kind}_vision_model", **_tower_json(vision), **own},
+        "vision_config": {"model_type": f"{family}_vision_model", **_tower_json(vision), **image},
         "text_config": {
-            "model_type": f"{kind}_text_model",
+            "model_type": f"{family}_text_model",
             **_tower_json(text),
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.max_position_embeddings,
@@ -131,40 +131,42 @@ def _tower_json(config: TowerConfig) -> dict[str, Any]:
 
 
 def check_config(config: SiglipConfig, path: Path) -> None:
-    """Refuse what no model can be.
+    """Check that a config describes a possible model.
 
     Raises:
-        CheckpointError: Heads leave a rest, embeddings cannot be compared, or positions are no square.
+        CheckpointError: The heads do not divide the width, the embeddings of both towers differ in width, or the
+            position embeddings do not form a square.
     """
     vision, text = config.vision_config, config.text_config
     for name, tower in (("vision_config", vision), ("text_config", text)):
         if tower.hidden_size % tower.num_attention_heads:
             raise CheckpointError(
-                f"{path}: {name} splits a hidden_size of {tower.hidden_size} among {tower.num_attention_heads} "
-                "attention heads, which leaves a rest.",
+                f"{path}: the hidden_size of {name}, {tower.hidden_size}, is not divisible by its "
+                f"{tower.num_attention_heads} attention heads.",
                 "Correct the file.",
             )
     if vision.hidden_size != text.embedding_size:
         raise CheckpointError(
-            f"{path}: image embeddings are {vision.hidden_size} wide and text embeddings "
-            f"{text.embedding_size}, so they cannot be compared.",
+            f"{path}: image embeddings have {vision.hidden_size} elements and text embeddings "
+            f"{text.embedding_size}, expected the same number.",
             "Correct hidden_size or projection_size.",
         )
     if round(vision.positions**0.5) ** 2 != vision.positions or not vision.positions:
         raise CheckpointError(
-            f"{path}: {vision.positions} patches make no square.", "Correct image_size, patch_size or num_patches."
+            f"{path}: {vision.positions} patches do not form a square.",
+            "Correct image_size, patch_size or num_patches.",
         )
 
 
-def read_json(path: Path, kind: type[_T]) -> _T:
-    """Read a checkpoint's JSON file.
+def read_json(path: Path, as_type: type[_T]) -> _T:
+    """Read a checkpoint's JSON file as a type that msgspec can decode.
 
     Raises:
-        CheckpointError: It is missing, damaged, or not of that kind.
+        CheckpointError: The file is missing, damaged, or does not fit the type.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(path.read_bytes(), type=as_type)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); a checkpoint needs it.", COMPLETE) from error
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}), but is required.", COMPLETE) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not what it should be: {error}.", COMPLETE) from error
+        raise CheckpointError(f"{path} is damaged or has an unsupported value: {error}.", COMPLETE) from error

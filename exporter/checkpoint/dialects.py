@@ -1,7 +1,7 @@
-"""The dialects that SigLIP weights are written in, each a table from transformers' names to the dialect's own.
+"""Dialects of SigLIP weights, each a table from transformers' names to the dialect's names.
 
-Facts from: transformers `convert_siglip_to_hf.py` and `convert_siglip2_to_hf.py` (big_vision), open_clip
-`transformer.py` and timm `vision_transformer.py` (open_clip), PaddleNLP, whose Linear weights lie [in, out].
+Sources: transformers `convert_siglip_to_hf.py` and `convert_siglip2_to_hf.py` (big_vision), open_clip `transformer.py`
+and timm `vision_transformer.py` (open_clip), PaddleNLP, whose Linear weights are [in, out].
 """
 
 from __future__ import annotations
@@ -9,34 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
-from .tensor_files import Store
+from ..options import Dialect
+from .tensor_files import TensorStore
 
-Make = Callable[..., Tensor]
+Convert = Callable[..., Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-class Dialect(StrEnum):
-    """Whose names and orientation a checkpoint's weights have."""
-
-    TRANSFORMERS = "transformers"
-    PADDLE = "paddle"
-    OPEN_CLIP = "open_clip"
-    BIG_VISION = "big_vision"
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """The tensors that one tensor is made of, and how."""
+    """Stored tensors that one tensor is made from, and the function that makes it."""
 
     names: tuple[str, ...]
-    make: Make
+    make: Convert
 
 
 Sources = dict[str, WeightSource]
@@ -44,19 +35,22 @@ Sources = dict[str, WeightSource]
 
 @dataclass(frozen=True)
 class LinearForm:
-    """How the weight and the bias of a module are called in a dialect, and how each becomes transformers'."""
+    """Names of a module's weight and bias in a dialect, and their conversions to transformers' form."""
 
     weight_name: str = "weight"
     bias_name: str = "bias"
-    weight: Make = lambda x: x
-    bias: Make = lambda x: x
+    weight: Convert = lambda x: x
+    bias: Convert = lambda x: x
 
 
 @dataclass(frozen=True)
 class DialectRow:
-    """A module: transformers' name up to `weight` and `bias`, the dialect's name or names, and its form.
+    """A module in a dialect's table.
 
-    `{i}` is the number of a layer.
+    Attributes:
+        ours: transformers' name, without `weight` or `bias`; `{i}` stands for the number of a layer.
+        theirs: The dialect's name or, if the module is split, its names, likewise.
+        form: Names and conversions of the weight and the bias.
     """
 
     ours: str
@@ -65,12 +59,12 @@ class DialectRow:
 
 
 @dataclass(frozen=True)
-class Single:
-    """A tensor of its own: transformers' name, the dialect's, and what is done to it."""
+class TensorRow:
+    """A tensor outside of any module: transformers' name, the dialect's name, and the conversion."""
 
     ours: str
     theirs: str
-    make: Make = lambda x: x
+    make: Convert = lambda x: x
 
 
 _HEAD: Final = "vision_model.head."
@@ -84,12 +78,12 @@ def _joined(*parts: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-_ONE: Final[Make] = lambda x: x.reshape(1)  # noqa: E731  a table's entry like the others
-_ROWS: Final[Make] = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731  positions, whatever stands in front of them
+_ONE: Final[Convert] = lambda x: x.reshape(1)  # noqa: E731  a table's entry like the others
+_ROWS: Final[Convert] = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731  position embeddings without leading dimensions of 1
 
 
 def _thirds(ours: str, theirs: str, weight: str = "weight", bias: str = "bias") -> tuple[DialectRow, ...]:
-    """Queries, keys and values of one packed tensor."""
+    """Queries, keys and values, split from one packed tensor."""
     forms = (_third(number) for number in range(3))
     return tuple(
         DialectRow(f"{ours}{p}_proj.", (theirs,), LinearForm(weight, bias, f.weight, f.bias))
@@ -97,11 +91,11 @@ def _thirds(ours: str, theirs: str, weight: str = "weight", bias: str = "bias") 
     )
 
 
-_OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
-    Single("logit_scale", "logit_scale", _ONE),
-    Single("logit_bias", "logit_bias", _ONE),
+_OPEN_CLIP: Final[tuple[DialectRow | TensorRow, ...]] = (
+    TensorRow("logit_scale", "logit_scale", _ONE),
+    TensorRow("logit_bias", "logit_bias", _ONE),
     DialectRow("vision_model.embeddings.patch_embedding.", ("visual.trunk.patch_embed.proj.",)),
-    Single("vision_model.embeddings.position_embedding.weight", "visual.trunk.pos_embed", _ROWS),
+    TensorRow("vision_model.embeddings.position_embedding.weight", "visual.trunk.pos_embed", _ROWS),
     DialectRow("vision_model.encoder.layers.{i}.layer_norm1.", ("visual.trunk.blocks.{i}.norm1.",)),
     *_thirds("vision_model.encoder.layers.{i}.self_attn.", "visual.trunk.blocks.{i}.attn.qkv."),
     DialectRow("vision_model.encoder.layers.{i}.self_attn.out_proj.", ("visual.trunk.blocks.{i}.attn.proj.",)),
@@ -109,7 +103,7 @@ _OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
     DialectRow("vision_model.encoder.layers.{i}.mlp.fc1.", ("visual.trunk.blocks.{i}.mlp.fc1.",)),
     DialectRow("vision_model.encoder.layers.{i}.mlp.fc2.", ("visual.trunk.blocks.{i}.mlp.fc2.",)),
     DialectRow("vision_model.post_layernorm.", ("visual.trunk.norm.",)),
-    Single(f"{_HEAD}probe", "visual.trunk.attn_pool.latent"),
+    TensorRow(f"{_HEAD}probe", "visual.trunk.attn_pool.latent"),
     DialectRow(
         f"{_HEAD}attention.in_proj_",
         ("visual.trunk.attn_pool.q.", "visual.trunk.attn_pool.kv."),
@@ -119,8 +113,8 @@ _OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
     DialectRow(f"{_HEAD}layernorm.", ("visual.trunk.attn_pool.norm.",)),
     DialectRow(f"{_HEAD}mlp.fc1.", ("visual.trunk.attn_pool.mlp.fc1.",)),
     DialectRow(f"{_HEAD}mlp.fc2.", ("visual.trunk.attn_pool.mlp.fc2.",)),
-    Single("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
-    Single("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
+    TensorRow("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
+    TensorRow("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
     DialectRow("text_model.encoder.layers.{i}.layer_norm1.", ("text.transformer.resblocks.{i}.ln_1.",)),
     *_thirds(
         "text_model.encoder.layers.{i}.self_attn.",
@@ -137,7 +131,7 @@ _OPEN_CLIP: Final[tuple[DialectRow | Single, ...]] = (
 )
 
 _KERNEL: Final = LinearForm("kernel", weight=lambda w: w.T)
-# A convolution's kernel is [height, width, in, out]; NaFlex has a Dense in its place.
+# A convolution's kernel is [height, width, in, out]; NaFlex has a Dense layer instead.
 _PATCHES: Final = LinearForm("kernel", weight=lambda w: w.permute(3, 2, 0, 1) if w.ndim == 4 else w.T)
 _SCALE: Final = LinearForm("scale")
 _TO_HEADS: Final = LinearForm(
@@ -148,7 +142,7 @@ _POOL: Final = "params/img/MAPHead_0/MultiHeadDotProductAttention_0/"
 
 
 def _flax_layer(ours: str, theirs: str) -> tuple[DialectRow, ...]:
-    """A layer of either tower, which are alike in big_vision."""
+    """A layer; both towers have the same layers in big_vision."""
     attention = f"{theirs}MultiHeadDotProductAttention_0/"
     return (
         DialectRow(f"{ours}layer_norm1.", (f"{theirs}LayerNorm_0/",), _SCALE),
@@ -162,14 +156,14 @@ def _flax_layer(ours: str, theirs: str) -> tuple[DialectRow, ...]:
     )
 
 
-_BIG_VISION: Final[tuple[DialectRow | Single, ...]] = (
-    Single("logit_scale", "params/t", _ONE),
-    Single("logit_bias", "params/b", _ONE),
+_BIG_VISION: Final[tuple[DialectRow | TensorRow, ...]] = (
+    TensorRow("logit_scale", "params/t", _ONE),
+    TensorRow("logit_bias", "params/b", _ONE),
     DialectRow("vision_model.embeddings.patch_embedding.", ("params/img/embedding/",), _PATCHES),
-    Single("vision_model.embeddings.position_embedding.weight", "params/img/pos_embedding", _ROWS),
+    TensorRow("vision_model.embeddings.position_embedding.weight", "params/img/pos_embedding", _ROWS),
     *_flax_layer("vision_model.encoder.layers.{i}.", "params/img/Transformer/encoderblock_{i}/"),
     DialectRow("vision_model.post_layernorm.", ("params/img/Transformer/encoder_norm/",), _SCALE),
-    Single(f"{_HEAD}probe", "params/img/MAPHead_0/probe"),
+    TensorRow(f"{_HEAD}probe", "params/img/MAPHead_0/probe"),
     DialectRow(
         f"{_HEAD}attention.in_proj_",
         (f"{_POOL}query/", f"{_POOL}key/", f"{_POOL}value/"),
@@ -183,15 +177,15 @@ _BIG_VISION: Final[tuple[DialectRow | Single, ...]] = (
     DialectRow(f"{_HEAD}layernorm.", ("params/img/MAPHead_0/LayerNorm_0/",), _SCALE),
     DialectRow(f"{_HEAD}mlp.fc1.", ("params/img/MAPHead_0/MlpBlock_0/Dense_0/",), _KERNEL),
     DialectRow(f"{_HEAD}mlp.fc2.", ("params/img/MAPHead_0/MlpBlock_0/Dense_1/",), _KERNEL),
-    Single("text_model.embeddings.token_embedding.weight", "params/txt/Embed_0/embedding"),
-    Single("text_model.embeddings.position_embedding.weight", "params/txt/pos_embedding", _ROWS),
+    TensorRow("text_model.embeddings.token_embedding.weight", "params/txt/Embed_0/embedding"),
+    TensorRow("text_model.embeddings.position_embedding.weight", "params/txt/pos_embedding", _ROWS),
     *_flax_layer("text_model.encoder.layers.{i}.", "params/txt/Encoder_0/encoderblock_{i}/"),
     DialectRow("text_model.final_layer_norm.", ("params/txt/Encoder_0/encoder_norm/",), _SCALE),
     DialectRow("text_model.head.", ("params/txt/head/",), _KERNEL),
 )
 
 _TABLES: Final = {Dialect.OPEN_CLIP: _OPEN_CLIP, Dialect.BIG_VISION: _BIG_VISION}
-# A tensor that only this dialect has. transformers' and PaddleNLP's names are the same.
+# A tensor that only this dialect has. transformers and PaddleNLP use the same names.
 _SIGNATURES: Final = {
     "vision_model.embeddings.patch_embedding.weight": Dialect.TRANSFORMERS,
     "visual.trunk.patch_embed.proj.weight": Dialect.OPEN_CLIP,
@@ -207,60 +201,61 @@ _FOREIGN: Final = {
 }
 SUPPORTED: Final = (
     "siglip-onnx reads SigLIP and SigLIP 2 models (such as google/siglip-base-patch16-224 and "
-    "google/siglip2-base-patch16-224) with the names of transformers, PaddleNLP, open_clip/timm or big_vision."
+    "google/siglip2-base-patch16-224) with tensor names of transformers, PaddleNLP, open_clip/timm or big_vision."
 )
 _TOWERS: Final = ("vision_model", "text_model")
 _UNPOOLED: Final = re.compile(r"(position|token)_embedding\.weight$")
 
 
-def detect(store: Store, shapes: Callable[[], Shapes]) -> Dialect:
-    """The dialect of a file, from its names and, where transformers' and Paddle's are the same, from its shapes.
+def detect(store: TensorStore, shapes: Callable[[], Shapes]) -> Dialect:
+    """Detect the dialect of a file from its tensor names, and transformers or Paddle from its shapes.
 
     Args:
         store: The weights.
-        shapes: What each tensor's shape must be, in transformers' names, once the names are known to be a dialect's.
+        shapes: Returns the expected shapes by transformers' names; called only if transformers and Paddle are possible.
 
     Raises:
-        CheckpointError: The names are of no dialect or of several, or the orientation cannot be told or is mixed.
+        CheckpointError: The names belong to no dialect or to several, or the orientation is mixed.
     """
-    found = {dialect for name, dialect in _SIGNATURES.items() if name in store.tensors}
-    if len(found) > 1:
+    dialects = {dialect for name, dialect in _SIGNATURES.items() if name in store.tensors}
+    if len(dialects) > 1:
         raise CheckpointError(
-            f"The weights mix the names of {' and '.join(sorted(found))}.", "Keep the tensors of one of them."
+            f"The weights mix the names of {' and '.join(sorted(dialects))}.", "Keep the tensors of one of them."
         )
-    if not found:
+    if not dialects:
         raise CheckpointError(_unknown(store.tensors), SUPPORTED)
-    dialect = found.pop()
+    dialect = dialects.pop()
     return dialect if dialect in _TABLES else _orientation(store, shapes())
 
 
 def _unknown(names: Iterable[str]) -> str:
     names = list(names)
-    kind = next((kind for name, kind in _FOREIGN.items() if name in names), None)
-    if kind is None:
-        kind = f"nothing that is known ({', '.join(names[:3]) or 'no tensor at all'}, …)"
-    return f"The names of the weights are those of {kind}."
+    model = next((model for name, model in _FOREIGN.items() if name in names), None)
+    if model is None:
+        examples = f"{', '.join(names[:3])}, …" if names else "there are no tensors"
+        model = f"an unknown model ({examples})"
+    return f"The tensor names are those of {model}."
 
 
-def _orientation(store: Store, shapes: Shapes) -> Dialect:
-    """Whether Linear weights lie [out, in] or [in, out]: decided once, for the square ones too, by those that tell."""
+def _orientation(store: TensorStore, shapes: Shapes) -> Dialect:
+    """Decide by the rectangular Linear weights whether all Linear weights are [out, in] or [in, out]."""
     votes: dict[Dialect, list[str]] = {Dialect.TRANSFORMERS: [], Dialect.PADDLE: []}
     for name, shape in shapes.items():
         if _is_linear(name, shape) and shape[0] != shape[1] and name in store.tensors:
             stored = store.tensors[name].shape
             if stored in (shape, shape[::-1]):
                 votes[Dialect.TRANSFORMERS if stored == shape else Dialect.PADDLE].append(name)
-    straight, turned = votes.values()
-    if straight and turned:
+    straight, transposed = votes.values()
+    if straight and transposed:
         raise CheckpointError(
-            f"The weights are oriented in both ways: {straight[0]} lies [out, in] and {turned[0]} lies [in, out].",
-            "Get the checkpoint again from where it comes; the square weights of this one cannot be trusted.",
+            f"The weights mix two orientations: {straight[0]} is [out, in] and {transposed[0]} is [in, out].",
+            "Download the checkpoint again; the orientation of this one's square weights is unknown.",
         )
-    return Dialect.PADDLE if turned else Dialect.TRANSFORMERS
+    return Dialect.PADDLE if transposed else Dialect.TRANSFORMERS
 
 
 def sources(dialect: Dialect, shapes: Shapes, names: Iterable[str]) -> Sources:
-    """Where each tensor comes from, by transformers' name, in a file that holds `names`."""
+    """Source of each tensor, by transformers' name, in a file with the tensors `names`."""
     if dialect is Dialect.TRANSFORMERS:
         return {name: WeightSource((name,), lambda x: x) for name in shapes}
     if dialect is Dialect.PADDLE:
@@ -279,13 +274,13 @@ def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _layer(name: str) -> int:
-    found = re.search(r"\.layers\.(\d+)\.", name)
-    return int(found[1]) if found else 0
+    match = re.search(r"\.layers\.(\d+)\.", name)
+    return int(match[1]) if match else 0
 
 
-def _expanded(table: tuple[DialectRow | Single, ...], layers: int) -> Iterator[tuple[str, WeightSource]]:
+def _expanded(table: tuple[DialectRow | TensorRow, ...], layers: int) -> Iterator[tuple[str, WeightSource]]:
     for row in table:
-        if isinstance(row, Single):
+        if isinstance(row, TensorRow):
             yield row.ours, WeightSource((row.theirs,), row.make)
             continue
         for i in range(layers) if "{i}" in row.ours else (0,):
@@ -296,17 +291,17 @@ def _expanded(table: tuple[DialectRow | Single, ...], layers: int) -> Iterator[t
 
 
 def _unstacked(source: WeightSource, stacked: frozenset[str], layers: int) -> WeightSource:
-    """big_vision's larger models hold a parameter of all layers in one tensor, [layers, …]."""
+    """Source in a stacked tensor, [layers, …], in which big_vision's larger models hold a parameter of all layers."""
     name = source.names[0]
     layer = re.search(r"/encoderblock_(\d+)/", name)
-    whole = re.sub(r"/encoderblock_\d+/", "/encoderblock/", name)
-    if layer is None or whole not in stacked:
+    stacked_name = re.sub(r"/encoderblock_\d+/", "/encoderblock/", name)
+    if layer is None or stacked_name not in stacked:
         return source
     number = int(layer[1])
 
     def make(x: Tensor) -> Tensor:
-        if len(x) != layers:  # indexing alone would leave out layers that config.json does not know of
-            raise IndexError(f"{len(x)} layers where {layers} are due")
+        if len(x) != layers:  # indexing alone would ignore layers that config.json omits
+            raise IndexError(f"{len(x)} layers, expected {layers}")
         return source.make(x[number])
 
-    return WeightSource((whole,), make)
+    return WeightSource((stacked_name,), make)

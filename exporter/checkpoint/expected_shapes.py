@@ -1,4 +1,4 @@
-"""Name and shape of every tensor of a checkpoint, in transformers' names."""
+"""Expected tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .config import SiglipConfig, TowerConfig
 
 
 def expected_shapes(config: SiglipConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a checkpoint in transformers' names."""
+    """Name and shape of every required tensor, by transformers' names."""
     v, t = config.vision_config, config.text_config
     head, width = "vision_model.head.", v.hidden_size
     return {

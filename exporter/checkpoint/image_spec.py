@@ -1,4 +1,4 @@
-"""How a checkpoint wants its images: preprocessor_config.json, or what stands for it in other dialects."""
+"""Image preprocessing of a checkpoint: preprocessor_config.json, or open_clip's and big_vision's equivalent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Processor:
 
 @dataclass(frozen=True)
 class _NaflexProcessor(_Processor):
-    """The same for NaFlex. Defaults: transformers, `image_processing_pil_siglip2.py`."""
+    """preprocessor_config.json of a NaFlex model. Defaults: transformers, `image_processing_pil_siglip2.py`."""
 
     size: Any = None
     resample: Literal[0, 1, 2, 3, 4, 5] = 2
@@ -58,14 +58,14 @@ def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
     """Read preprocessor_config.json.
 
     Raises:
-        CheckpointError: It is missing, damaged, or does not fit the vision tower.
+        CheckpointError: The file is missing, damaged, or does not fit the vision tower.
     """
     path = folder / FILE
     processor = read_json(path, _NaflexProcessor if vision.naflex else _Processor)
-    kind = "Siglip2ImageProcessor" if vision.naflex else "SiglipImageProcessor"
-    if not processor.image_processor_type.startswith(kind):
+    expected = "Siglip2ImageProcessor" if vision.naflex else "SiglipImageProcessor"
+    if not processor.image_processor_type.startswith(expected):
         raise CheckpointError(
-            f"{path} asks for a {processor.image_processor_type}, not a {kind}.",
+            f"{path}: image_processor_type is {processor.image_processor_type}, expected {expected}.",
             "Use the file that belongs to the SigLIP checkpoint.",
         )
     spec = ImageSpec(
@@ -81,7 +81,7 @@ def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
     height, width = processor.size.get("height"), processor.size.get("width")
     if height != vision.image_size or width != vision.image_size:
         raise CheckpointError(
-            f"{path} makes images of {height} x {width} pixels, but config.json says that the vision tower takes "
+            f"{path} resizes images to {height} x {width} pixels, but the vision tower in config.json takes "
             f"{vision.image_size} x {vision.image_size}.",
             "Use the preprocessor_config.json that belongs to this checkpoint.",
         )
@@ -91,7 +91,7 @@ def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
 def _patches(path: Path, processor: _NaflexProcessor, vision: VisionConfig, spec: ImageSpec) -> ImageSpec:
     if processor.patch_size != vision.patch_size:
         raise CheckpointError(
-            f"{path} cuts patches of {processor.patch_size} pixels, but config.json says that the vision tower takes "
+            f"{path}: patch_size is {processor.patch_size}, but the vision tower in config.json takes "
             f"{vision.patch_size}.",
             "Use the preprocessor_config.json that belongs to this checkpoint.",
         )
@@ -107,23 +107,23 @@ def _patches(path: Path, processor: _NaflexProcessor, vision: VisionConfig, spec
 
 
 def image_spec(vision: VisionConfig, preprocess: PreprocessConfig) -> ImageSpec:
-    """What open_clip's configuration says, or big_vision's own, which is PreprocessConfig's defaults.
+    """Convert open_clip's configuration; big_vision's preprocessing is that of PreprocessConfig's defaults.
 
     Raises:
-        CheckpointError: It crops, or leaves the filter to chance.
+        CheckpointError: The configuration crops images, or picks a random filter.
     """
     if preprocess.resize_mode != "squash" or preprocess.interpolation == "random":
         raise CheckpointError(
-            f"open_clip_config.json asks for resize_mode {preprocess.resize_mode!r} and interpolation "
-            f"{preprocess.interpolation!r}.",
-            "SigLIP squashes images by a bicubic or bilinear filter; correct the file.",
+            f"open_clip_config.json has resize_mode {preprocess.resize_mode!r} and interpolation "
+            f"{preprocess.interpolation!r}, expected 'squash' and a bicubic or bilinear filter.",
+            "Correct the file.",
         )
     size = vision.image_size
     return ImageSpec(size, size, preprocess.interpolation, 1 / 255, preprocess.mean, preprocess.std)
 
 
 def processor_config(spec: ImageSpec) -> dict[str, Any]:
-    """The content of preprocessor_config.json, all of it, for consumers that know no defaults."""
+    """All entries of preprocessor_config.json, for consumers without defaults."""
     common = {
         "do_normalize": True,
         "do_rescale": True,
@@ -134,7 +134,7 @@ def processor_config(spec: ImageSpec) -> dict[str, Any]:
         "rescale_factor": spec.rescale,
     }
     if spec.resize == "patches":
-        kind = {"image_processor_type": "Siglip2ImageProcessor", "processor_class": "Siglip2Processor"}
-        return {**common, **kind, "patch_size": spec.patch_size, "max_num_patches": spec.max_patches}
-    kind = {"image_processor_type": "SiglipImageProcessor", "processor_class": "SiglipProcessor"}
-    return {**common, **kind, "size": {"height": spec.height, "width": spec.width}}
+        classes = {"image_processor_type": "Siglip2ImageProcessor", "processor_class": "Siglip2Processor"}
+        return {**common, **classes, "patch_size": spec.patch_size, "max_num_patches": spec.max_patches}
+    classes = {"image_processor_type": "SiglipImageProcessor", "processor_class": "SiglipProcessor"}
+    return {**common, **classes, "size": {"height": spec.height, "width": spec.width}}

@@ -1,4 +1,4 @@
-"""The config of a checkpoint that has no config.json: read off the tensors of open_clip's and big_vision's files."""
+"""Config of a checkpoint without config.json, inferred from the tensors of open_clip's and big_vision's files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ...runtime.errors import CheckpointError
+from ..options import Dialect
 from .config import Count, SiglipConfig, Size, TextConfig, VisionConfig, check_config, read_json
-from .dialects import Dialect
 from .image_spec import PreprocessConfig
-from .tensor_files import Store
+
+if TYPE_CHECKING:  # at run time it would import PyTorch
+    from .tensor_files import TensorStore
 
 OPEN_CLIP_FILE: Final = "open_clip_config.json"
-_FORM: Final = "Put the config.json of the same model in transformers' form into the folder."
+_ADD_CONFIG: Final = "Put the config.json of the same model in transformers' format into the folder."
 Gelu = Literal["gelu_pytorch_tanh", "gelu"]
-# What the weights do not show, by the beginning of timm's name, vision_transformer.py: channels of an attention head,
-# and whether GELU is exact. SigLIP was trained with the approximation; open_clip computes what timm says.
+# Settings that the weights do not show, by prefix of the model name in timm's vision_transformer.py: channels of an
+# attention head, and the GELU. SigLIP was trained with the tanh approximation; open_clip computes timm's GELU.
 _TIMM: Final[dict[str, tuple[int, Gelu]]] = {
     "vit_base_": (64, "gelu"),
     "vit_large_": (64, "gelu"),
@@ -58,45 +60,46 @@ class _OpenClipFile:
     preprocess_cfg: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 
-def infer_config(folder: Path, store: Store, dialect: Dialect) -> SiglipConfig:
-    """What the tensors and, for open_clip, open_clip_config.json say.
+def infer_config(folder: Path, store: TensorStore, dialect: Dialect) -> SiglipConfig:
+    """Infer the config from the tensors and, for open_clip, from open_clip_config.json.
 
     Raises:
-        CheckpointError: They do not say enough, or describe another model than SigLIP.
+        CheckpointError: They do not determine the config, or describe another model than SigLIP.
     """
     try:
         config = _big_vision(store) if dialect is Dialect.BIG_VISION else _open_clip(folder, store)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"The model's size cannot be read off the weights in {folder} ({type(error).__name__}: {error}).", _FORM
+            f"The model's sizes cannot be inferred from the weights in {folder} ({type(error).__name__}: {error}).",
+            _ADD_CONFIG,
         ) from error
     check_config(config, folder)
     return config
 
 
 def read_preprocess(folder: Path) -> PreprocessConfig:
-    """`preprocess_cfg` of open_clip_config.json, or its defaults where there is no such file."""
+    """Read `preprocess_cfg` of open_clip_config.json; its defaults if there is no such file."""
     path = folder / OPEN_CLIP_FILE
     return read_json(path, _OpenClipFile).preprocess_cfg if path.exists() else PreprocessConfig()
 
 
-def _shape(store: Store, name: str) -> tuple[int, ...]:
+def _shape(store: TensorStore, name: str) -> tuple[int, ...]:
     return store.tensors[name].shape
 
 
-def _layers(store: Store, pattern: str) -> int:
+def _layers(store: TensorStore, pattern: str) -> int:
     return 1 + max((int(m[1]) for name in store.tensors if (m := re.match(pattern, name))), default=-1)
 
 
-def _open_clip(folder: Path, store: Store) -> SiglipConfig:
+def _open_clip(folder: Path, store: TensorStore) -> SiglipConfig:
     file = read_json(folder / OPEN_CLIP_FILE, _OpenClipFile).model_cfg
     name, text = file.vision_cfg.timm_model_name, file.text_cfg
     family = next((family for family in _TIMM if name.startswith(family)), None)
     if family is None or "_gap_" in name:
         raise CheckpointError(
-            f"{folder / OPEN_CLIP_FILE} names timm's {name!r}, whose attention heads are not known here; known are "
-            f"those that begin with {', '.join(_TIMM)} and pool by attention.",
-            _FORM,
+            f"{folder / OPEN_CLIP_FILE}: the attention heads of timm's model {name!r} are not known, only those of "
+            f"models that pool by attention and begin with {', '.join(_TIMM)}.",
+            _ADD_CONFIG,
         )
     channels, gelu = _TIMM[family]
     width, _, patch, _ = _shape(store, "visual.trunk.patch_embed.proj.weight")
@@ -126,7 +129,7 @@ def _open_clip(folder: Path, store: Store) -> SiglipConfig:
     )
 
 
-def _big_vision(store: Store) -> SiglipConfig:
+def _big_vision(store: TensorStore) -> SiglipConfig:
     vision, text = "params/img/Transformer/encoderblock", "params/txt/Encoder_0/encoderblock"
     kernel = _shape(store, "params/img/embedding/kernel")
     positions = math.prod(_shape(store, "params/img/pos_embedding")[:-1])
@@ -146,8 +149,8 @@ def _big_vision(store: Store) -> SiglipConfig:
     )
 
 
-def _flax_tower(store: Store, block: str) -> dict[str, Any]:
-    """Sizes of a tower, whose layers have tensors of their own or share stacked ones."""
+def _flax_tower(store: TensorStore, block: str) -> dict[str, Any]:
+    """Sizes of a tower; each layer has its own tensors, or all layers share stacked ones."""
     query = "MultiHeadDotProductAttention_0/query/kernel"
     stacked = f"{block}/{query}" in store.tensors
     prefix = f"{block}/" if stacked else f"{block}_0/"

@@ -1,4 +1,4 @@
-"""How a checkpoint wants its texts: SigLIP's sentencepiece vocabularies, and the Gemma vocabulary of SigLIP 2."""
+"""Text preprocessing of a checkpoint: SigLIP's sentencepiece vocabularies, and SigLIP 2's Gemma vocabulary."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .config import COMPLETE, TextConfig, read_json
 FILE: Final = "tokenizer_config.json"
 SENTENCEPIECE, FAST = "spiece.model", "tokenizer.json"
 _SIGLIP: Final = frozenset({"SiglipTokenizer", "SiglipTokenizerFast"})
-# open_clip's repositories name the class that reads the vocabulary and clean texts themselves, as SigLIP does.
+# open_clip's repositories name the class that reads the vocabulary; open_clip itself cleans texts like SigLIP.
 _OPEN_CLIP: Final = frozenset({"T5Tokenizer", "T5TokenizerFast"})
 _GEMMA: Final = frozenset({"GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer"})
-_BELONGS: Final = "Use the tokenizer files that belong to this checkpoint."
+_OWN_FILES: Final = "Use the tokenizer files that belong to this checkpoint."
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def read_tokenizer_spec(folder: Path, text: TextConfig, *, open_clip: bool = Fal
 
     Args:
         folder: The checkpoint.
-        text: What the vocabulary must fit.
-        open_clip: Whether the file may be one of open_clip's, or absent, since SigLIP's own rules are known.
+        text: Text tower that the vocabulary must fit.
+        open_clip: Accept open_clip's tokenizer_config.json, or none, and then use SigLIP's defaults.
 
     Raises:
-        CheckpointError: One of them is missing, damaged, or does not fit the text tower.
+        CheckpointError: A file is missing, damaged, or does not fit the text tower.
     """
     path = folder / FILE
     bare = open_clip and not path.exists()
@@ -64,8 +64,9 @@ def read_tokenizer_spec(folder: Path, text: TextConfig, *, open_clip: bool = Fal
         return _gemma(folder, file if bare else read_json(path, _GemmaFile), text)
     if file.tokenizer_class not in (_SIGLIP | _OPEN_CLIP if open_clip else _SIGLIP):
         raise CheckpointError(
-            f"{path} asks for a {file.tokenizer_class}, which is not SigLIP's.",
-            "SigLIP has a SiglipTokenizer (spiece.model), SigLIP 2 a GemmaTokenizer or Siglip2Tokenizer. " + _BELONGS,
+            f"{path}: tokenizer_class is {file.tokenizer_class}, expected SiglipTokenizer (SigLIP, with spiece.model), "
+            "or GemmaTokenizer or Siglip2Tokenizer (SigLIP 2).",
+            _OWN_FILES,
         )
     return _siglip(folder, file, text)
 
@@ -79,7 +80,7 @@ def _siglip(folder: Path, file: _TokenizerFile, text: TextConfig) -> TokenizerSp
     length = _length(file, text)
     if added or file.sp_model_kwargs or length < 2:
         raise CheckpointError(
-            f"{folder / FILE} asks for a tokenizer that is not SigLIP's own (added tokens: {sorted(added) or 'none'}, "
+            f"{folder / FILE} differs from SigLIP's tokenizer (added tokens: {sorted(added) or 'none'}, "
             f"sp_model_kwargs: {file.sp_model_kwargs or 'none'}, model_max_length: {file.model_max_length}).",
             "Use the tokenizer_config.json that belongs to a SigLIP checkpoint.",
         )
@@ -102,11 +103,11 @@ def _gemma(folder: Path, file: _TokenizerFile, text: TextConfig) -> TokenizerSpe
         ids: dict[str, int] = {str(piece): int(number) for piece, number in content["model"]["vocab"].items()}
         ids |= {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path} holds no vocabulary of pieces with ids ({error!r}).", COMPLETE) from error
+        raise CheckpointError(f"{path} has no vocabulary of pieces with ids ({error!r}).", COMPLETE) from error
     _check_vocabulary(path, ids, text)
     pad, eos, unk = _specials(folder, file, path, ids)
     if isinstance(file, _GemmaFile) and file.padding_side != "right":
-        raise CheckpointError(f"{folder / FILE} pads on the {file.padding_side}, and SigLIP 2 on the right.", _BELONGS)
+        raise CheckpointError(f"{folder / FILE}: padding_side is {file.padding_side}, expected right.", _OWN_FILES)
     return TokenizerSpec(
         file=FAST,
         lower_case=True,
@@ -122,7 +123,7 @@ def _gemma(folder: Path, file: _TokenizerFile, text: TextConfig) -> TokenizerSpe
 
 
 def tokenizer_config(spec: TokenizerSpec) -> dict[str, Any]:
-    """The entries of tokenizer_config.json that consumers need, even where a checkpoint leaves them out."""
+    """Entries of tokenizer_config.json that consumers need, even if the checkpoint omits them."""
     pieces = {number: piece for piece, number in spec.special_pieces.items()}
     gemma = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right", "model_input_names": ["input_ids"]}
     return {
@@ -139,7 +140,7 @@ def tokenizer_config(spec: TokenizerSpec) -> dict[str, Any]:
 def _check_vocabulary(path: Path, ids: dict[str, int], text: TextConfig) -> None:
     if len(ids) != text.vocab_size:
         raise CheckpointError(
-            f"{path} holds {len(ids)} pieces, but config.json says that the text tower knows {text.vocab_size}.",
+            f"{path} has {len(ids)} pieces, but the text tower in config.json has a vocab_size of {text.vocab_size}.",
             f"Use the {path.name} that belongs to this checkpoint.",
         )
 
@@ -167,8 +168,8 @@ def _piece_ids(model: Path) -> dict[str, int]:
     except OSError as error:
         raise CheckpointError(
             f"{model} cannot be read ({error.strerror}).",
-            f"{COMPLETE} Where it has none, take the spiece.model of the same model in transformers' form.",
+            f"{COMPLETE} If it has no spiece.model, use the one of the same model in transformers' format.",
         ) from error
     except RuntimeError as error:
-        raise CheckpointError(f"{model} is no sentencepiece model, or damaged.", COMPLETE) from error
+        raise CheckpointError(f"{model} is damaged, or not a sentencepiece model.", COMPLETE) from error
     return {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}

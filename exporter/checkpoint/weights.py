@@ -1,4 +1,4 @@
-"""A checkpoint's weights in transformers' names and orientation, whatever dialect its file is written in."""
+"""A checkpoint's weights by transformers' names and in its orientation, from a file in any dialect."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
-from .dialects import Dialect, Shapes, WeightSource, sources
-from .tensor_files import Store
+from ..options import Dialect
+from .dialects import Shapes, WeightSource, sources
+from .tensor_files import TensorStore
 
-_DTYPES: Final = frozenset({"F32", "F16", "BF16"})
-# Buffers that older versions of transformers stored along; they only count up from zero.
+_TYPES: Final = frozenset({"F32", "F16", "BF16"})
+# Buffers in files of older transformers versions; they hold 0, 1, 2, …
 _IGNORED: Final = ("embeddings.position_ids",)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors of a checkpoint by transformers' names; nothing is read before it is asked for.
+    """Tensors of a checkpoint by transformers' names, read on demand.
 
     Attributes:
-        store: The file or files.
-        dialect: Whose names they have.
-        shapes: Name and shape of every tensor that there must be.
-        sources: What each one is made of.
+        store: The weight files.
+        dialect: Their dialect.
+        shapes: Name and shape of every required tensor.
+        sources: Stored tensors that each required tensor is made from.
     """
 
-    store: Store
+    store: TensorStore
     dialect: Dialect
     shapes: Shapes
     sources: Mapping[str, WeightSource]
 
     @classmethod
-    def open(cls, store: Store, dialect: Dialect, shapes: Shapes) -> Weights:
-        """Check that a file holds what the config asks for.
+    def open(cls, store: TensorStore, dialect: Dialect, shapes: Shapes) -> Weights:
+        """Check that the files hold exactly the required tensors.
 
         Raises:
-            CheckpointError: It does not; the message lists what is missing, unexpected or wrong.
+            CheckpointError: Tensors are missing or unexpected, or have a wrong shape or type; the message lists them.
         """
         weights = cls(store, dialect, shapes, sources(dialect, shapes, store.tensors))
         weights._check()
         return weights
 
     def load(self, name: str) -> Tensor:
-        """One tensor, float32, on the CPU.
+        """Read one tensor as float32 on the CPU.
 
         Raises:
-            CheckpointError: Its file has vanished or changed since it was opened.
+            CheckpointError: Its file was removed or changed after it was opened.
         """
         source = self.sources[name]
         tensor: Tensor = source.make(*map(self.store.load, source.names))
@@ -58,43 +59,45 @@ class Weights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors once they are float32."""
+        """Bytes of all required tensors as float32."""
         return sum(4 * torch.Size(shape).numel() for shape in self.shapes.values())
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that the tensors lie in."""
+        """Paths of the weight files."""
         return tuple(sorted({info.file for info in self.store.tensors.values()}))
 
     def _check(self) -> None:
-        found = {name: info for name, info in self.store.tensors.items() if not name.endswith(_IGNORED)}
-        needed = dict.fromkeys(name for source in self.sources.values() for name in source.names)
+        stored = {name: info for name, info in self.store.tensors.items() if not name.endswith(_IGNORED)}
+        required = dict.fromkeys(name for source in self.sources.values() for name in source.names)
         problems = [
-            _listed("missing", [name for name in needed if name not in found]),
-            _listed("unexpected", [name for name in found if name not in needed]),
-            _listed("wrong in shape", [text for name in self.shapes if (text := self._wrong_shape(name))]),
-            _listed("of an unusable type", [f"{n} is {i.dtype}" for n, i in found.items() if i.dtype not in _DTYPES]),
+            _listed("missing", [name for name in required if name not in stored]),
+            _listed("unexpected", [name for name in stored if name not in required]),
+            _listed("with a wrong shape", [text for name in self.shapes if (text := self._wrong_shape(name))]),
+            _listed(
+                "of an unsupported type", [f"{n} is {i.dtype}" for n, i in stored.items() if i.dtype not in _TYPES]
+            ),
         ]
         if any(problems):
             raise CheckpointError(
-                f"The tensors in {', '.join(map(str, self.files))} (names of {self.dialect}) do not fit config.json. "
-                + " ".join(p for p in problems if p),
-                "Check that config.json and the weights belong together, and that both are a SigLIP model's.",
+                f"The tensors in {', '.join(map(str, self.files))} (dialect {self.dialect}) do not fit config.json. "
+                + " ".join(problem for problem in problems if problem),
+                "Check that config.json and the weights belong together, and to a SigLIP model.",
             )
 
     def _wrong_shape(self, name: str) -> str | None:
-        source, due = self.sources[name], list(self.shapes[name])
+        source, expected = self.sources[name], list(self.shapes[name])
         if any(part not in self.store.tensors for part in source.names):
-            return None  # missing, which is told anyway
+            return None  # listed as missing
         stored = [self.store.tensors[part].shape for part in source.names]
-        what = " and ".join(f"{part} is {list(shape)}" for part, shape in zip(source.names, stored, strict=True))
+        parts = " and ".join(f"{part} is {list(shape)}" for part, shape in zip(source.names, stored, strict=True))
         try:
-            made = list(source.make(*(torch.empty(shape, device="meta") for shape in stored)).shape)
+            actual = list(source.make(*(torch.empty(shape, device="meta") for shape in stored)).shape)
         except (RuntimeError, IndexError) as error:
-            return f"{what}, which cannot become {due} ({str(error).splitlines()[0]})"
-        return None if made == due else f"{what} where {due} is due"
+            return f"{parts}, which cannot become {expected} ({str(error).splitlines()[0]})"
+        return None if actual == expected else f"{parts}, expected {expected}"
 
 
-def _listed(kind: str, items: list[str]) -> str:
+def _listed(problem: str, items: list[str]) -> str:
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return f"{len(items)} {kind}: {', '.join(items[:5])}{more}." if items else ""
+    return f"{len(items)} {problem}: {', '.join(items[:5])}{more}." if items else ""

@@ -1,1 +1,1 @@
-"""ONNX graphs: names, node building, the joint graph, and preprocessing inside a graph."""
+"""ONNX graphs: names, node builder, joint graph, and preprocessing in a graph."""

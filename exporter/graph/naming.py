@@ -1,4 +1,4 @@
-"""What the graphs of an artifact look like from outside: names of files, inputs, outputs and dimensions."""
+"""Names of an artifact's graphs: files, inputs, outputs and dimensions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import onnx_ir as ir
 
 from ...runtime.artifact.contract import Graph, Precision, Provider, Role, TensorSpec
 
-OPSET: Final = 20  # the first in which Gelu(tanh) is one operator
+OPSET: Final = 20  # the first with Gelu(tanh) as one operator
 BATCH: Final = "batch"
 POOLED: Final = "pooler_output"
 OUTPUTS: Final = ("last_hidden_state", POOLED)
 
 _NAMES: Final = {Role.VISION: "vision_model", Role.TEXT: "text_model", Role.JOINT: "model"}
-# transformers.js 4 (`DEFAULT_DTYPE_SUFFIX_MAPPING` in src/utils/dtypes.js) finds fp16, int8 and q4 by these suffixes.
+# transformers.js 4 (`DEFAULT_DTYPE_SUFFIX_MAPPING` in src/utils/dtypes.js) looks for fp16, int8 and q4 under these
+# suffixes.
 _SUFFIXES: Final = {
     Precision.FP32: "",
     Precision.FP16: "_fp16",
@@ -28,17 +29,17 @@ _SUFFIXES: Final = {
 
 
 def graph_path(role: Role, precision: Precision = Precision.FP32, provider: Provider | None = None) -> str:
-    """Where a graph lies in an artifact, such as onnx/vision_model_fp16.cuda.onnx."""
+    """Path of a graph in an artifact, such as onnx/vision_model_fp16.cuda.onnx."""
     return f"onnx/{_NAMES[role]}{_SUFFIXES[precision]}{f'.{provider}' if provider else ''}.onnx"
 
 
 def data_path(graph: str) -> str:
-    """Where the weights of a graph lie."""
+    """Path of a graph's weights."""
     return f"{graph}_data"
 
 
 def describe(model: ir.Model, path: str, data: tuple[str, ...]) -> Graph:
-    """The contract's entry for a graph that was written to `path`."""
+    """Contract entry of a graph at `path`, whose weights are in the files `data`."""
     return Graph(
         path=path,
         data=data,
@@ -54,7 +55,7 @@ def base_name(path: str) -> str:
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.shape is not None  # noqa: S101  every input and output of ours is typed and shaped
+    assert value.shape is not None  # noqa: S101  inputs and outputs of our graphs have types and shapes
     assert value.dtype is not None  # noqa: S101
     shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
     return TensorSpec(str(value.name), str(value.dtype.numpy()), shape)

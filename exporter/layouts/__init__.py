@@ -1,13 +1,13 @@
-"""Layouts: an artifact's graphs in the folders that other servers and libraries read.
+"""Layouts: an artifact's graphs in folders for other servers and libraries.
 
-    write_layout(Path("siglip-large"), Path("immich/clip/…"), Layout.IMMICH)
+    write_layout("siglip-large", "immich/clip/ViT-L-16-SigLIP-384__webli", Layout.IMMICH)
 
-Weights are linked, not copied, so a layout takes a few megabytes. docs/layouts.md says who reads what, and how exactly.
+Weights are linked, not copied, so a layout takes only a few megabytes. docs/layouts.md describes every layout.
 """
 
 from __future__ import annotations
 
-from .common import LayoutSource, Progress
-from .write import Layout, write_layout
+from ..options import Layout
+from .write import write_layout
 
-__all__ = ["Layout", "LayoutSource", "Progress", "write_layout"]
+__all__ = ["Layout", "write_layout"]

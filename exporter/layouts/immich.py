@@ -1,6 +1,6 @@
 """Immich's layout: the folder of one model in its machine-learning cache, clip/<name of the model>.
 
-Facts: immich-app/immich, machine-learning/immich_ml/models/clip/visual.py and textual.py, and open_clip's
+Sources: immich-app/immich, machine-learning/immich_ml/models/clip/visual.py and textual.py, and open_clip's
 `get_model_config` and `get_model_preprocess_cfg`, whose JSON Immich reads.
 """
 
@@ -15,19 +15,20 @@ from ...runtime.errors import ExportError
 from .common import LayoutSource, embedding_only, narrow_input, rename_input
 
 FILES: Final = ("tokenizer.json", "tokenizer_config.json")
-_BYTE: Final = 1 / 255  # what Immich multiplies a byte by
+_BYTE: Final = 1 / 255  # Immich's factor for bytes
 
 
 def write(source: LayoutSource, folder: Path) -> None:
     """Write both towers with the inputs `image` and `text` and the output `embedding`, and their configuration.
 
     Raises:
-        ExportError: Immich cannot prepare images as the model needs them, or sends fewer than a fixed batch.
+        ExportError: Immich cannot preprocess images for this model, or the graphs have a fixed batch of several.
     """
     if source.contract.batch not in (None, 1):
         raise ExportError(
-            f"The graphs of {source.artifact.folder} take {source.contract.batch} at a time, and Immich sends one.",
-            "Export the checkpoint again with a free batch.",
+            f"The graphs of {source.artifact.folder} have a fixed batch of {source.contract.batch}, but Immich sends "
+            "one image or text at a time.",
+            "Export the checkpoint again with a dynamic batch.",
         )
     preprocessing = _preprocessing(source.contract.image)
     embedding = source.contract.embedding
@@ -38,19 +39,19 @@ def write(source: LayoutSource, folder: Path) -> None:
         embedding_only(model, embedding)
         source.save(model, role, folder / place)
     for name in FILES:
-        source.take(name, folder / "textual" / name)
+        source.copy_file(name, folder / "textual" / name)
     _write_json(folder / "visual" / "preprocess_cfg.json", preprocessing)
     _write_json(folder / "config.json", _config(source.contract))
 
 
 def _config(contract: Contract) -> dict[str, Any]:
-    """What Immich takes from open_clip's model configuration.
+    """The entries of open_clip's model configuration that Immich reads.
 
-    With `clean` other than "canonicalize", Immich hands the text to tokenizer.json as it is, but for white space.
-    tokenizer.json canonicalizes already; a second time would lose a literal </s> and a final capital sigma.
+    Unless `clean` is "canonicalize", Immich only collapses white space before it passes the text to tokenizer.json.
+    tokenizer.json canonicalizes itself; doing so twice would lose a literal </s> and change a final capital sigma.
     """
     tokenizer = contract.tokenizer
-    assert tokenizer is not None  # noqa: S101  an artifact with a text tower has one
+    assert tokenizer is not None  # noqa: S101  every artifact with a text tower has a tokenizer
     return {
         "embed_dim": contract.embedding.size,
         "vision_cfg": {"image_size": contract.image.height},
@@ -63,10 +64,10 @@ def _config(contract: Contract) -> dict[str, Any]:
 
 
 def _preprocessing(spec: ImageSpec) -> dict[str, Any]:
-    """open_clip's description of the image section; "squash" is its word for a stretch to the exact size."""
+    """The image section in open_clip's terms, in which "squash" means stretching to the exact size."""
     if spec.height != spec.width or spec.channel_order != "RGB":
         raise ExportError(
-            f"Immich makes square RGB images, and the model takes {spec.height} x {spec.width} {spec.channel_order}.",
+            f"Immich makes square RGB images, but the model takes {spec.height} x {spec.width} {spec.channel_order}.",
             "Run the artifact with siglip_onnx.runtime, or on Triton.",
         )
     scale = spec.rescale / _BYTE

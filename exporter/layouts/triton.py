@@ -1,7 +1,7 @@
 """Triton's layout: a model repository with both towers, preprocessing, and an ensemble from image to embedding.
 
-Facts: protobuf/model_config.proto of triton-inference-server/common; for ensembles of models with and without batches,
-src/ensemble_scheduler/ensemble_utils.cc of triton-inference-server/core.
+Sources: protobuf/model_config.proto of triton-inference-server/common; for ensembles of models with and without
+batches, src/ensemble_scheduler/ensemble_utils.cc of triton-inference-server/core.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ VERSION: Final = "1"
 CONFIG: Final = "config.pbtxt"
 
 _TYPES: Final = {"float32": "TYPE_FP32", "int64": "TYPE_INT64", "uint8": "TYPE_UINT8"}
-# An H100 runs fp16 at nine tenths of its best rate from batches of 8 on, and gains nothing beyond 32
-# (docs/benchmarks.md). A request that comes alone waits for others no longer than a tenth of a text on a CPU takes.
+# From batches of 8, an H100 runs fp16 at 90 % of its best rate, and batches above 32 gain nothing (docs/benchmarks.md).
+# A single request waits for others at most a tenth of the time that a text takes on a CPU.
 _MAX_BATCH: Final = 32
 _BATCHING: Final = """\
 dynamic_batching {
@@ -32,7 +32,7 @@ dynamic_batching {
   max_queue_delay_microseconds: 2000
 }
 """
-# Images of any size do not batch; that gray levels agree with Pillow's was measured on the CPU.
+# Images of any size cannot be batched, and agreement with Pillow was measured on the CPU.
 _ON_CPU: Final = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
 _PLACEHOLDER: Final = "An ensemble has no file of its own, but Triton wants a folder for its version.\n"
 
@@ -41,7 +41,7 @@ def write(source: LayoutSource, folder: Path) -> None:
     """Write the repository: siglip_vision, siglip_text, siglip_preprocess and siglip_image.
 
     Raises:
-        ExportError: ONNX has no operator for the model's filter, or a tower's batch is fixed.
+        ExportError: ONNX has no operator for the model's filter, or a tower has a fixed batch.
     """
     preprocess = preprocess_model(source.contract.image)
     for role, name in ((Role.VISION, VISION), (Role.TEXT, TEXT)):
@@ -57,8 +57,8 @@ def _write_tower(source: LayoutSource, role: Role, folder: Path) -> None:
     shape = model.graph.inputs[0].shape
     if shape is None or isinstance(shape[0], int):
         raise ExportError(
-            f"The {role} graph of {source.artifact.folder} takes batches of one size only, and Triton forms its own.",
-            "Export the checkpoint again with a free batch.",
+            f"The {role} graph of {source.artifact.folder} has a fixed batch, but Triton's batches vary in size.",
+            "Export the checkpoint again with a dynamic batch.",
         )
     embedding_only(model, source.contract.embedding)
     source.save(model, role, folder / VERSION)
@@ -66,16 +66,16 @@ def _write_tower(source: LayoutSource, role: Role, folder: Path) -> None:
 
 
 def _configure(folder: Path, model: ir.Model, *, batch: int, more: str) -> None:
-    """Write config.pbtxt for a graph; its interface leaves out the batch where Triton forms batches."""
+    """Write config.pbtxt for a graph; its shapes omit the batch dimension if Triton forms batches."""
     graph = describe(model, MODEL, ())
     tensors = _tensors("input", graph.inputs, batch > 0) + _tensors("output", graph.outputs, batch > 0)
     _write_config(folder, "onnxruntime_onnx", batch, tensors + more)
 
 
 def _write_ensemble(folder: Path, preprocess: ir.Model, size: int) -> None:
-    """From image by way of pixel_values, [1, 3, S, S], to embedding, [1, size].
+    """Write the ensemble: image -> pixel_values [1, 3, S, S] -> embedding [1, size].
 
-    Triton takes the leading 1 for the batch of siglip_vision, and fills batches from several requests.
+    Triton treats the leading 1 as the batch of siglip_vision, and combines several requests into batches.
     """
     embedding = TensorSpec("embedding", "float32", (1, size))
     inputs = describe(preprocess, MODEL, ()).inputs
@@ -86,13 +86,13 @@ def _write_ensemble(folder: Path, preprocess: ir.Model, size: int) -> None:
     _write_config(folder, "ensemble", 0, tensors + f"ensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}\n")
 
 
-def _step(model: str, taken: str, given: str) -> str:
-    """A step of an ensemble, whose tensors have the models' own names."""
+def _step(model: str, input_name: str, output_name: str) -> str:
+    """A step of an ensemble; the ensemble's tensors have the same names as the model's."""
     lines = (
         f'model_name: "{model}"',
         "model_version: -1",
-        f'input_map {{ key: "{taken}" value: "{taken}" }}',
-        f'output_map {{ key: "{given}" value: "{given}" }}',
+        f'input_map {{ key: "{input_name}" value: "{input_name}" }}',
+        f'output_map {{ key: "{output_name}" value: "{output_name}" }}',
     )
     return "    {\n" + "".join(f"      {line}\n" for line in lines) + "    }"
 
@@ -105,7 +105,7 @@ def _tensors(field: str, tensors: Iterable[TensorSpec], batched: bool) -> str:
 
 
 def _dims(tensor: TensorSpec, batched: bool) -> str:
-    """Dimensions as Triton has them: -1 where one is free, and no batch where Triton forms batches."""
+    """Dimensions in Triton's form: -1 if dynamic, and without the batch if Triton forms batches."""
     dims = ", ".join(str(d) if isinstance(d, int) else "-1" for d in tensor.shape[batched:])
     return f"[ {dims} ]"
 

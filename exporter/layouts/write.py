@@ -1,11 +1,9 @@
-"""Writing a layout: verified, whole or not at all, and only in the place of one of ours."""
+"""Writing of a layout: verified, complete or absent, and replacing nothing but another layout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,27 +14,24 @@ from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ExportError
 from ...runtime.files import new_folder
+from ..options import Layout
+from ..output_folder import Progress, is_occupied, write_errors
 from . import immich, optimum, triton
-from .common import LayoutSource, Progress, require_file, require_pixels
+from .common import LayoutSource, require_file, require_pixels
 
 MARKER: Final = "siglip-layout.json"
 
 
-class Layout(StrEnum):
-    """Who reads the folder: Immich, Triton Inference Server, or Optimum."""
-
-    IMMICH = "immich"
-    TRITON = "triton"
-    OPTIMUM = "optimum"
-
-
 @dataclass(frozen=True)
 class Marker:
-    """What `siglip-layout.json` says of a layout.
+    """Content of siglip-layout.json, the file that marks a layout.
 
     Attributes:
-        artifact: The artifact's name.
-        sources: SHA-256 of each file of the artifact that the layout was made from.
+        layout: The layout.
+        artifact: Name of the artifact.
+        precision: Precision of the variant.
+        provenance: Tool and version that wrote the layout.
+        sources: SHA-256 of each artifact file that the layout was made from.
     """
 
     layout: Layout
@@ -48,24 +43,30 @@ class Marker:
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """Which graphs and other files of an artifact a layout is made from, and how."""
+class _LayoutSpec:
+    """Sources of a layout, and the function that writes it.
+
+    Attributes:
+        roles: Graphs that the layout is made from.
+        files: Returns the artifact's other files that the layout is made from.
+        write: Writes the layout into a folder.
+    """
 
     roles: tuple[Role, ...]
     files: Callable[[LayoutSource], tuple[str, ...]]
     write: Callable[[LayoutSource, Path], None]
 
 
-_RECIPES: Final = {
-    Layout.IMMICH: _Recipe((Role.VISION, Role.TEXT), lambda source: immich.FILES, immich.write),
-    Layout.TRITON: _Recipe((Role.VISION, Role.TEXT), lambda source: (), triton.write),
-    Layout.OPTIMUM: _Recipe((Role.JOINT, Role.VISION, Role.TEXT), optimum.files, optimum.write),
+_SPECS: Final = {
+    Layout.IMMICH: _LayoutSpec((Role.VISION, Role.TEXT), lambda source: immich.FILES, immich.write),
+    Layout.TRITON: _LayoutSpec((Role.VISION, Role.TEXT), lambda source: (), triton.write),
+    Layout.OPTIMUM: _LayoutSpec((Role.JOINT, Role.VISION, Role.TEXT), optimum.files, optimum.write),
 }
 
 
 def write_layout(
-    artifact: Path,
-    target: Path,
+    artifact: str | Path,
+    target: str | Path,
     layout: Layout,
     *,
     precision: Precision = Precision.FP32,
@@ -73,51 +74,53 @@ def write_layout(
     copy: bool = False,
     progress: Progress = print,
 ) -> Path:
-    """Write an artifact's graphs in a folder of another form.
+    """Write an artifact's graphs into a folder for another server or library.
 
-    The artifact's files are verified first. Weights become hard links to the artifact's: they take no room, and stay
-    when the artifact is removed or exported anew; where links are impossible they are copied, and `progress` is told.
+    The artifact's files are verified first. Weights become hard links to the artifact's weights: they take no extra
+    disk, and remain if the artifact is removed or exported again. If links are impossible, weights are copied, and
+    `progress` receives the reason.
 
     Args:
-        artifact: The artifact's folder.
-        target: The layout's folder.
-        layout: Who is to read it.
-        precision: Which variant.
-        overwrite: Replace `target` if it is a layout of ours already.
-        copy: Copy weights where they could be linked, for readers that refuse hard links, as the onnx package does.
-        progress: Told what is being done, in a few words.
+        artifact: Folder of the artifact.
+        target: Folder of the layout.
+        layout: Server or library that will read the folder.
+        precision: Precision of the variant.
+        overwrite: Replace `target` if it is a layout.
+        copy: Copy weights instead of linking them, for readers that refuse hard links, such as the onnx package.
+        progress: Called with a short description before each step.
 
     Returns:
-        The layout's folder as an absolute path.
+        The absolute path of the layout's folder.
 
     Raises:
-        ArtifactError: The artifact is damaged, or lacks that precision or a file.
-        ExportError: The layout cannot hold this model or its one tower, or cannot be written.
+        ArtifactError: The artifact is damaged, or lacks the precision or a file.
+        ExportError: The layout does not support this model, the artifact lacks a tower, `target` exists and is not a
+            layout to overwrite, or the layout cannot be written.
     """
-    source, folder = LayoutSource(Artifact.open(artifact), precision, progress, copy), target.resolve()
-    recipe = _RECIPES[layout]
+    source, folder = LayoutSource(Artifact.open(artifact), precision, progress, copy), Path(target).resolve()
+    spec = _SPECS[layout]
     require_pixels(source)
-    used = _used(source, recipe)
-    with _writing(folder):
+    used = _used(source, spec)
+    with write_errors("layout", folder):
         _check_target(folder, overwrite, source.artifact)
         progress("Verifying the artifact")
         source.artifact.verify(used)
         with new_folder(folder, replace=overwrite) as partial:
-            recipe.write(source, partial)
+            spec.write(source, partial)
             (partial / MARKER).write_bytes(_marker(source, layout, used))
     return folder
 
 
-def _used(source: LayoutSource, recipe: _Recipe) -> tuple[str, ...]:
-    """The files that a layout is made from."""
+def _used(source: LayoutSource, spec: _LayoutSpec) -> tuple[str, ...]:
+    """Files of the artifact that a layout is made from."""
     variant = source.contract.variant(source.precision)
-    if variant is not None and (missing := [role for role in recipe.roles if role not in variant.graphs]):
+    if variant is not None and (missing := [role for role in spec.roles if role not in variant.graphs]):
         raise ExportError(
             f"The artifact {source.artifact.folder} has no {' and no '.join(missing)} graph, which the layout needs.",
-            "Take an artifact with both towers, as `siglip-onnx export` writes it.",
+            "Use an artifact with both towers, as `siglip-onnx export` writes it.",
         )
-    graphs = [source.graph(role) for role in recipe.roles]
-    files = [require_file(source, name) for name in recipe.files(source)]
+    graphs = [source.graph(role) for role in spec.roles]
+    files = [require_file(source, name) for name in spec.files(source)]
     return tuple(dict.fromkeys((*(path for graph in graphs for path in (graph.path, *graph.data)), *files)))
 
 
@@ -129,15 +132,11 @@ def _marker(source: LayoutSource, layout: Layout, used: tuple[str, ...]) -> byte
 
 def _check_target(folder: Path, overwrite: bool, artifact: Artifact) -> None:
     if folder.is_relative_to(artifact.folder.resolve()):
-        raise ExportError(f"{folder} lies in the artifact itself.", "Name a folder outside of it.")
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not overwrite:
-        raise ExportError(f"{folder} exists already.", "Name another folder, or replace it with --overwrite.")
-    if not _is_layout(folder):
+        raise ExportError(f"{folder} is inside the artifact.", "Choose a folder outside of the artifact.")
+    if is_occupied(folder, overwrite=overwrite) and not _is_layout(folder):
         raise ExportError(
-            f"{folder} is not a layout that siglip-onnx wrote, so it is not replaced.",
-            "Name another folder, or remove this one yourself.",
+            f"{folder} is not a layout written by siglip-onnx, so it is not replaced.",
+            "Choose another folder, or remove this one yourself.",
         )
 
 
@@ -147,14 +146,3 @@ def _is_layout(folder: Path) -> bool:
     except (OSError, msgspec.DecodeError):
         return False
     return True
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ExportError(
-            f"The layout cannot be written to {folder} ({error.strerror or error}); nothing was left behind.",
-            "Make room there, or name a folder that can be written.",
-        ) from error

@@ -1,1 +1,1 @@
-"""The vision and text towers as PyTorch modules, and how they are traced to ONNX."""
+"""Vision and text towers as PyTorch modules, their weights, and their tracing to ONNX."""

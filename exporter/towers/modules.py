@@ -1,9 +1,9 @@
-"""The two towers, written for export; parameters.py says where each of their parameters comes from.
+"""Vision and text towers, written for export; weight_map.py maps their parameters to the checkpoint's tensors.
 
-They compute what transformers' `SiglipVisionModel`, `Siglip2VisionModel` and their text models compute
-(arXiv:2303.15343, arXiv:2502.14786), laid out for ONNX: every Linear is a MatMul by a weight stored [in, out], queries,
-keys and values come from one MatMul, attention's 1/sqrt(head) is part of the query weights, and every shape but the
-batch is a constant.
+They compute the same as transformers' `SiglipVisionModel`, `Siglip2VisionModel` and the text models (arXiv:2303.15343,
+arXiv:2502.14786), arranged for ONNX: every Linear is a MatMul by a weight stored as [in, out]; one MatMul computes
+queries, keys and values; attention's 1/sqrt(head) is folded into the query weights; and all dimensions but the batch
+are constant.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
-from ..options import ExportOptions, ImageInput
+from ..options import ExportOptions, GraphInput
 
 _GELU: Final = {"gelu_pytorch_tanh": "tanh", "gelu": "none"}
-# Added to the scores of patches that are only padding. e**-1e4 is zero in every precision, and float16 holds -1e4.
+# Added to the scores of padding patches. e**-1e4 is zero in every precision, and float16 can represent -1e4.
 _MASKED: Final = -1e4
 
 
 class Linear(nn.Module):
-    """x @ weight + bias, the weight stored [in, out] as ONNX's MatMul takes it."""
+    """x @ weight + bias; the weight is stored as [in, out] for ONNX's MatMul."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Layer(nn.Module):
         return y
 
     def attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """[batch, tokens, width] to the same; `mask`, [batch, 1, 1, tokens], is added to the scores."""
+        """[batch, tokens, width] -> same shape; `mask`, [batch, 1, 1, tokens], is added to the scores."""
         split = (-1, self.tokens, self.heads, self.width // self.heads)
         q, k, v = (part.view(split) for part in self.qkv(x).split(self.width, dim=-1))
         scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # [batch, heads, tokens, tokens]
@@ -76,7 +76,7 @@ class Layer(nn.Module):
 
 
 class LastTokenLayer(nn.Module):
-    """The layer behind which only the last token is looked at, so that it computes nothing else."""
+    """A last layer that computes only the last token, for towers that return only the pooled output."""
 
     def __init__(self, config: TowerConfig, tokens: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class LastTokenLayer(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, tokens, width] to [batch, width]."""
+        """[batch, tokens, width] -> [batch, width]."""
         head = self.width // self.heads
         normed = self.norm1(x)
         q = self.q(normed.select(1, self.tokens - 1)).view(-1, self.heads, 1, head)
@@ -103,8 +103,8 @@ class LastTokenLayer(nn.Module):
 class AttentionPool(nn.Module):
     """The MAP head (arXiv:2106.04560): one learned query attends over the patches, then a residual MLP.
 
-    The query is the same for every image, so its projection is made at export and `query` holds the result,
-    [1, heads, 1, head].
+    The query is the same for every image, so the exporter projects it once; `query`, [1, heads, 1, head], holds the
+    result.
     """
 
     def __init__(self, config: VisionConfig, tokens: int) -> None:
@@ -117,7 +117,7 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[batch, tokens, width] to [batch, width]."""
+        """[batch, tokens, width] -> [batch, width]."""
         split = (-1, self.tokens, self.heads, self.width // self.heads)
         k, v = (part.view(split) for part in self.kv(x).split(self.width, dim=-1))
         scores = self.query @ k.permute(0, 2, 3, 1)  # [batch, heads, 1, tokens]
@@ -126,27 +126,27 @@ class AttentionPool(nn.Module):
         return y
 
 
-class Tower(nn.Module):
-    """What both towers do at their end."""
+class TowerBase(nn.Module):
+    """Base of both towers: the outputs."""
 
     def __init__(self, options: ExportOptions) -> None:
         super().__init__()
         self.pooled_only, self.normalized = options.pooled_only, options.normalized
 
-    def ends(self, hidden: Tensor, pooled: Tensor) -> tuple[Tensor, ...]:
-        """The outputs that were asked for."""
+    def outputs(self, hidden: Tensor, pooled: Tensor) -> tuple[Tensor, ...]:
+        """The outputs that the options select."""
         if self.normalized:
             pooled = pooled / torch.linalg.vector_norm(pooled, dim=-1, keepdim=True)
         return (pooled,) if self.pooled_only else (hidden, pooled)
 
 
-class VisionTower(Tower):
-    """pixel_values float32 [batch, 3, size, size], or uint8 [batch, size, size, 3], to the tower's outputs."""
+class VisionTower(TowerBase):
+    """Vision tower: pixel_values, float32 [batch, 3, size, size] or uint8 [batch, size, size, 3], -> outputs."""
 
     def __init__(self, config: VisionConfig, options: ExportOptions) -> None:
         super().__init__(options)
         self.grid, self.patch = config.image_size // config.patch_size, config.patch_size
-        self.bytes = options.image_input is ImageInput.BYTES
+        self.bytes = options.image_input is GraphInput.BYTES
         self.patches = Linear(3 * self.patch**2, config.hidden_size)
         self.positions = nn.Parameter(torch.empty(1, config.positions, config.hidden_size))
         self.layers = nn.ModuleList(Layer(config, config.positions) for _ in range(config.num_hidden_layers))
@@ -154,24 +154,24 @@ class VisionTower(Tower):
         self.pool = AttentionPool(config, config.positions)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """A batch of images to [batch, patches, width] and [batch, width]."""
+        """A batch of images -> [batch, patches, width] and [batch, width]."""
         split = self.split_bytes if self.bytes else self.split
         x = self.patches(split(pixel_values)) + self.positions
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        return self.ends(x, self.pool(x))
+        return self.outputs(x, self.pool(x))
 
     def split(self, pixel_values: Tensor) -> Tensor:
-        """[batch, 3, size, size] to [batch, patches, 3 * patch * patch]."""
-        used = self.grid * self.patch  # what does not fill a patch is left out, as the reference's Conv2d does
+        """Split into patches: [batch, 3, size, size] -> [batch, patches, 3 * patch * patch]."""
+        used = self.grid * self.patch  # like the reference's Conv2d, ignore pixels that do not fill a patch
         if used < pixel_values.shape[-1]:
             pixel_values = pixel_values[:, :, :used, :used]
         tiles = pixel_values.reshape(-1, 3, self.grid, self.patch, self.grid, self.patch)
         return tiles.permute(0, 2, 4, 1, 3, 5).contiguous().view(-1, self.grid**2, 3 * self.patch**2)
 
     def split_bytes(self, pixel_values: Tensor) -> Tensor:
-        """uint8 [batch, size, size, 3] to float32 [batch, patches, 3 * patch * patch], not yet normalized."""
+        """Split into patches: uint8 [batch, size, size, 3] -> unnormalized float32 [batch, patches, 3 * patch**2]."""
         used = self.grid * self.patch
         if used < pixel_values.shape[1]:
             pixel_values = pixel_values[:, :used, :used]
@@ -179,11 +179,11 @@ class VisionTower(Tower):
         return tiles.permute(0, 1, 3, 5, 2, 4).contiguous().view(-1, self.grid**2, 3 * self.patch**2)
 
 
-class NaflexTower(Tower):
-    """Patches, a mask and the shape of each image's grid to the tower's outputs.
+class NaflexTower(TowerBase):
+    """NaFlex vision tower: patches, a mask and the shape of each image's grid -> outputs.
 
-    pixel_values float32 [batch, patches, patch * patch * 3], pixel_attention_mask int64 [batch, patches],
-    spatial_shapes int64 [batch, 2]: rows and columns of patches.
+    The inputs are pixel_values, float32 [batch, patches, patch * patch * 3], pixel_attention_mask, int64
+    [batch, patches], and spatial_shapes, int64 [batch, 2], the rows and columns of patches.
     """
 
     def __init__(self, config: VisionConfig, options: ExportOptions, patches: int) -> None:
@@ -196,31 +196,31 @@ class NaflexTower(Tower):
         self.pool = AttentionPool(config, patches)
 
     def forward(self, pixel_values: Tensor, pixel_attention_mask: Tensor, spatial_shapes: Tensor) -> tuple[Tensor, ...]:
-        """A batch of images to [batch, patches, width] and [batch, width]."""
+        """A batch of images -> [batch, patches, width] and [batch, width]."""
         mask = ((1 - pixel_attention_mask.to(torch.float32)) * _MASKED).view(-1, 1, 1, self.count)
         x = self.patches(pixel_values) + self.resized_positions(spatial_shapes.to(torch.float32))
         for layer in self.layers:
             x = layer(x, mask)
         x = self.norm(x)
-        return self.ends(x, self.pool(x, mask))
+        return self.outputs(x, self.pool(x, mask))
 
     def resized_positions(self, shapes: Tensor) -> Tensor:
-        """The stored grid of positions resized to each image's, [batch, patches, width]; padding gets the first.
+        """Resize the stored grid of positions to each image's grid: [batch, patches, width]; padding gets the first.
 
-        An antialiased bilinear resize (as torch's interpolate makes it) is a product with triangular weights along
-        each axis; written so, it needs no loop over images.
+        An antialiased bilinear resize, such as torch's interpolate, is a product with triangular weights along each
+        axis. Written as a product, it needs no loop over images.
         """
         rows, columns = shapes[:, 0:1], shapes[:, 1:2]
         place = torch.arange(self.count, dtype=torch.float32)
         used = (place < rows * columns).to(torch.float32)
-        row = torch.floor((place + 0.5) / columns)  # + 0.5, so that rounding cannot reach the next row
+        row = torch.floor((place + 0.5) / columns)  # + 0.5 keeps rounding errors out of the next row
         column = place - row * columns
         down, across = self.weights(row * used, rows), self.weights(column * used, columns)
         weights = (down.unsqueeze(3) * across.unsqueeze(2)).view(-1, self.count, self.grid**2)
         return weights @ self.positions
 
     def weights(self, place: Tensor, length: Tensor) -> Tensor:
-        """How much of each stored row goes into the place of an axis that is `length` long: [batch, patches, grid]."""
+        """Weights of the stored rows at the places of an axis with `length` places: [batch, patches, grid]."""
         scale = (self.grid / length).unsqueeze(2)
         center = (place.unsqueeze(2) + 0.5) * scale
         stored = torch.arange(self.grid, dtype=torch.float32) + 0.5
@@ -228,8 +228,8 @@ class NaflexTower(Tower):
         return triangle / triangle.sum(2, keepdim=True)
 
 
-class TextTower(Tower):
-    """input_ids int64 [batch, length] to the tower's outputs."""
+class TextTower(TowerBase):
+    """Text tower: input_ids, int64 [batch, length], -> outputs."""
 
     def __init__(self, config: TextConfig, length: int, options: ExportOptions) -> None:
         super().__init__(options)
@@ -244,13 +244,13 @@ class TextTower(Tower):
         self.head = Linear(config.hidden_size, config.embedding_size)
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        """[batch, length] to [batch, length, width] and [batch, embedding]."""
+        """[batch, length] -> [batch, length, width] and [batch, embedding]."""
         x = F.embedding(input_ids, self.tokens) + self.positions
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        last = x if self.pooled_only else x.select(1, self.length - 1)  # the last token speaks for the text
-        return self.ends(x, self.head(last))
+        last = x if self.pooled_only else x.select(1, self.length - 1)  # SigLIP pools the last token
+        return self.outputs(x, self.head(last))
 
 
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:

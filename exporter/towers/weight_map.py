@@ -1,4 +1,4 @@
-"""Where each parameter of the towers comes from: the checkpoint's tensors, in transformers' names, and what is done."""
+"""Source of each parameter of the towers: the checkpoint's tensors, by transformers' names, and their conversion."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from ...runtime.artifact.contract import ImageSpec
 from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
 from ..checkpoint.dialects import Sources, WeightSource
-from ..options import ExportOptions, ImageInput
+from ..options import ExportOptions, GraphInput
 
 
 def vision_sources(config: VisionConfig, image: ImageSpec, options: ExportOptions) -> Sources:
-    """Where each parameter of a `VisionTower` or `NaflexTower` comes from, by its name."""
+    """Source of each parameter of a `VisionTower` or `NaflexTower`, by its name."""
     old, heads = "vision_model.", config.num_attention_heads
     head, patches = f"{old}head.", f"{old}embeddings.patch_embedding"
-    folded = options.image_input is ImageInput.BYTES
+    folded = options.image_input is GraphInput.BYTES
     return {
         **(_patches_of_bytes(patches, image) if folded else _patches(patches)),
         "positions": WeightSource(
@@ -41,7 +41,7 @@ def vision_sources(config: VisionConfig, image: ImageSpec, options: ExportOption
 
 
 def text_sources(config: TextConfig, length: int, options: ExportOptions) -> Sources:
-    """Where each parameter of a `TextTower` comes from, by its name."""
+    """Source of each parameter of a `TextTower`, by its name."""
     old, last = "text_model.", config.num_hidden_layers - 1
     return {
         **_copied("tokens", f"{old}embeddings.token_embedding.weight"),
@@ -54,9 +54,9 @@ def text_sources(config: TextConfig, length: int, options: ExportOptions) -> Sou
 
 
 def resized(positions: Tensor, count: int) -> Tensor:
-    """A square grid of position embeddings, [stored, width], at another size: [count, width].
+    """Resize a square grid of position embeddings: [stored, width] -> [count, width].
 
-    transformers, `SiglipVisionEmbeddings.interpolate_pos_encoding`: bicubic, not antialiased.
+    Bicubic without antialiasing, like `SiglipVisionEmbeddings.interpolate_pos_encoding` in transformers.
     """
     stored, grid = math.isqrt(len(positions)), math.isqrt(count)
     if stored == grid:
@@ -81,11 +81,11 @@ def _patches_of_bytes(old: str, image: ImageSpec) -> Sources:
 
 
 def _of_bytes(weight: Tensor, image: ImageSpec) -> tuple[Tensor, Tensor]:
-    """The patch embedding of bytes instead of normalized pixels: its weight, [out, 3 * patch * patch], and a bias.
+    """Fold the normalization into the patch embedding: weight [out, 3 * patch * patch] for bytes, and a bias [out].
 
-    (byte * rescale - mean) / std is folded in, in float64 since it is done but once.
+    (byte * rescale - mean) / std is folded in float64, because it is computed only once.
     """
-    area = weight.shape[1] // 3  # one channel of a patch behind the other
+    area = weight.shape[1] // 3  # a patch's channels follow each other
     mean, std = (
         torch.tensor(values, dtype=torch.float64).repeat_interleave(area) for values in (image.mean, image.std)
     )
@@ -128,7 +128,7 @@ def _layers(tower: str, config: TowerConfig) -> Sources:
 
 
 def _last_layer(tower: str, config: TowerConfig, i: int) -> Sources:
-    """Queries on their own: a `LastTokenLayer` needs them for one token and keys and values for all."""
+    """Separate queries: a `LastTokenLayer` needs them for one token, but keys and values for all tokens."""
     new, old = f"layers.{i}.", f"{tower}encoder.layers.{i}.self_attn."
     scale = 1 / math.sqrt(config.hidden_size // config.num_attention_heads)
     keys, values = f"{old}k_proj", f"{old}v_proj"
@@ -141,7 +141,7 @@ def _last_layer(tower: str, config: TowerConfig, i: int) -> Sources:
 
 
 def _pool_query(probe: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """The MAP head's scaled query, [1, heads, 1, head], made in float64 since it is made but once."""
+    """The MAP head's scaled query, [1, heads, 1, head], in float64 because it is computed only once."""
     width = probe.shape[-1]
     query = probe.double().view(width) @ weight[:width].double().T + bias[:width].double()
     return (query / math.sqrt(width // heads)).view(1, heads, 1, width // heads).to(probe.dtype)

@@ -1,1 +1,1 @@
-"""Calibration: running a tower block by block, and the data it runs on."""
+"""Calibration: run a tower block by block, and split the data that it runs on."""

@@ -1,4 +1,4 @@
-"""Which pairs calibrate a variant, which a search measures on, and which judge it: never the same."""
+"""Split of the data into pairs to calibrate with, pairs to search on, and pairs to validate on; they never overlap."""
 
 from __future__ import annotations
 
@@ -11,67 +11,86 @@ from ...runtime.errors import InputError
 from ...runtime.preprocessing.image import ImageOptions, load_image
 from ...validate.data.samples import Samples
 
-JUDGED: Final = 8  # as many as a verdict needs; see validate/limits/defaults.py
-_BUNDLED: Final = 5  # of the photos that come with siglip-onnx
+VALIDATION_PAIRS: Final = 8  # the fewest that a verdict needs; see validate/limits/defaults.py
+_BUNDLED_PAIRS: Final = 5  # calibration pairs of the photos that come with siglip-onnx
 
 
 @dataclass(frozen=True)
-class Data:
-    """Pairs to calibrate with, pairs for a search to measure on, pairs to judge by, and unreadable images."""
+class CalibrationSplit:
+    """Pairs of images and captions by purpose.
+
+    Attributes:
+        calibration: Pairs to calibrate with.
+        search: Pairs on which a search measures towers.
+        validation: Pairs to validate the variant on.
+        skipped: Names of the images that could not be read.
+    """
 
     calibration: Samples
-    searched: Samples
-    judged: Samples
+    search: Samples
+    validation: Samples
     skipped: tuple[str, ...] = ()
 
 
-def read(folder: Path | None, due: int, asked: int | None, search: int = 0, *, skip_unreadable: bool) -> Data:
-    """Take evenly spaced pairs out of all for calibration and for a search; the rest judges.
+def split_pairs(
+    folder: Path | None, default_count: int, count: int | None, search_count: int = 0, *, skip_unreadable: bool
+) -> CalibrationSplit:
+    """Take evenly spaced pairs for calibration and for a search, and leave the others for validation.
 
     Args:
         folder: Images with captions, in a form of docs/data.md; None for the bundled photos.
-        due: How many pairs the recipe likes to calibrate with.
-        asked: How many the user asked for, if so.
-        search: How many pairs a search likes to measure on. It gets a quarter of all at most, as calibration does
-            where nobody asked for more.
+        default_count: Calibration pairs that the recipe asks for; fewer are taken if data is short.
+        count: Calibration pairs that the user asks for; None for the recipe's number.
+        search_count: Pairs that a search asks for; it gets a quarter of all at most.
         skip_unreadable: Leave out images that cannot be read, instead of refusing them.
 
     Raises:
         InputError: An image cannot be read, or there are too few pairs.
     """
     samples, skipped = _readable(Samples.read(folder), skip_unreadable)
-    there = len(samples.pairs)
-    search = min(search, there // 4)
-    spare = there - JUDGED - search
-    due = min(due, _BUNDLED) if folder is None else due
-    count = min(due, spare, there // (4 if search else 2)) if asked is None else asked
-    if count > spare or (due and count < 1):
-        raise InputError(
-            f"{samples.name} has {there} pairs of image and caption, but {max(count, 1) + search} to calibrate with "
-            f"and {JUDGED} others to judge by are needed.",
-            f"Give more data, or ask for at most {spare} with --samples." if spare > 0 else "Give more data.",
-        )
-    taken = count + search
-    spread = [i * there // taken for i in range(taken)]
-    chosen = set(spread[:: taken // search][:search]) if search else set()
-    calibrating = set(spread) - chosen
-    judging = set(range(there)) - chosen - calibrating
-    calibration, searched, judged = (samples.subset(sorted(rows)) for rows in (calibrating, chosen, judging))
-    return Data(calibration, searched, judged, skipped)
+    total = len(samples.pairs)
+    search_count = min(search_count, total // 4)
+    available = total - VALIDATION_PAIRS - search_count
+    if folder is None:
+        default_count = min(default_count, _BUNDLED_PAIRS)
+    if count is None:
+        count = min(default_count, available, total // (4 if search_count else 2))
+    if count > available or (default_count and count < 1):
+        raise _too_few(samples, max(count, 1) + search_count, available)
+    calibration, search = _spread(total, count, search_count)
+    rows = (calibration, search, set(range(total)) - calibration - search)
+    return CalibrationSplit(*(samples.subset(sorted(part)) for part in rows), skipped=skipped)
+
+
+def _spread(total: int, calibration_count: int, search_count: int) -> tuple[set[int], set[int]]:
+    """Evenly spaced rows for calibration and for a search."""
+    taken = calibration_count + search_count
+    rows = [i * total // taken for i in range(taken)]
+    search = set(rows[:: taken // search_count][:search_count]) if search_count else set()
+    return set(rows) - search, search
+
+
+def _too_few(samples: Samples, needed: int, available: int) -> InputError:
+    return InputError(
+        f"{samples.name} has {len(samples.pairs)} pairs of an image and a caption, but {needed} to calibrate with and "
+        f"{VALIDATION_PAIRS} others to validate on are needed.",
+        f"Give more data, or ask for at most {available} calibration pairs." if available > 0 else "Give more data.",
+    )
 
 
 def _readable(samples: Samples, skip: bool) -> tuple[Samples, tuple[str, ...]]:
-    broken: dict[str, InputError] = {}
+    """The pairs whose images can be read, and the names of the other images."""
+    errors: dict[str, InputError] = {}
     for name in samples.images:
         try:
             with contextlib.closing(load_image(samples.images[name], ImageOptions())):
                 pass
         except InputError as error:
-            broken[name] = error
-    if broken and not skip:
-        first, problem = next(iter(broken.items()))
+            errors[name] = error
+    if errors and not skip:
+        first, error = next(iter(errors.items()))
         raise InputError(
-            f"{len(broken)} of {len(samples.images)} images cannot be read, first {first}: {problem.what}",
-            "Replace them, or leave them out with --skip-unreadable.",
+            f"{len(errors)} of {len(samples.images)} images cannot be read, first {first}: {error.message}",
+            "Replace them, or skip unreadable images.",
         )
-    return samples.subset(i for i, name in enumerate(samples.images) if name not in broken), tuple(broken)
+    return samples.subset(i for i, name in enumerate(samples.images) if name not in errors), tuple(errors)

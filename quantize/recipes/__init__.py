@@ -1,1 +1,1 @@
-"""Recipes: how each precision is made from the fp32 graphs."""
+"""Recipes: one module for each precision, and the graph rewrites that they use."""

@@ -1,4 +1,4 @@
-"""What every recipe is: frozen options that calibrate a tower and return how to derive it."""
+"""Base class of the recipes: frozen options, which calibrate a tower and return how to derive the quantized one."""
 
 from __future__ import annotations
 
@@ -11,36 +11,34 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ...runtime.arrays import AnyArray, FloatArray
 from ...runtime.artifact.contract import Precision
 from ...runtime.errors import InputError
 from ..calibration.blockwise import stream
-from ..sites import Array, Floats, sites
-
-Keep = frozenset[str]
-SearchStep = Callable[[float], None]
+from ..sites import Exclusions, sites
 
 
 @dataclass(frozen=True)
 class CalibrationTower:
-    """A float32 tower and what to calibrate it with.
+    """An fp32 tower and the rows to calibrate it with.
 
     Attributes:
-        path: Its ONNX file.
+        path: ONNX file of the tower.
         rows: Inputs, [samples, ...].
-        step: Told the share of the calibration that is done.
+        report_share: Called with the share of the calibration that is done, from 0 to 1.
     """
 
     path: Path
-    rows: Array
-    step: SearchStep = field(default=lambda share: None)
+    rows: AnyArray
+    report_share: Callable[[float], None] = field(default=lambda share: None)
 
     def load(self) -> ir.Model:
-        """A fresh copy of the graph, whose weights are read when they are used."""
+        """Return a fresh copy of the graph, whose weights are read from disk when they are used."""
         return ir.load(self.path)
 
-    def observe(self, taps: Iterable[str], reduce: Callable[[Array], Any]) -> Iterable[dict[str, list[Any]]]:
-        """What flows through the tapped values, block by block; see `stream`."""
-        return stream(self.load(), self.rows, set(taps), reduce, self.step)
+    def observe(self, taps: Iterable[str], reduce: Callable[[AnyArray], Any]) -> Iterable[dict[str, list[Any]]]:
+        """Yield the tapped values of each block; see `stream`."""
+        return stream(self.load(), self.rows, set(taps), reduce, self.report_share)
 
 
 @dataclass(frozen=True)
@@ -48,40 +46,40 @@ class PreparedTower:
     """A calibrated tower.
 
     Attributes:
-        derive: Makes the tower anew, with the named sites left at higher precision.
-        notes: What calibration decided, by name; for the report.
-        fused: The same for CUDA, where the recipe has such a graph.
+        derive: Returns a new quantized tower, with the given sites left at higher precision.
+        notes: Decisions of the calibration, by name of a value or node; shown in the report.
+        derive_cuda: Returns the tower with fused operators for CUDA; None if the recipe has no such graph.
     """
 
-    derive: Callable[[Keep], ir.Model]
+    derive: Callable[[Exclusions], ir.Model]
     notes: dict[str, str]
-    fused: Callable[[Keep], ir.Model] | None = None
+    derive_cuda: Callable[[Exclusions], ir.Model] | None = None
 
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """Options of a precision.
+    """Options of a precision; each subclass makes one precision from the fp32 graphs.
 
     Attributes:
-        keep: Sites or modules left at higher precision, by name.
+        exclude: Names of sites or modules to leave at higher precision, such as layers.0.mlp.fc2.
     """
 
     precision: ClassVar[Precision]
 
-    keep: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
-        """How many pairs calibration likes to have; 0 where there is nothing to calibrate."""
+        """Number of calibration pairs that the recipe asks for; 0 if it needs no calibration."""
         return 0
 
     @property
-    def fitted(self) -> bool:
-        """Whether it is fitted so closely to the calibration data that only the user's own will do."""
+    def needs_user_data(self) -> bool:
+        """Whether the bundled photos are too unlike the user's data to calibrate with."""
         return False
 
     def candidates(self, graph: ir.Graph) -> dict[str, int]:
-        """What may be left at higher precision, with its number of weights."""
+        """Names that may be excluded, with their numbers of weights."""
         return {name: site.size for name, site in sites(graph).items()}
 
     @abstractmethod
@@ -89,22 +87,23 @@ class Recipe(ABC):
         """Calibrate a tower."""
 
 
-def module(node: ir.Node) -> str:
-    """The module that a node belongs to, such as layers.0.mlp.fc1."""
-    return str(node.name).rpartition("/")[0]
+def activations(
+    tower: CalibrationTower, names: Iterable[str], reduce: Callable[[AnyArray], AnyArray] = lambda array: array
+) -> Iterator[tuple[str, FloatArray]]:
+    """Yield values of the calibration run by name, float32 [samples, ...].
 
-
-def seen(
-    tower: CalibrationTower, names: Iterable[str], reduce: Callable[[Array], Array] = lambda array: array
-) -> Iterator[tuple[str, Floats]]:
-    """Values by name, float32 [samples, ...], as calibration finds them, or what is left of them."""
-    wanted = set(names)
-    for block in tower.observe(wanted, reduce) if wanted else ():
+    Args:
+        tower: The tower to run.
+        names: Names of the values.
+        reduce: Applied to the value of each sample, [1, ...], to save memory.
+    """
+    taps = set(names)
+    for block in tower.observe(taps, reduce) if taps else ():
         for name, arrays in block.items():
             yield name, np.concatenate(arrays)
 
 
-def sensible(name: str, value: float, least: float) -> None:
-    """Raises InputError unless the option is a finite number from `least`."""
-    if not least <= value < float("inf"):
-        raise InputError(f"A {name} of {value} is none.", f"Use a number from {least:g}.")
+def require_at_least(name: str, value: float, minimum: float) -> None:
+    """Raise InputError unless an option is a finite number of at least `minimum`."""
+    if not minimum <= value < float("inf"):
+        raise InputError(f"{name} must be a finite number of at least {minimum:g}, got {value}.", "Change that option.")

@@ -1,108 +1,203 @@
-"""Sixteen-bit graphs: nodes lowered one by one, with casts wherever one kind of float meets the other."""
+"""The fp16 recipe: nodes converted to float16 one by one, with a Cast wherever float16 meets float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from ...exporter.graph.builder import initializer
-from ..sites import content, deferred, drop_unused, sites
+from ...runtime.arrays import AnyArray
+from ...runtime.artifact.contract import Precision
+from ...runtime.errors import InputError
+from ..sites import Exclusions, initializer, lazy_tensor, remove_unused, tensor_of, weight_array
+from .base import CalibrationTower, PreparedTower, Recipe, activations, require_at_least
+from .cuda_fusion import fuse
 
-FP16_LARGEST: Final = 65504.0  # IEEE 754-2008 binary16
+FP16_MAX: Final = 65504.0  # IEEE 754-2008 binary16
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
-
-def touched(node: ir.Node) -> list[str]:
-    """Names of the activations that a node reads or computes."""
-    values = [
-        v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == _FLOAT and not v.is_initializer()
-    ]
-    return [str(v.name) for v in values]
+KeepFp32 = Callable[[ir.Node], bool]
 
 
-def lower(graph: ir.Graph, stays: Callable[[ir.Node], bool]) -> None:
-    """Turn a float32 graph into float16, but for the nodes that stay; inputs and outputs stay float32, too."""
-    plan = [(node, not stays(node)) for node in graph]
+@dataclass(frozen=True)
+class Fp16(Recipe):
+    """Half precision with float32 inputs and outputs; a node whose activations come near 65,504 stays float32.
+
+    Attributes:
+        headroom: How many times larger an activation may become than the largest that calibration saw.
+        keep_fp32: Operators that always stay float32, such as Softmax.
+
+    Raises:
+        InputError: `headroom` is negative or not finite.
+    """
+
+    precision: ClassVar = Precision.FP16
+
+    headroom: float = 8.0
+    keep_fp32: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> int:  # noqa: D102
+        return 8
+
+    def __post_init__(self) -> None:
+        require_at_least("headroom", self.headroom, 0)
+
+    def candidates(self, graph: ir.Graph) -> dict[str, int]:
+        """Modules, such as layers.0.norm1; layers.0 itself is its attention and the two residual sums."""
+        sizes: dict[str, int] = {}
+        for node in graph:
+            name = _module_name(node)
+            sizes[name] = sizes.get(name, 1) + _parameter_count(node)
+        return sizes
+
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:  # noqa: D102
+        graph = tower.load().graph
+        self._check_operators(graph)
+        largest, unsafe = self._ranges(tower, graph)
+
+        def reasons(node: ir.Node) -> set[str]:
+            return unsafe & {
+                *_float_activations(node),
+                *(str(value.name) for value in node.inputs if value is not None),
+            }
+
+        def keep_fp32(node: ir.Node, exclude: Exclusions) -> bool:
+            return _module_name(node) in exclude or node.op_type in self.keep_fp32 or bool(reasons(node))
+
+        def derive(exclude: Exclusions, fuse_nodes: bool = False) -> ir.Model:
+            model = tower.load()
+            kept = {node for node in model.graph if keep_fp32(node, exclude)}
+            if fuse_nodes:
+                fuse(model.graph, kept.__contains__)
+            to_fp16(model.graph, kept.__contains__)
+            return remove_unused(model)
+
+        worst = {str(node.name): max(reasons(node), key=largest.__getitem__) for node in graph if reasons(node)}
+        notes = {name: f"float32: {value} reaches {largest[value]:.4g}" for name, value in worst.items()}
+        return PreparedTower(derive, notes, derive_cuda=lambda exclude: derive(exclude, fuse_nodes=True))
+
+    def _check_operators(self, graph: ir.Graph) -> None:
+        if unknown := set(self.keep_fp32).difference(node.op_type for node in graph):
+            raise InputError(
+                f"keep_fp32 names the operator {min(unknown)}, which the tower does not have.",
+                "Name operators of the tower, such as Softmax.",
+            )
+
+    def _ranges(self, tower: CalibrationTower, graph: ir.Graph) -> tuple[dict[str, float], set[str]]:
+        """Largest magnitude of every value by name, and the names of the values that float16 may not hold."""
+        names = {name for node in graph for name in _float_activations(node)}
+        observed = {name: float(x.max()) for name, x in activations(tower, names, _largest)}
+        constants = {
+            name: float(np.abs(weight_array(value)).max())
+            for name, value in graph.initializers.items()
+            if value.dtype == _FLOAT
+        }
+        unsafe = {name for name, value in observed.items() if _may_overflow(value, self.headroom)}
+        unsafe |= {name for name, value in constants.items() if _may_overflow(value)}
+        return observed | constants, unsafe
+
+
+def _module_name(node: ir.Node) -> str:
+    """The module that a node belongs to, such as layers.0.mlp.fc1."""
+    return str(node.name).rpartition("/")[0]
+
+
+def _parameter_count(node: ir.Node) -> int:
+    parameters = [value for value in node.inputs if value is not None and value.is_initializer()]
+    return sum(int(np.prod(value.shape.numpy())) for value in parameters if isinstance(value.shape, ir.Shape))
+
+
+def _float_activations(node: ir.Node) -> list[str]:
+    """Names of the float32 activations that a node reads or computes."""
+    values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    return [str(value.name) for value in values if value.dtype == _FLOAT and not value.is_initializer()]
+
+
+def _largest(array: AnyArray) -> AnyArray:
+    """The largest magnitude of one sample, [1]; NaN if the sample has one."""
+    return np.array([np.abs(array).max()])
+
+
+def _may_overflow(largest: float, headroom: float = 1.0) -> bool:
+    return not np.isfinite(largest) or largest * headroom > FP16_MAX
+
+
+def to_fp16(graph: ir.Graph, keep_fp32: KeepFp32) -> None:
+    """Convert a float32 graph to float16 in place; its inputs and outputs stay float32.
+
+    Args:
+        graph: A tower in float32; its old weights stay behind unused.
+        keep_fp32: Whether a node stays float32.
+    """
     casts = _Casts(graph)
-    floats = {node: [v is not None and v.dtype == _FLOAT for v in node.inputs] for node, _ in plan}
-    for node, low in plan:
-        for i, is_float in enumerate(floats[node]):
+    converted = [(node, _FLOAT if keep_fp32(node) else _HALF, _float_inputs(node)) for node in graph]
+    for node, dtype, float_inputs in converted:
+        for i in float_inputs:
             value = node.inputs[i]
-            if is_float and value is not None:
-                node.replace_input_with(i, casts.get(value, _HALF if low else _FLOAT, node))
-        for value in node.outputs:
-            if low and value.dtype == _FLOAT:
-                value.type = ir.TensorType(_HALF)
-                if node.op_type == "Cast":  # from bytes
-                    node.attributes["to"] = ir.AttrInt64("to", _HALF)
+            assert value is not None  # noqa: S101  see _float_inputs
+            node.replace_input_with(i, casts.get(value, dtype, node))
+        if dtype == _HALF:
+            _set_output_types(node)
     for output in [value for value in graph.outputs if value.dtype == _HALF]:
         casts.restore(output)
-    drop_unused(graph)
+
+
+def _float_inputs(node: ir.Node) -> list[int]:
+    return [i for i, value in enumerate(node.inputs) if value is not None and value.dtype == _FLOAT]
+
+
+def _set_output_types(node: ir.Node) -> None:
+    for value in node.outputs:
+        if value.dtype == _FLOAT:
+            value.type = ir.TensorType(_HALF)
+            if node.op_type == "Cast":  # from the bytes of an image
+                node.attributes["to"] = ir.AttrInt64("to", _HALF)
 
 
 class _Casts:
-    """Each value in the kind that a node needs, cast once."""
+    """Converts values to the type that a node needs, each value once."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        self.graph, self._made = graph, dict[tuple[ir.Value, ir.DataType], ir.Value]()
+        self.graph, self._converted = graph, dict[tuple[ir.Value, ir.DataType], ir.Value]()
 
     def get(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
+        """Return a value as `dtype`, with a Cast before the given node if it is a new one."""
         if value.dtype == dtype and not (value.is_initializer() and dtype == _FLOAT):
             return value
         key = (value, dtype)
-        if key not in self._made:
-            make = self._constant if value.is_initializer() else self._cast
-            self._made[key] = make(value, dtype, before)
-        return self._made[key]
+        if key not in self._converted:
+            convert = self._constant if value.is_initializer() else self._cast
+            self._converted[key] = convert(value, dtype, before)
+        return self._converted[key]
 
     def _constant(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
-        """A copy of a weight; float16 copies keep the name, so that several graphs can share their data."""
+        """Copy a weight; a float16 copy keeps the name, so that several graphs can share their data."""
         name = f"{value.name}{'' if dtype == _HALF else '.fp32'}"
-        copy = initializer(name, deferred(name, content(value), dtype, lambda array: array.astype(dtype.numpy())))
+        copy = initializer(lazy_tensor(name, tensor_of(value), dtype, lambda array: array.astype(dtype.numpy())))
         value.name = f"{value.name}.before"
         self.graph.initializers[name] = copy
         return copy
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
-        node = ir.node("Cast", [value], {"to": dtype})
-        node.name = f"{value.name}/to_{str(dtype).lower()}"
-        node.outputs[0].name, node.outputs[0].shape = f"{value.name}.{str(dtype).lower()}", value.shape
-        node.outputs[0].type = ir.TensorType(dtype)
+        kind = str(dtype).lower()
+        node = _cast_node(value, dtype, f"{value.name}/to_{kind}", f"{value.name}.{kind}")
         self.graph.insert_before(before, [node])
         return node.outputs[0]
 
     def restore(self, output: ir.Value) -> None:
-        """Give an output of the graph back its float32; nodes inside go on with float16."""
-        node = ir.node("Cast", [output], {"to": _FLOAT})
+        """Cast an output of the graph back to float32; the nodes inside go on with float16."""
         name = str(output.name)
-        node.name, node.outputs[0].shape = f"{name}/to_float", output.shape
-        node.outputs[0].type = ir.TensorType(_FLOAT)
+        output.name = f"{name}.float16"
+        node = _cast_node(output, _FLOAT, f"{name}/to_float", name)
         self.graph.append(node)
-        output.name, node.outputs[0].name = f"{name}.float16", name
         self.graph.outputs[list(self.graph.outputs).index(output)] = node.outputs[0]
 
 
-def bfloat16_weights(graph: ir.Graph, keep: Collection[str]) -> None:
-    """Store matrices and tables in bfloat16, each behind a Cast; a provider with bfloat16 arithmetic takes it up."""
-    for site in (site for name, site in sites(graph).items() if name not in keep):
-        old, name = site.weight, str(site.weight.name)
-        tensor = deferred(name, content(old), ir.DataType.BFLOAT16, lambda array: array.astype(ml_dtypes.bfloat16))
-        stored = initializer(name, tensor)
-        cast = ir.node("Cast", [stored], {"to": _FLOAT})
-        cast.name, cast.outputs[0].name = f"{site.name}/Cast", f"{name}.float"
-        cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(_FLOAT), old.shape
-        ir.convenience.replace_all_uses_with(old, cast.outputs[0])
-        old.name = f"{name}.before"
-        graph.initializers[name] = stored
-        graph.insert_before(site.node, [cast])
-    drop_unused(graph)
-
-
-def out_of_range(largest: float, headroom: float = 1.0) -> bool:
-    """Whether an activation may leave float16, given the largest that calibration saw."""
-    return not np.isfinite(largest) or largest * headroom > FP16_LARGEST
+def _cast_node(value: ir.Value, dtype: ir.DataType, name: str, output_name: str) -> ir.Node:
+    output = ir.val(output_name, dtype, value.shape)
+    return ir.node("Cast", [value], {"to": dtype}, outputs=[output], name=name)

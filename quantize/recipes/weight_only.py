@@ -1,120 +1,93 @@
-"""Integer weights with float activations: com.microsoft.MatMulNBits, blocks of 32 with a scale and a zero each."""
+"""The int8-weights and int4 recipes: integer weights in blocks of 32, float32 activations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from ...runtime.errors import QuantizationError
-from ..sites import CONTRIB, Floats, Patch, Site, weights
-from .int8 import TINY
+from ...runtime.arrays import FloatArray
+from ...runtime.artifact.contract import Precision
+from ..sites import Exclusions, Site, weight_array
+from .base import CalibrationTower, PreparedTower, Recipe
+from .matmul_nbits import Packed, round_gptq, round_nearest, write_matmul_nbits
+from .rewrite import product_inputs, rewrite_sites
 
-BLOCK: Final = 32
-# Of the mean diagonal; GPTQ's own code has .01, but a few dozen captions, mostly padding, do better with more.
-_DAMPING: Final = 0.05
-# 4 computes in int8, which is what makes few bits fast on a CPU (onnxruntime, docs/ContribOperators.md).
-_ACCURACY_LEVEL: Final = 4
+_TOKENS_PER_INPUT: Final = 4  # tokens that GPTQ learns from, for each input of a matrix
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Integers uint8 [blocks * 32, out], scales float32 and zeros uint8 [blocks, out]."""
+class WeightOnly(Recipe):
+    """Integer weights in blocks of 32 and float activations, for a small download and little memory.
 
-    integers: NDArray[np.uint8]
-    scales: Floats
-    zeros: NDArray[np.uint8]
-
-
-def nearest(matrix: Floats, bits: int) -> Packed:
-    """Each weight of [in, out] rounded to the nearest step of its block."""
-    padded = _padded(matrix)
-    blocks = padded.reshape(-1, BLOCK, matrix.shape[1])
-    scales, zeros = _steps(blocks, bits)
-    integers = np.clip(np.rint(blocks / scales[:, None]) + zeros[:, None], 0, 2**bits - 1)
-    return Packed(integers.astype(np.uint8).reshape(padded.shape), scales, zeros.astype(np.uint8))
-
-
-def gptq(matrix: Floats, bits: int, moments: Floats) -> Packed:
-    """Rounded so that the errors of a column make up for each other (arXiv:2210.17323).
-
-    Args:
-        matrix: [in, out].
-        bits: 4 or 8.
-        moments: Sum of x x^T over the activations that it will be multiplied by, [in, in].
+    Attributes:
+        rounding: Each weight to the nearest step, or so that the errors of a column compensate each other (GPTQ).
+        table_bits: Size of the elements of a token table.
     """
-    todo = _padded(matrix).astype(np.float32)
-    size = len(todo)
-    spread = _spread(moments, size)
-    integers = np.empty(todo.shape, np.uint8)
-    scales = np.empty((size // BLOCK, todo.shape[1]), np.float32)
-    zeros = np.empty(scales.shape, np.uint8)
-    for number, start in enumerate(range(0, size, BLOCK)):
-        stop = start + BLOCK
-        scale, zero = (part[0] for part in _steps(todo[None, start:stop], bits))
-        scales[number], zeros[number] = scale, zero
-        errors = np.empty((BLOCK, todo.shape[1]), np.float32)
-        for i in range(start, stop):
-            integers[i] = np.clip(np.rint(todo[i] / scale) + zero, 0, 2**bits - 1)
-            errors[i - start] = (todo[i] - (integers[i].astype(np.float32) - zero) * scale) / spread[i, i]
-            todo[i + 1 : stop] -= np.outer(spread[i, i + 1 : stop], errors[i - start])
-        todo[stop:] -= spread[start:stop, stop:].T @ errors
-    return Packed(integers, scales, zeros)
+
+    bits: ClassVar[int]
+
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    table_bits: Literal[8, 16] = 8
+
+    @property
+    def samples(self) -> int:  # noqa: D102
+        return 64 if self.needs_user_data else 0
+
+    @property
+    def needs_user_data(self) -> bool:  # noqa: D102
+        return self.rounding == "gptq"
+
+    def prepare(self, tower: CalibrationTower) -> PreparedTower:  # noqa: D102
+        fitted = self._fit(tower) if self.rounding == "gptq" else {}
+
+        def write(graph: ir.Graph, site: Site) -> None:
+            packed = fitted[site.name] if fitted else round_nearest(weight_array(site.weight), self.bits)
+            write_matmul_nbits(graph, site, packed, self.bits)
+
+        def write_excluded(graph: ir.Graph, site: Site) -> None:
+            write_matmul_nbits(graph, site, round_nearest(weight_array(site.weight), 8), 8)
+
+        def derive(exclude: Exclusions) -> ir.Model:
+            excluded = write_excluded if self.bits < 8 else None
+            return rewrite_sites(tower.load(), exclude, write, self.table_bits, excluded)
+
+        return PreparedTower(derive, {})
+
+    def _fit(self, tower: CalibrationTower) -> dict[str, Packed]:
+        """Weights rounded by GPTQ, by site."""
+        fitted = {}
+        for _, x, consumers in product_inputs(tower, tower.load().graph):
+            moments = _second_moments(x)
+            for site in consumers:
+                fitted[site.name] = round_gptq(weight_array(site.weight), self.bits, moments)
+        return fitted
 
 
-def _spread(moments: Floats, size: int) -> Floats:
-    """Upper Cholesky factor of the damped moments' inverse: how the error of a weight is handed on."""
-    damped = np.eye(size, dtype=np.float64)
-    damped[: len(moments), : len(moments)] = moments
-    damped[np.diag_indices(size)] += _DAMPING * float(np.diag(moments).mean()) + np.finfo(np.float32).tiny
-    try:
-        factor: Floats = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
-    except np.linalg.LinAlgError as error:
-        raise QuantizationError(
-            f"GPTQ cannot be fitted to the calibration data ({error}).",
-            "Give more of it, or round to the nearest with --set rounding=nearest.",
-        ) from error
-    return factor
+@dataclass(frozen=True)
+class Int8Weights(WeightOnly):
+    """Eight-bit weights; an excluded product stays float32, an excluded table becomes float16."""
+
+    precision: ClassVar = Precision.INT8_WEIGHTS
+    bits: ClassVar = 8
 
 
-def _padded(matrix: Floats) -> Floats:
-    missing = -len(matrix) % BLOCK
-    return np.pad(matrix, ((0, missing), (0, 0))) if missing else matrix
+@dataclass(frozen=True)
+class Int4(WeightOnly):
+    """Four-bit weights; an excluded product has eight bits, an excluded table becomes float16."""
+
+    precision: ClassVar = Precision.INT4
+    bits: ClassVar = 4
+
+    rounding: Literal["nearest", "gptq"] = "gptq"
 
 
-def _steps(blocks: Floats, bits: int) -> tuple[Floats, Floats]:
-    """Scale and zero of each block [blocks, 32, out], so that its smallest and largest weight and 0 are covered."""
-    low, high = np.minimum(blocks.min(1), 0), np.maximum(blocks.max(1), 0)
-    scales = ((high - low) / (2**bits - 1)).astype(np.float32)
-    scales[scales < TINY] = 1
-    return scales, np.clip(np.rint(-low / scales), 0, 2**bits - 1).astype(np.float32)
-
-
-def write(graph: ir.Graph, site: Site, packed: Packed, bits: int) -> None:
-    """Put a MatMulNBits in a site's place; the layout is that of onnxruntime's docs/ContribOperators.md."""
-    inputs, outputs = weights(site.weight).shape
-    blocks = len(packed.scales)
-    integers = packed.integers.reshape(blocks, BLOCK, outputs).transpose(2, 0, 1)
-    zeros = packed.zeros.T
-    if bits == 4:
-        integers, zeros = _nibbles(integers), _nibbles(np.pad(zeros, ((0, 0), (0, blocks % 2))))
-    patch = Patch(graph, site.node, site.name)
-    parts = {
-        f"weight.int{bits}": integers,
-        "weight.scale": packed.scales.T.ravel(),
-        "weight.zero": zeros.ravel(),
-    }
-    constants = [patch.constant(name, np.ascontiguousarray(array)) for name, array in parts.items()]
-    shape = {"K": inputs, "N": outputs, "bits": bits, "block_size": BLOCK}
-    patch.replace(
-        patch.op("MatMulNBits", site.activation, *constants, domain=CONTRIB, **shape, accuracy_level=_ACCURACY_LEVEL)
-    )
-
-
-def _nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two values of four bits a byte, the first in the low half."""
-    packed: NDArray[np.uint8] = values[..., 0::2] | np.left_shift(values[..., 1::2], np.uint8(4))
-    return packed
+def _second_moments(x: FloatArray) -> FloatArray:
+    """Sum of x x^T over tokens drawn from all samples, [width, width]."""
+    rows = x.reshape(-1, x.shape[-1])
+    limit = _TOKENS_PER_INPUT * rows.shape[1]
+    if len(rows) > limit:
+        rows = rows[np.random.default_rng(0).choice(len(rows), limit, replace=False)]
+    return np.asarray(rows.T @ rows)

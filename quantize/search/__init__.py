@@ -1,1 +1,1 @@
-"""Search for the sites that must keep a higher precision."""
+"""Search for the sites to leave at higher precision."""

@@ -1,241 +1,132 @@
-"""Which sites to leave at higher precision, so that a target is met at the least cost; by measurement alone.
+"""Search for the sites to leave at higher precision, so that a goal is met at the least cost; by measurement alone.
 
-Sites are ranked by the error that each makes when it alone is quantized, per weight; then the shortest prefix of that
-ranking whose keeping meets the target is found by bisection, and kept sites that turn out not to be needed are given
-back.
+Sites are ranked by their error per weight when they alone are quantized. Bisection finds the shortest prefix of that
+ranking whose exclusion meets the goal. Then sites that need not be excluded are quantized after all.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Final
 
-import msgspec
-
-from ...runtime.errors import InputError, QuantizationError
-from ...runtime.files import write_file
-
-Keep = frozenset[str]
-_BISECTION: Final = 12  # evaluations set aside for what follows the ranking
-
-
-class Metric(StrEnum):
-    """What a target is about.
-
-    CENTRED_COSINE is the mean over rows, LOGIT_SIGMA the spread of the logits' differences once offset and slope are
-    taken off, RETRIEVAL_DROP the larger loss of R@1 of both directions.
-    """
-
-    CENTRED_COSINE = "centered-cosine"
-    LOGIT_SIGMA = "logit-sigma"
-    RETRIEVAL_DROP = "retrieval-drop"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A tower derived with some candidates kept, against the float32 tower.
-
-    What came out as NaN is None and as bad as can be; speed is None where it was not timed.
-    """
-
-    centered_cosine: float | None
-    centered_cosine_min: float | None
-    logit_sigma: float | None
-    retrieval_drop: float | None
-    bytes: int
-    speed: float | None = None
-
-
-DEFAULT_TARGETS: Final = {Metric.CENTRED_COSINE: 0.999, Metric.LOGIT_SIGMA: 0.2, Metric.RETRIEVAL_DROP: 0.005}
-_SENSIBLE: Final = {
-    Metric.CENTRED_COSINE: (0.0, 1.0),
-    Metric.LOGIT_SIGMA: (0.0, math.inf),
-    Metric.RETRIEVAL_DROP: (0.0, 1.0),
-}
-
-
-@dataclass(frozen=True)
-class SearchStep:
-    """What was kept, and what came of it."""
-
-    keep: tuple[str, ...]
-    measured: Measurement
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What has to be reached.
-
-    Attributes:
-        target: The least centered cosine, or the largest sigma or drop.
-        metric: Of what.
-        evaluations: The most towers that may be derived and measured.
-
-    Raises:
-        InputError: No quantized tower can reach the target, or there are too few evaluations.
-    """
-
-    target: float
-    metric: Metric = Metric.CENTRED_COSINE
-    evaluations: int = 160
-
-    def __post_init__(self) -> None:
-        low, high = _SENSIBLE[self.metric]
-        if not low <= self.target < high or (self.target == 0 and self.metric is Metric.CENTRED_COSINE):
-            example = f"--target {DEFAULT_TARGETS[self.metric]}"
-            raise InputError(f"A {self.metric} of {self.target} is no target.", f"For example: {example}.")
-        if self.evaluations <= _BISECTION:
-            raise InputError(
-                f"{self.evaluations} evaluations are too few to search with.", f"Allow more than {_BISECTION}."
-            )
-
-    def value(self, measured: Measurement) -> float | None:
-        """The metric as users know it."""
-        return getattr(measured, str(self.metric).replace("-", "_"))  # type: ignore[no-any-return]
-
-    def loss(self, measured: Measurement) -> float:
-        """The metric as something to make small."""
-        value = self.value(measured)
-        if value is None:
-            return math.inf
-        return 1 - value if self.metric is Metric.CENTRED_COSINE else value
-
-    def met(self, measured: Measurement) -> bool:
-        """Whether the target is reached."""
-        return self.loss(measured) <= (1 - self.target if self.metric is Metric.CENTRED_COSINE else self.target)
-
-    def told(self, measured: Measurement) -> str:
-        """The metric in words."""
-        value = self.value(measured)
-        return f"{self.metric} {'not a number' if value is None else f'{value:.6f}'}"
-
-
-class SearchLog:
-    """Every evaluation, written down at once, so that an interrupted search goes on where it was.
-
-    Args:
-        path: Where.
-        key: What the search is about; a diary of something else is not read.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
-        self.steps: dict[Keep, SearchStep] = {}
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        try:
-            found = msgspec.json.decode(self.path.read_bytes(), type=tuple[str, list[SearchStep]])
-        except (OSError, msgspec.DecodeError):
-            return  # a diary is a convenience; one that cannot be read is begun anew
-        if found[0] == self.key:
-            self.steps = {frozenset(step.keep): step for step in found[1]}
-
-    def add(self, step: SearchStep) -> None:
-        """Note a step; raises OSError where it cannot be written."""
-        self.steps[frozenset(step.keep)] = step
-        self.path.parent.mkdir(exist_ok=True)
-        write_file(self.path, msgspec.json.encode((self.key, list(self.steps.values()))))
-
-    def remove(self) -> None:
-        """Part with the file."""
-        self.path.unlink(missing_ok=True)
+from ...runtime.errors import QuantizationError
+from ..sites import Exclusions
+from .goal import BISECTION_TRIALS, Goal, Measurement
+from .search_log import SearchLog, SearchStep
 
 
 def search(
     candidates: dict[str, int],
-    evaluate: Callable[[Keep, bool], Measurement],
+    evaluate: Callable[[Exclusions, bool], Measurement],
     goal: Goal,
-    diary: SearchLog,
+    log: SearchLog,
     progress: Callable[[str], None],
-) -> Keep:
-    """The cheapest set found to keep.
+) -> Exclusions:
+    """Return the cheapest exclusions found that meet a goal.
 
     Args:
-        candidates: What may be kept, with its number of weights.
-        evaluate: Derives a tower with some kept and measures it; the flag says whether to time it.
-        goal: What to reach.
-        diary: What was measured before, and where to note what is measured now.
-        progress: Told of each evaluation.
+        candidates: Names that may be excluded, with their numbers of weights.
+        evaluate: Derives a tower with exclusions and measures it; the flag says whether to time it.
+        goal: The goal to meet.
+        log: Trials of an earlier run of the same search; new trials are added.
+        progress: Called with a line of text for each trial.
 
     Raises:
-        QuantizationError: The target is reached by no tower in which anything is quantized.
+        QuantizationError: No tower with at least one quantized site meets the goal.
     """
+    trials = _Trials(evaluate, goal, log, progress)
+    if trials.meets_goal(frozenset()):
+        return frozenset()
+    everything = frozenset(candidates)
+    groups = _groups(candidates, goal.max_trials - BISECTION_TRIALS)
+    ranking = _ranking(candidates, groups, trials)
+    chosen = _bisect(ranking, trials)
+    if len(chosen) == len(ranking):
+        raise _unreachable(goal, log, everything)
+    return _union(_without_needless(candidates, chosen, trials))
 
-    def measure(keep: Keep, timed: bool = True) -> Measurement:
-        known = diary.steps.get(keep)
+
+@dataclass(frozen=True)
+class _Trials:
+    """Measures towers, each once."""
+
+    evaluate: Callable[[Exclusions, bool], Measurement]
+    goal: Goal
+    log: SearchLog
+    progress: Callable[[str], None]
+
+    def measure(self, exclude: Exclusions, timed: bool = True) -> Measurement:
+        known = self.log.steps.get(exclude)
         if known is None or (timed and known.measured.speed is None):
-            diary.add(SearchStep(tuple(sorted(keep)), evaluate(keep, timed)))
-        measured = diary.steps[keep].measured
-        count = f"Evaluation {len(diary.steps)} of at most {goal.evaluations}"
-        progress(f"{count}, {len(keep)} kept: {goal.told(measured)}")
+            self.log.add(SearchStep(tuple(sorted(exclude)), self.evaluate(exclude, timed)))
+        measured = self.log.steps[exclude].measured
+        count = f"Trial {len(self.log.steps)} of at most {self.goal.max_trials}"
+        self.progress(f"{count}, {len(exclude)} excluded: {self.goal.describe(measured)}")
         return measured
 
-    nothing: Keep = frozenset()
-    if goal.met(measure(nothing)):
-        return nothing
-    groups = _grouped(candidates, goal.evaluations - _BISECTION)
+    def meets_goal(self, exclude: Exclusions) -> bool:
+        return self.goal.is_met(self.measure(exclude))
+
+    @property
+    def are_left(self) -> bool:
+        return len(self.log.steps) < self.goal.max_trials
+
+
+def _groups(candidates: Iterable[str], limit: int) -> list[Exclusions]:
+    """Candidates one by one, or grouped by module if there are more than the limit."""
+    names = list(candidates)
+    for depth in (4, 3, 2, 1):
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(".".join(name.split(".")[:depth]), []).append(name)
+        if len(groups) <= limit:
+            break
+    return [frozenset(group) for group in groups.values()]
+
+
+def _ranking(candidates: dict[str, int], groups: list[Exclusions], trials: _Trials) -> list[Exclusions]:
+    """Groups by their error per weight when they alone are quantized, the largest first."""
     everything = frozenset(candidates)
-    sensitivity = {
-        group: goal.loss(measure(everything - group, timed=False)) / sum(candidates[name] for name in group)
-        for group in groups
-    }
-    ranking = sorted(groups, key=sensitivity.__getitem__, reverse=True)
-    kept = _bisect(ranking, lambda keep: goal.met(measure(keep)))
-    if len(kept) == len(ranking):
-        raise _impossible(goal, diary, everything)
-    for group in sorted(kept, key=lambda group: -sum(candidates[name] for name in group)):
-        rest = [other for other in kept if other != group]
-        if len(diary.steps) < goal.evaluations and goal.met(measure(_union(rest))):
-            kept = rest
-    return _union(kept)
+
+    def sensitivity(group: Exclusions) -> float:
+        loss = trials.goal.loss(trials.measure(everything - group, timed=False))
+        return loss / sum(candidates[name] for name in group)
+
+    return sorted(groups, key=sensitivity, reverse=True)
 
 
-def _bisect(ranking: list[Keep], met: Callable[[Keep], bool]) -> list[Keep]:
-    fails, meets = 0, len(ranking)  # keeping nothing fails; keeping everything is the float32 tower
+def _bisect(ranking: list[Exclusions], trials: _Trials) -> list[Exclusions]:
+    """The shortest prefix of the ranking that meets the goal."""
+    fails, meets = 0, len(ranking)  # no exclusion fails; if all is excluded, the tower is float32
     while meets - fails > 1:
         middle = (fails + meets) // 2
-        if met(_union(ranking[:middle])):
+        if trials.meets_goal(_union(ranking[:middle])):
             meets = middle
         else:
             fails = middle
     return ranking[:meets]
 
 
-def _grouped(candidates: Iterable[str], most: int) -> list[Keep]:
-    """Candidates one by one, or by common module where there are too many of them."""
-    names = list(candidates)
-    for depth in (4, 3, 2, 1):
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            groups.setdefault(".".join(name.split(".")[:depth]), []).append(name)
-        if len(groups) <= most:
-            break
-    return [frozenset(group) for group in groups.values()]
+def _without_needless(candidates: dict[str, int], chosen: list[Exclusions], trials: _Trials) -> list[Exclusions]:
+    """The chosen groups without those that need not be excluded; the largest is tried first."""
+    for group in sorted(chosen, key=lambda group: -sum(candidates[name] for name in group)):
+        others = [other for other in chosen if other != group]
+        if trials.are_left and trials.meets_goal(_union(others)):
+            chosen = others
+    return chosen
 
 
-def _union(groups: Iterable[Keep]) -> Keep:
+def _union(groups: Iterable[Exclusions]) -> Exclusions:
     return frozenset().union(*groups)
 
 
-def _impossible(goal: Goal, diary: SearchLog, everything: Keep) -> QuantizationError:
-    tried = [step for step in diary.steps.values() if set(step.keep) < everything and step.measured.speed is not None]
-    best = min(tried, key=lambda step: goal.loss(step.measured))
+def _unreachable(goal: Goal, log: SearchLog, everything: Exclusions) -> QuantizationError:
+    timed = [step for step in log.steps.values() if set(step.excluded) < everything and step.measured.speed is not None]
+    best = min(timed, key=lambda step: goal.loss(step.measured))
     measured = best.measured
     return QuantizationError(
-        f"The target {goal.metric} {goal.target} was not reached: the best of {len(diary.steps)} evaluations is "
-        f"{goal.told(measured)} with {len(best.keep)} of {len(everything)} sites kept at higher precision, which "
-        f"makes {measured.bytes / 1e6:.1f} MB and {measured.speed:.2f} times the speed of fp32.",
+        f"No tower reaches the target {goal.metric} {goal.target}. The best of {len(log.steps)} trials has "
+        f"{goal.describe(measured)} with {len(best.excluded)} of {len(everything)} sites excluded, "
+        f"{measured.bytes / 1e6:.1f} MB and {measured.speed:.2f} times the speed of fp32.",
         "Lower the target, or use a higher precision.",
     )
-
-
-def fingerprint(**parts: object) -> str:
-    """What a search is about, as text."""
-    return json.dumps(parts, sort_keys=True, default=str)

@@ -1,6 +1,6 @@
-"""The artifact's contract: everything in `siglip.json`, as frozen dataclasses.
+"""The artifact's contract: the content of `siglip.json`, as frozen dataclasses.
 
-The file is these classes as JSON, nothing else; `decode` refuses whatever does not fit them.
+The file holds these classes as JSON; `decode` refuses everything else. docs/artifact.md describes the file.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from ..files import as_json
+from .strict_json import decode_strict
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 CONTRACT_FILE: Final = "siglip.json"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-# A path inside the artifact: relative, with forward slashes, and never upwards.
+# A path inside the artifact: relative, with forward slashes, without `.` and `..`.
 InnerPath = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!.*(^|/)\.\.?(/|$))[A-Za-z0-9._/-]+$")]
 
 
 class Precision(StrEnum):
-    """The arithmetic of a variant, or the size of its weights.
+    """The precision of a variant's arithmetic, or of its weights.
 
-    `int8` finds the range of each activation while it runs, `int8-static` has them built in, `int8-weights` and
-    `int4` have integer weights alone, and `bf16` has bfloat16 weights and leaves the arithmetic to the provider.
+    `int8` computes the range of each activation at inference, `int8-static` stores ranges from calibration,
+    `int8-weights` and `int4` have integer weights only, and `bf16` has bfloat16 weights and leaves the precision of the
+    arithmetic to the provider.
     """
 
     FP32 = "fp32"
@@ -38,10 +40,10 @@ class Precision(StrEnum):
 
 
 class Provider(StrEnum):
-    """What runs a graph: an execution provider of ONNX Runtime, or OpenVINO itself.
+    """The runtime of a graph: an execution provider of ONNX Runtime, or OpenVINO itself.
 
-    `openvino` is OpenVINO without ONNX Runtime, `openvino-ort` is OpenVINO as ONNX Runtime's plugin, `node` and `web`
-    are ONNX Runtime in Node and in a browser.
+    `openvino` is OpenVINO without ONNX Runtime, `openvino-ort` is OpenVINO as a plugin of ONNX Runtime, and `node` and
+    `web` are ONNX Runtime in Node and in a browser.
     """
 
     CPU = "cpu"
@@ -57,7 +59,7 @@ class Provider(StrEnum):
 
 
 class Role(StrEnum):
-    """What a graph computes: one tower's embeddings, or the logits of both towers joined."""
+    """The function of a graph: one tower's embeddings, or the logits of both towers."""
 
     VISION = "vision"
     TEXT = "text"
@@ -65,14 +67,14 @@ class Role(StrEnum):
 
 
 class ReferenceKind(StrEnum):
-    """What a variant was compared with: the PyTorch reference, or this artifact's own fp32 variant."""
+    """The reference that a variant was compared with: PyTorch with the checkpoint, or the artifact's fp32 variant."""
 
     CHECKPOINT = "checkpoint"
     FP32 = "fp32"
 
 
 class Verdict(StrEnum):
-    """How a comparison ended. Anything that could not be measured is INCONCLUSIVE, never PASS."""
+    """The result of a validation. A check that could not be measured is INCONCLUSIVE, never PASS."""
 
     PASS = "PASS"  # noqa: S105  not a password
     FAIL = "FAIL"
@@ -84,15 +86,19 @@ class TokenizerSpec:
     """How a text becomes ids, int64 [length].
 
     Attributes:
-        file: The sentencepiece model, or the file of the tokenizers library.
-        canonicalization: The rule for a text before its vocabulary sees it; `siglip` is described in
-            docs/artifact.md and was introduced by big_vision (`canonicalize_text` in `prompt_engineering.py`), `gemma`
-            lower-cases and does nothing else, as SigLIP 2 (arXiv:2502.14786) was trained.
-        library: What reads `file`.
-        lower_case: Whether letters are lower-cased, one code point at a time.
-        special_pieces: Literal strings of a text that become one id each, such as `</s>`.
-        unk_piece: The unknown piece, which precedes every segment while sentencepiece reads it.
-        length: Ids in a text, counting the closing `eos_id` and the padding; longer texts are cut.
+        file: The file of the vocabulary, read by `library`.
+        lower_case: Lower-case letters, one code point at a time.
+        special_pieces: Strings that become one id each where a text contains them, such as `</s>`.
+        unk_piece: The unknown piece, which is put before every segment that sentencepiece encodes.
+        eos_id: Id after the last id of each text.
+        pad_id: Id that fills a short text up to `length`.
+        length: Number of ids per text, including `eos_id` and padding; longer texts are truncated.
+        vocab_size: Number of pieces in the vocabulary.
+        canonicalization: The rule applied to a text before its vocabulary. docs/artifact.md describes `siglip`, which
+            big_vision introduced (`canonicalize_text` in `prompt_engineering.py`); `gemma` only lower-cases, as SigLIP
+            2 (arXiv:2502.14786) was trained.
+        library: The library that reads `file`: sentencepiece for its own models, tokenizers for a tokenizer.json.
+        padding_side: The side of the padding.
     """
 
     file: InnerPath
@@ -113,14 +119,19 @@ class ImageSpec:
     """How an image becomes pixel_values, float32 [3, height, width], or patches of them.
 
     Attributes:
-        resize: `stretch` ignores the aspect ratio; `patches` keeps it, to within a patch, and makes of an image at
-            most `max_patches` squares of `patch_size` pixels (NaFlex, arXiv:2502.14786). `height` and `width` are then
-            what a square image becomes.
-        filter: Pillow's filter of that name, antialiased as Pillow's resize always is.
-        input: What the vision graph takes: `pixels` normalized as said here, float32 [batch, 3, height, width]; `bytes`
-            that are resized but not normalized, uint8 [batch, height, width, 3]; or one `image` of any size, uint8
-            [height, width, 3].
-        rescale: Factor from a byte to the scale that `mean` and `std` are on, per channel in `channel_order`.
+        height, width: Size of the resized image in pixels.
+        filter: Name of Pillow's resampling filter.
+        rescale: Factor from a byte to the scale of `mean` and `std`.
+        mean, std: Subtracted after rescaling, and then divided by; per channel in `channel_order`.
+        resize: `stretch` ignores the aspect ratio. `patches` keeps it, except for rounding to whole patches, and splits
+            an image into at most `max_patches` squares of `patch_size` pixels (NaFlex, arXiv:2502.14786); `height` and
+            `width` are then those of a square image.
+        antialias: Always true: Pillow always antialiases.
+        channel_order: Order of the channels in pixel_values.
+        patch_size: Side of a patch in pixels, for `patches`.
+        max_patches: Maximum number of patches per image, for `patches`.
+        input: Input of the vision graph: `pixels` are normalized, float32 [batch, 3, height, width]; `bytes` are only
+            resized, uint8 [batch, height, width, 3]; `image` is one image of any size, uint8 [height, width, 3].
     """
 
     height: Annotated[int, msgspec.Meta(ge=1, le=8192)]
@@ -139,17 +150,17 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class LabelSpec:
-    """Labels whose embeddings are part of the vision graph, which then gives `logits` and `probabilities`, too.
+    """Labels whose embeddings are constants of the vision graph, which also has outputs `logits` and `probabilities`.
 
     Attributes:
-        labels: In the order of the columns of these outputs.
-        templates: What the model read for each, `{}` standing for the label; the mean of several.
-        made_from: Name of the artifact whose text tower embedded them.
+        labels: The labels, in the order of the columns of these outputs.
+        templates: The prompt templates, in which `{}` stands for the label; several are averaged.
+        source_artifact: Name of the artifact whose text tower embedded the labels.
     """
 
     labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     templates: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    made_from: str
+    source_artifact: str
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,13 @@ class LogitSpec:
 
 @dataclass(frozen=True)
 class EmbeddingSpec:
-    """Which output of a tower is the embedding, how wide it is, and whether the graph has normalized it."""
+    """The embedding of a tower.
+
+    Attributes:
+        output: Name of the output.
+        size: Length of an embedding.
+        normalized: Whether the graph scales embeddings to length 1.
+    """
 
     output: str
     size: int
@@ -171,7 +188,7 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of a graph; a dimension is a number, or a name where it is free."""
+    """An input or output of a graph; a free dimension has a name instead of a number."""
 
     name: str
     dtype: str
@@ -180,7 +197,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file of the artifact must be."""
+    """Hash and size of a file of the artifact."""
 
     sha256: Sha256
     bytes: int
@@ -188,12 +205,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ConstantInput:
-    """An input of a graph that does not matter for the tower it stands for, and what it is given all the same.
+    """An input of an external graph that does not affect the tower's embeddings, and its constant value.
 
     Attributes:
-        shape: Of one row.
-        rows: How many rows; None for as many as the tower is given.
-        value: Of every element.
+        dtype: NumPy's name of its dtype.
+        shape: Shape of one row.
+        rows: Number of rows; None for as many as the tower has.
+        value: Value of every element.
     """
 
     name: str
@@ -205,16 +223,16 @@ class ConstantInput:
 
 @dataclass(frozen=True)
 class IOBinding:
-    """How a graph that another tool wrote stands for a tower.
+    """How an external graph, which another tool wrote, serves as a tower.
 
     Attributes:
-        takes: The input that is given the rows; they are cast to its dtype, as ids to int32 or pixels to float16.
-        embedding: The output that is the embedding, in the place of the contract's.
-        normalized: Whether the graph normalizes it, in the place of what the contract says.
-        blanks: Every other input.
+        input_name: The input for the rows, which are cast to its dtype: ids to int32, or pixels to float16.
+        embedding: The output that is the embedding, instead of the contract's `embedding.output`.
+        normalized: Whether the graph scales embeddings to length 1, instead of the contract's `embedding.normalized`.
+        constant_inputs: Every other input.
     """
 
-    takes: str
+    input_name: str
     embedding: str
     normalized: bool
     constant_inputs: tuple[ConstantInput, ...] = ()
@@ -225,7 +243,9 @@ class Graph:
     """One ONNX file, the data files it may read, and its interface.
 
     Attributes:
-        usage: How it is run, where another tool wrote it; absent from the file where this one did.
+        data: The files that its external data may be in.
+        opset: Version of each operator domain.
+        binding: How an external graph serves as a tower; absent from the file for graphs of this tool.
     """
 
     path: InnerPath
@@ -233,44 +253,48 @@ class Graph:
     opset: dict[str, int]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    usage: IOBinding | msgspec.UnsetType = msgspec.UNSET
+    binding: IOBinding | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        if isinstance(self.usage, IOBinding):
-            fed, has = (
-                {self.usage.takes, *(blank.name for blank in self.usage.constant_inputs)},
-                {i.name for i in self.inputs},
+        if not isinstance(self.binding, IOBinding):
+            return
+        bound = {self.binding.input_name, *(constant.name for constant in self.binding.constant_inputs)}
+        inputs = {spec.name for spec in self.inputs}
+        if bound != inputs:  # msgspec adds the place in siglip.json
+            raise ValueError(
+                f"the binding feeds {', '.join(sorted(bound))}, the inputs are {', '.join(sorted(inputs))}"
             )
-            if fed != has:  # msgspec tells which place of a siglip.json this is about
-                raise ValueError(f"the usage feeds {', '.join(sorted(fed))}, the inputs are {', '.join(sorted(has))}")
 
     @property
-    def takes(self) -> TensorSpec:
-        """The input that is given the rows, or the first."""
-        name = self.usage.takes if isinstance(self.usage, IOBinding) else self.inputs[0].name
+    def row_input(self) -> TensorSpec:
+        """The input for the rows of images or ids."""
+        name = self.binding.input_name if isinstance(self.binding, IOBinding) else self.inputs[0].name
         return next(spec for spec in self.inputs if spec.name == name)
 
-    def embedding(self, usual: EmbeddingSpec) -> EmbeddingSpec:
-        """Which of its outputs is the embedding; `usual` is what the contract says of its own graphs."""
-        if not isinstance(self.usage, IOBinding):
-            return usual
-        return replace(usual, output=self.usage.embedding, normalized=self.usage.normalized)
+    def embedding(self, default: EmbeddingSpec) -> EmbeddingSpec:
+        """The graph's embedding; `default` is the contract's."""
+        if not isinstance(self.binding, IOBinding):
+            return default
+        return replace(default, output=self.binding.embedding, normalized=self.binding.normalized)
 
     @property
     def batch(self) -> int | None:
-        """How many rows it takes, no more and no fewer; None where that is free.
-
-        A graph that takes one decoded image, [height, width, 3], has no dimension for more.
-        """
-        first = self.takes.shape
-        if self.takes.dtype == "uint8" and len(first) == 3:
+        """Number of rows of every batch, or None if the batch is free; 1 for an input [height, width, 3]."""
+        shape = self.row_input.shape
+        if self.row_input.dtype == "uint8" and len(shape) == 3:
             return 1
-        return first[0] if isinstance(first[0], int) else None
+        return shape[0] if isinstance(shape[0], int) else None
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The last verdict on a variant, what it was compared with, and the report that it stands in."""
+    """The latest verdict on a variant on one provider.
+
+    Attributes:
+        report: Path of the report, inside the artifact.
+        report_sha256: Hash of the report.
+        against: The reference.
+    """
 
     verdict: Verdict
     provider: Provider
@@ -281,12 +305,13 @@ class Parity:
 
 @dataclass(frozen=True)
 class Variant:
-    """The graphs of one precision, how they were made, and what `validate` said of them.
+    """The graphs of one precision, their provenance and their verdicts.
 
     Attributes:
-        graphs: The graph of each role. A variant of one tower has the fp32 graph of the other.
-        target_provider: The one provider that the graphs are for, or None.
-        provenance: Versions of the tools, and options.
+        graphs: The graph of each role. A variant of one tower includes the fp32 graph of the other tower.
+        provenance: Versions of the tools that made it, and their options.
+        target_provider: The only provider that the graphs are for; None for portable graphs.
+        parity: The latest verdict on each provider.
     """
 
     precision: Precision
@@ -297,17 +322,21 @@ class Variant:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file of its graphs."""
+        """Paths of all graphs and data files."""
         return tuple(dict.fromkeys(path for graph in self.graphs.values() for path in (graph.path, *graph.data)))
 
 
 @dataclass(frozen=True)
 class Contract:
-    """All that a runtime must not guess about an artifact.
+    """Everything that a runtime must know about an artifact and must not guess.
 
     Attributes:
-        tokenizer: None where there is no text tower, but frozen `labels`.
-        batch: What every tower's batch is fixed to; None where it is free.
+        name: Name of the model.
+        tokenizer: None for a classifier with frozen `labels`, which has no text tower.
+        logits: From cosines to logits.
+        embedding: The embedding of both towers.
+        files: Every file of the artifact but the contract and the reports.
+        batch: Fixed batch of every tower; None if it is free.
     """
 
     name: str
@@ -319,32 +348,32 @@ class Contract:
     variants: tuple[Variant, ...]
     labels: LabelSpec | None = None
     batch: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
 
     @property
     def towers(self) -> tuple[Role, ...]:
-        """The towers that every variant has."""
+        """The towers of every variant."""
         return (Role.VISION,) if self.labels else (Role.VISION, Role.TEXT)
 
     def variant(self, precision: Precision, provider: Provider = Provider.CPU) -> Variant | None:
-        """The variant of that precision that was made for the provider, else the one made for none, else None."""
-        found = {v.target_provider: v for v in self.variants if v.precision == precision}
-        return found.get(provider) or found.get(None)
+        """The variant of a precision for the provider; otherwise the portable one; None if there is neither."""
+        variants = {v.target_provider: v for v in self.variants if v.precision == precision}
+        return variants.get(provider) or variants.get(None)
 
-    def made(self, variant: Variant) -> Variant | None:
-        """The variant here of the same precision and provider, without its verdicts."""
+    def without_parity(self, variant: Variant) -> Variant | None:
+        """The variant here with the precision and target provider of `variant`, without its verdicts."""
         key = (variant.precision, variant.target_provider)
-        found = next((v for v in self.variants if (v.precision, v.target_provider) == key), None)
-        return found and replace(found, parity=())
+        same = next((v for v in self.variants if (v.precision, v.target_provider) == key), None)
+        return same and replace(same, parity=())
 
     def with_variant(self, variant: Variant) -> Contract:
-        """The same contract with `variant` in the place of the one of its precision and provider, or added."""
+        """A copy with `variant` added, or replacing the one of its precision and target provider."""
         key = (variant.precision, variant.target_provider)
         others = tuple(v for v in self.variants if (v.precision, v.target_provider) != key)
         return replace(self, variants=(*others, variant))
 
     def without_verdicts(self) -> Contract:
-        """The same contract before anybody judged it."""
+        """A copy without verdicts."""
         return replace(self, variants=tuple(replace(variant, parity=()) for variant in self.variants))
 
 
@@ -353,26 +382,18 @@ def encode(contract: Contract) -> bytes:
     return as_json(contract)
 
 
+class _Version(msgspec.Struct):
+    schema_version: object = None
+
+
 def decode(data: bytes) -> Contract:
-    """Read what `encode` wrote.
+    """Read the bytes that `encode` wrote.
 
     Raises:
-        msgspec.DecodeError: The data is no JSON, or does not fit the contract; the message names the place.
+        msgspec.DecodeError: The data is not JSON, has another schema version, or does not fit the contract; the message
+            names the place.
     """
-    contract = msgspec.json.decode(data, type=Contract)
-    if unknown := _unknown(msgspec.json.decode(data), msgspec.json.decode(msgspec.json.encode(contract)), "$"):
-        raise msgspec.ValidationError(f"Object contains an unknown field at {unknown}")
-    return contract
-
-
-def _unknown(found: object, known: object, place: str) -> str | None:
-    """Where `found` has a key that `known` lacks; a misspelt key must not turn into a default."""
-    if isinstance(found, dict) and isinstance(known, dict):
-        if extra := found.keys() - known.keys():
-            return f"`{place}.{min(extra)}`"
-        pairs = [(found[key], known[key], f"{place}.{key}") for key in found]
-    elif isinstance(found, list) and isinstance(known, list):
-        pairs = [(a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(found, known, strict=True))]
-    else:
-        return None
-    return next(filter(None, (_unknown(*pair) for pair in pairs)), None)
+    version = msgspec.json.decode(data, type=_Version).schema_version
+    if version != SCHEMA_VERSION:
+        raise msgspec.ValidationError(f"expected schema_version {SCHEMA_VERSION}, got {version!r}")
+    return decode_strict(data, Contract)

@@ -1,4 +1,4 @@
-"""Where an ONNX file keeps its weights, read from the bytes, since the runtime does without the onnx package.
+"""Find the external data files of an ONNX file in its bytes, because the runtime does not need the onnx package.
 
 Message and field numbers: onnx/onnx.proto of ONNX 1.18 (https://github.com/onnx/onnx/blob/v1.18.0/onnx/onnx.proto);
 wire format: https://protobuf.dev/programming-guides/encoding/.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-# For each message the fields that may hold, at any depth, a tensor: {field number: message}.
+# Fields of each message that may contain a tensor at any depth: {field number: message}.
 _CHILDREN: Final[dict[str, dict[int, str]]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -26,10 +26,10 @@ _MAX_DEPTH = 64
 
 
 def external_locations(model: bytes) -> frozenset[str]:
-    """The `location` of every external tensor of a serialized ModelProto, whatever graph or attribute it stands in.
+    """The `location` of every external tensor of a serialized ModelProto, in all its graphs and attributes.
 
     Raises:
-        ValueError: The bytes are no protobuf message, or nested more than 64 deep.
+        ValueError: The bytes are not a protobuf message, or are nested more than 64 levels deep.
     """
     return frozenset(_locations(memoryview(model), "Model", 0))
 
@@ -52,11 +52,11 @@ def _location(entry: memoryview) -> Iterator[str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Every length-delimited field of a message as (number, payload); others are passed over."""
+    """Every length-delimited field of a message as (number, payload); other fields are skipped."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        if tag >> 32:  # other readers cut it to 32 bits, and would see another field than we
+        if tag >> 32:  # other readers truncate it to 32 bits and would see another field
             raise ValueError("not a protobuf message")
         wire = tag & 7
         if wire == _VARINT:

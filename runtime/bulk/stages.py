@@ -67,7 +67,7 @@ class Stages:
                 return PreparedItem(kept, self.model.images.bytes_of(content))
             return self._prepare_text(kept, str(content))
         except SiglipOnnxError as error:
-            return PreparedItem(kept, error=error.what)
+            return PreparedItem(kept, error=error.message)
         except Exception as error:  # a defect of a decoder is no reason to lose the other items
             return PreparedItem(kept, error=f"{type(error).__name__}: {error}")
 

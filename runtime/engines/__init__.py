@@ -1,1 +1,1 @@
-"""Inference engines: what loads and runs a graph, on which provider, with which options."""
+"""Engines load and run graphs: ONNX Runtime, OpenVINO, and ONNX Runtime for JavaScript."""

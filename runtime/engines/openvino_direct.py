@@ -1,4 +1,4 @@
-"""Graphs in OpenVINO, without ONNX Runtime."""
+"""The engine of OpenVINO itself, without ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any, Final
 import numpy as np
 
 from .. import privacy, user_cache
+from ..arrays import AnyArray
 from ..artifact.contract import Provider, TensorSpec
-from ..errors import ProviderError
+from ..errors import ProviderError, first_line
 from ..files import new_folder
 from . import host
-from .base import UNKNOWN, Array, GraphSource, first_line
+from .base import UNKNOWN, GraphSource
 from .options import SessionOptions
 from .providers import PROVIDERS, openvino_config
 
 _SPEC: Final = PROVIDERS[Provider.OPENVINO]
-_threads: Final[set[int]] = set()  # that are in OpenVINO
-_cut_off: Final[set[int]] = set()  # those that were in it when this process was forked
+_computing_threads: Final[set[int]] = set()  # ids of the threads that run OpenVINO code now
+_lost_threads: Final[set[int]] = set()  # those that ran OpenVINO code when this process was forked
 _DTYPES: Final = {"f32": "float32", "f16": "float16", "i64": "int64", "i32": "int32", "u8": "uint8"}
 
 
@@ -32,39 +33,42 @@ class OpenVinoEngine:
 
     Args:
         source: The graph.
-        options: How it is run.
+        options: Session options.
+
+    Attributes:
+        name: Name of the graph in error messages.
 
     Raises:
-        ProviderError: OpenVINO is missing, cannot compile the graph, or not in the arithmetic that was asked for.
+        ProviderError: OpenVINO is missing, cannot compile the graph, or cannot compute in the requested precision.
     """
 
     def __init__(self, source: GraphSource, options: SessionOptions) -> None:
-        self.name = str(source.graph) if isinstance(source.graph, Path) else "a graph that was just made"
+        self.name = source.name
         config = openvino_config(options, source.precision)
         _refuse_after_fork()
         try:
             with _computing():
                 self._model = _compiled(source, config, keep=options.cache)
-        except Exception as error:  # OpenVINO raises bare RuntimeErrors, ours pass
-            if isinstance(error, ProviderError):
-                raise
+        except ProviderError:
+            raise
+        except Exception as error:  # OpenVINO raises bare RuntimeErrors
             raise ProviderError(
                 f"OpenVINO cannot compile {self.name}: {first_line(error)}",
                 "Use another variant, or a newer OpenVINO.",
             ) from error
-        self._check_arithmetic(config["INFERENCE_PRECISION_HINT"])
-        self.placement: Mapping[str, int] = {}  # all of it: OpenVINO has nowhere else to run a node
+        self._check_precision(config["INFERENCE_PRECISION_HINT"])
+        self.placement: Mapping[str, int] = {}  # OpenVINO has no other provider to place nodes on
         self.inputs, self.outputs = _specs(self._model.inputs), _specs(self._model.outputs)
         count = max(1, self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(count):
             self._requests.put(self._model.create_infer_request())
 
-    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The outputs of these names.
+    def run(self, names: Sequence[str], feeds: Mapping[str, AnyArray]) -> list[AnyArray]:
+        """Compute the outputs of these names.
 
         Raises:
-            ProviderError: OpenVINO failed while running the graph.
+            ProviderError: OpenVINO failed.
         """
         request = self._requests.get()
         try:
@@ -78,29 +82,29 @@ class OpenVinoEngine:
         finally:
             self._requests.put(request)
 
-    def _check_arithmetic(self, wanted: str) -> None:
-        found = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if found != wanted:
+    def _check_precision(self, expected: str) -> None:
+        actual = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if actual != expected:
             raise ProviderError(
-                f"This processor ({host.processor().name}) does not compute in {wanted}; OpenVINO took {found}.",
-                "Ask for the fp32 variant, or give the hint f32.",
+                f"This processor ({host.processor().name}) does not compute in {expected}; OpenVINO uses {actual}.",
+                "Use the fp32 variant, or set openvino_precision to f32 (--openvino-precision f32).",
             )
 
 
 @contextmanager
 def _computing() -> Iterator[None]:
-    """Note that this thread is in OpenVINO; adding to a set needs no lock, which a fork could find taken."""
-    _threads.add(threading.get_ident())
+    """Record that this thread runs OpenVINO code, without a lock, which a fork could leave locked."""
+    _computing_threads.add(threading.get_ident())
     try:
         yield
     finally:
-        _threads.discard(threading.get_ident())
+        _computing_threads.discard(threading.get_ident())
 
 
 def _note_fork() -> None:
-    """OpenVINO's pool of threads is not there in a forked process; if it was at work, waiting for it has no end."""
-    _cut_off.update(_threads)
-    _threads.clear()
+    """A forked process has no copy of OpenVINO's threads; if they were computing, OpenVINO waits for them forever."""
+    _lost_threads.update(_computing_threads)
+    _computing_threads.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -108,15 +112,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def _refuse_after_fork() -> None:
-    if _cut_off:
+    if _lost_threads:
         raise ProviderError(
-            "This process was forked while another thread computed in OpenVINO, which therefore cannot be used in it.",
-            "Start processes by spawn, or fork before the model is used.",
+            "OpenVINO cannot be used after fork() if another thread was computing in it.",
+            "Start workers with spawn, or fork before the model is used.",
         )
 
 
 def openvino() -> Any:
-    """The module.
+    """The openvino module, imported without its telemetry.
 
     Raises:
         ProviderError: It cannot be imported.
@@ -137,26 +141,26 @@ def _compiled(source: GraphSource, config: dict[str, str], *, keep: bool) -> Any
     key = host.fingerprint(module.__version__, source.identity, str(graph), *config.values())
     target = user_cache.folder("openvino", key)
     if not target.exists():
-        _fill(target, core, graph, config)
+        _compile_into(target, core, graph, config)
     return core.compile_model(str(graph), _SPEC.name, config | {"CACHE_DIR": str(target)})
 
 
-def _fill(target: Path, core: Any, graph: Path | bytes, config: dict[str, str]) -> None:
+def _compile_into(target: Path, core: Any, graph: Path | bytes, config: dict[str, str]) -> None:
     """Compile into a folder beside the target and rename it, so that no other process reads half a model.
 
-    OpenVINO itself tells models apart by their path; a folder for each graph's hash tells them apart by content.
+    OpenVINO's own cache is keyed by the path of a model; a folder per hash makes it keyed by content.
     """
     try:
         with new_folder(target) as partial:
             core.compile_model(str(graph), _SPEC.name, config | {"CACHE_DIR": str(partial)})
     except FileExistsError:
-        return  # another process was faster
+        return  # another process compiled the same model first
     except OSError as error:
         if target.exists():
             return
         raise ProviderError(
-            f"The compiled model cannot be kept in {target} ({error.strerror}).",
-            f"Name another folder in ${user_cache.VARIABLE}, or leave the cache off.",
+            f"The compiled model cannot be written to {target} ({error.strerror}).",
+            f"Set ${user_cache.VARIABLE} to another folder, or turn the cache off.",
         ) from error
 
 

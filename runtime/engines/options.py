@@ -1,4 +1,4 @@
-"""How graphs are loaded and run."""
+"""Session options: how graphs are loaded and run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import InputError
 
 
 class OpenVinoPrecision(StrEnum):
-    """The arithmetic that OpenVINO may compute in, by its own names (`INFERENCE_PRECISION_HINT`)."""
+    """The precision that OpenVINO computes in; the names are those of its `INFERENCE_PRECISION_HINT`."""
 
     F32 = "f32"
     BF16 = "bf16"
@@ -19,14 +19,14 @@ class OpenVinoPrecision(StrEnum):
 
 
 class OpenVinoPerformance(StrEnum):
-    """What OpenVINO spends the cores on: one request at a time, or several at once (`PERFORMANCE_HINT`)."""
+    """The goal that OpenVINO is tuned for: one fast request, or many at once (its `PERFORMANCE_HINT`)."""
 
     LATENCY = "latency"
     THROUGHPUT = "throughput"
 
 
-# What a variant is computed in by OpenVINO unless the user says otherwise. Its own default is bfloat16 wherever the
-# processor has it, whatever the file says.
+# OpenVINO's precision for each variant, unless the user sets another. OpenVINO's own default is bfloat16 on every
+# processor that supports it, whatever the precision of the file.
 OPENVINO_PRECISIONS: Final = dict.fromkeys(Precision, OpenVinoPrecision.F32) | {Precision.BF16: OpenVinoPrecision.BF16}
 _OPENVINO: Final = (Provider.OPENVINO, Provider.OPENVINO_ORT)
 
@@ -36,20 +36,23 @@ class SessionOptions:
     """How graphs are loaded and run.
 
     Attributes:
-        provider: What runs them.
-        threads: Threads of one run; None takes as many as this process may keep busy (affinity and cgroup quota).
-        verify: Check the SHA-256 of graph and weights first; where a graph reads weights from is always checked.
-        allow_fallback: Let nodes that the provider cannot run go to the CPU; else such a graph is refused.
-        device: The number of the device, where a provider has several.
-        memory_limit: Bytes of device memory that CUDA and TensorRT may take; None sets no limit.
+        provider: The provider that runs the graphs.
+        threads: Threads per run; None uses all cores that this process may use (CPU affinity and cgroup quota).
+        verify: Check the SHA-256 of graphs and weights. The location of the weights is always checked.
+        allow_fallback: Let the CPU run nodes that the provider does not support; otherwise such a graph is an error.
+        device: Number of the device, for providers with several.
+        memory_limit: Maximum device memory of CUDA and TensorRT in bytes; None for no limit.
         cuda_graphs: Replay recorded CUDA graphs for small batches.
-        hint: Arithmetic of OpenVINO; None takes that of the variant's precision (`HINTS`).
-        mode: Whether OpenVINO spends the cores on one request or on several at once.
-        cache: Keep what a provider compiled, for the next start on this machine, in `cache.folder()`.
+        openvino_precision: Precision that OpenVINO computes in; None takes the variant's (`OPENVINO_PRECISIONS`).
+        openvino_performance: Tune OpenVINO for latency or for throughput.
+        cache: Keep compiled models in the user's cache folder (`user_cache.folder()`) for the next start.
+
+    Raises:
+        InputError: A number is out of range.
 
     >>> SessionOptions(threads=0)
     Traceback (most recent call last):
-    siglip_onnx.runtime.errors.InputError: threads is 0. Use a whole number of at least 1.
+    siglip_onnx.runtime.errors.InputError: threads must be at least 1, got 0. Pass a whole number.
     """
 
     provider: Provider = Provider.CPU
@@ -64,39 +67,28 @@ class SessionOptions:
     cache: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values that no provider could use.
-
-        Raises:
-            InputError: A value is out of range.
-        """
-        for name, least in (("threads", 1), ("device", 0), ("memory_limit", 1)):
+        for name, minimum in (("threads", 1), ("device", 0), ("memory_limit", 1)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise InputError(f"{name} is {value!r}.", f"Use a whole number of at least {least}.")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < minimum):
+                raise InputError(f"{name} must be at least {minimum}, got {value!r}.", "Pass a whole number.")
 
     def for_its_provider(self) -> SessionOptions:
-        """The same without what only another provider would look at."""
-        openvino_precision, openvino_performance = (
-            (self.openvino_precision, self.openvino_performance)
-            if self.provider in _OPENVINO
-            else (None, OpenVinoPerformance.LATENCY)
-        )
+        """These options without the ones that only apply to other providers."""
+        on_openvino = self.provider in _OPENVINO
         return replace(
             self,
-            openvino_precision=openvino_precision,
-            openvino_performance=openvino_performance,
+            openvino_precision=self.openvino_precision if on_openvino else None,
+            openvino_performance=self.openvino_performance if on_openvino else OpenVinoPerformance.LATENCY,
             cuda_graphs=self.cuda_graphs and self.provider is Provider.CUDA,
         )
 
     def check_provider(self) -> None:
-        """Refuse options that the provider would not look at.
+        """Refuse options that only apply to other providers.
 
         Raises:
-            InputError: An option is for another provider.
+            InputError: An option does not apply to the provider.
         """
-        if self.provider not in _OPENVINO and (
-            self.openvino_precision or self.openvino_performance is not OpenVinoPerformance.LATENCY
-        ):
-            raise InputError(f"hint and mode are for OpenVINO, not for {self.provider}.", "Leave them out.")
-        if self.provider is not Provider.CUDA and self.cuda_graphs:
-            raise InputError(f"cuda_graphs is for CUDA, not for {self.provider}.", "Leave it out.")
+        kept = self.for_its_provider()
+        for name in ("openvino_precision", "openvino_performance", "cuda_graphs"):
+            if getattr(self, name) != getattr(kept, name):
+                raise InputError(f"{name} does not apply to {self.provider}.", "Remove it, or use another provider.")

@@ -1,1 +1,1 @@
-"""Images to pixel_values, texts to input_ids: exactly as the reference does it."""
+"""Images to pixel_values and texts to input_ids, exactly as the reference does it."""

@@ -1,53 +1,65 @@
-"""What is refused before a tower sees it."""
+"""Checks of inputs before a tower runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import AnyArray
 from ..artifact.contract import Role
 from ..errors import InputError
 
 
-def check_rows(role: Role, inputs: NDArray[Any], span: tuple[float, float]) -> None:
-    """Refuse rows with values that no image or vocabulary has; dtype and shape are the session's to check.
+def check_rows(role: Role, inputs: AnyArray, value_range: tuple[float, float]) -> None:
+    """Refuse rows with values that no image or vocabulary has; the session checks dtype and shape.
 
     Args:
-        role: Which tower they are for.
-        inputs: Rows of `ImageProcessor` or input_ids.
-        span: The smallest and the largest value that there can be.
+        role: The tower.
+        inputs: Rows of `ImageProcessor`, or input_ids.
+        value_range: The smallest and the largest valid value.
 
     Raises:
-        InputError: A value lies outside, or records of patches contradict themselves.
+        InputError: A value is out of range, or the fields of a NaFlex row contradict each other.
     """
     if not isinstance(inputs, np.ndarray) or inputs.size == 0 or inputs.dtype == np.uint8:
         return
     if inputs.dtype.names:
         _check_patches(inputs)
         inputs = inputs["pixel_values"]
-    (low, high), least, most = span, inputs.min(), inputs.max()
-    if least < low or most > high:
+    (low, high), smallest, largest = value_range, inputs.min(), inputs.max()
+    if smallest < low or largest > high:
         raise InputError(
-            f"The {role} tower takes values from {low:.6g} to {high:.6g}, and was given {least} to {most}.",
-            "Prepare them with model.images and model.tokenizer.",
+            f"The inputs of the {role} tower must be between {low:.6g} and {high:.6g}, got {smallest} to {largest}.",
+            "Preprocess images with model.images, and texts with model.tokenizer.",
         )
 
 
-def _check_patches(rows: NDArray[Any]) -> None:
-    """Refuse records whose mask is not that of the grid they claim to have."""
+def _check_patches(rows: AnyArray) -> None:
+    """Refuse NaFlex rows whose mask does not select the patches of the grid in `spatial_shapes`."""
     mask, shapes = rows["pixel_attention_mask"], rows["spatial_shapes"]
-    used = np.arange(mask.shape[1]) < shapes.prod(axis=1, keepdims=True)
-    if shapes.min() < 1 or shapes.prod(axis=1).max() > mask.shape[1] or not np.array_equal(mask, used):
-        raise InputError("A row of patches has a mask that does not fit its spatial_shapes.", "Use model.images.")
+    expected = np.arange(mask.shape[1]) < shapes.prod(axis=1, keepdims=True)
+    if shapes.min() < 1 or shapes.prod(axis=1).max() > mask.shape[1] or not np.array_equal(mask, expected):
+        raise InputError(
+            "pixel_attention_mask and spatial_shapes of a row contradict each other.",
+            "Preprocess images with model.images.",
+        )
 
 
-def require_batch(items: object, what: str) -> None:
-    """Refuse one item where a sequence is due; most single items are sequences of something else."""
+def require_batch(items: object, noun: str) -> None:
+    """Refuse a single item where a list is expected: most single items are sequences of something else.
+
+    Args:
+        items: The argument to check.
+        noun: Name of an item in error messages, as in "image".
+
+    Raises:
+        InputError: `items` is a single item, has no length, or is empty.
+    """
     one_array = isinstance(items, np.ndarray) and items.ndim <= 3
     if one_array or isinstance(items, str | bytes) or not isinstance(items, Sized):
-        raise InputError(f"A single {what}, or none ({type(items).__name__}).", f"Pass a list, even for one {what}.")
+        raise InputError(
+            f"Expected a list of {noun}s, got {type(items).__name__}.", f"Pass a list, even for one {noun}."
+        )
     if not len(items):
-        raise InputError("Nothing to encode.", f"Pass at least one {what}.")
+        raise InputError(f"Expected a list of {noun}s, got an empty one.", f"Pass at least one {noun}.")

@@ -1,4 +1,4 @@
-"""Work ahead of whoever needs it, by a bounded number of items."""
+"""Compute a bounded number of results before they are needed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _Out = TypeVar("_Out")
 def prefetch(
     executor: Executor, function: Callable[[_In], _Out], items: Iterable[_In], depth: int
 ) -> Iterator[Future[_Out]]:
-    """`function` of each item, in order, as futures; at most `depth` items are worked on or waiting to be taken.
+    """Futures of `function(item)`, in the order of the items; at most `depth` of them run or wait at a time.
 
-    Items are taken from their iterable in the caller's thread. When the caller stops early, what was not begun is not.
+    The caller's thread iterates over the items. If the caller stops early, calls that have not begun are cancelled.
     """
     source = iter(items)
     waiting = deque(executor.submit(function, item) for item in itertools.islice(source, depth))
@@ -32,7 +32,7 @@ def prefetch(
 
 
 def batched(items: Iterable[_In], size: int) -> Iterator[list[_In]]:
-    """Lists of `size` items; the last one may be shorter."""
+    """Lists of `size` items; the last list may be shorter."""
     source = iter(items)
     while batch := list(itertools.islice(source, size)):
         yield batch

@@ -1,4 +1,4 @@
-"""Texts on their way into the text tower: templates, what is cut off, and embeddings that are known already."""
+"""Labels, prompt templates, the warning about truncated texts, and the cache of text embeddings."""
 
 from __future__ import annotations
 
@@ -6,55 +6,88 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import FloatArray, IntArray
 from ..errors import InputError
 from .tokenizer import Truncation
 
-FloatArray = NDArray[np.float32]
-DEFAULT_ENTRIES = 4096  # 16 MB at 1024 numbers each
+DEFAULT_ENTRIES: Final = 4096  # 16 MB at 1024 numbers each
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label and the probability that it fits an image; the probabilities of several labels do not sum to 1."""
+
+    label: str
+    probability: float
 
 
 class TextTruncatedWarning(UserWarning):
-    """A text is longer than the model reads; the end of it counts for nothing."""
+    """A text is longer than the model reads, and its end is ignored."""
 
 
-def warn_truncated(cut: Truncation) -> None:
-    """Warn of a text that is too long, and say behind which words it is cut."""
+def warn_truncated(truncation: Truncation) -> None:
+    """Warn about a truncated text, with the last words that the model reads."""
     warnings.warn(
-        f"Text {cut.place} ({cut.text[:40]!r} …) has {cut.pieces} pieces, of which the model reads {cut.read}: it is "
-        f"cut behind {cut.last_words!r}.",
+        f"Text {truncation.index} ({truncation.text[:40]!r} …) has {truncation.tokens} tokens and the model reads "
+        f"{truncation.max_tokens}; truncated after {truncation.last_words!r}.",
         TextTruncatedWarning,
         stacklevel=2,
     )
 
 
-def format_prompts(templates: str | Sequence[str], labels: Sequence[str]) -> list[list[str]]:
-    """For each label every template with the label in the place of `{}`.
+def read_labels(data: bytes, name: str) -> list[str]:
+    """The lines of a UTF-8 file, without blank lines and surrounding white space.
+
+    Args:
+        data: Content of the file; a byte order mark is ignored.
+        name: Name of the file in error messages.
 
     Raises:
-        InputError: There is no template, one has no `{}`, or a label is no string.
+        InputError: The file is not UTF-8, or has no label.
+    """
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}).", "Save it as UTF-8.") from error
+    labels = [stripped for line in lines if (stripped := line.strip())]
+    if not labels:
+        raise InputError(f"{name} has no label.", "Write one label on each line.")
+    return labels
+
+
+def format_prompts(templates: str | Sequence[str], labels: Sequence[str]) -> list[list[str]]:
+    """The prompts of each label: every template with `{}` replaced by the label.
+
+    Raises:
+        InputError: There is no template, a template has no `{}`, or a label is not a string.
     """
     chosen = [templates] if isinstance(templates, str) else list(templates)
     if not chosen:
-        raise InputError("There is no template.", 'Pass "{}" for the bare label.')
+        raise InputError("Expected a template, got none.", 'Pass "{}" for the bare label.')
     for template in chosen:
         if "{}" not in template:
-            raise InputError(f"The template {template!r} has no place for a label.", "Write {} where it belongs.")
-    if not all(isinstance(label, str) for label in labels):
-        raise InputError("A label is no string.", "Pass a list of str.")
+            raise InputError(f"The template {template!r} has no {{}}.", "Write {} where the label belongs.")
+    for label in labels:
+        if not isinstance(label, str):
+            raise InputError(f"A label must be a string, got {type(label).__name__}.", "Pass a list of str.")
     return [[template.replace("{}", label) for template in chosen] for label in labels]
 
 
 class TextCache:
-    """Embeddings of texts, as the tower gives them, by the variant's hash and the text's ids; the oldest go first.
+    """Cache of text embeddings, keyed by the variant's hash and the text's ids; the least recently used go first.
 
-    Threads and models may share one.
+    Threads and models may share a cache. Embeddings are cached before they are normalized.
 
     Args:
-        entries: How many it holds at most; 0 holds none.
+        entries: Maximum number of embeddings; 0 turns the cache off.
+
+    Raises:
+        InputError: `entries` is negative.
 
     >>> cache = TextCache(100)
     >>> model = Siglip.load(folder, text_cache=cache)
@@ -65,38 +98,42 @@ class TextCache:
 
     def __init__(self, entries: int = DEFAULT_ENTRIES) -> None:
         if entries < 0:
-            raise InputError(f"A cache cannot hold {entries} entries.", "Use 0 for none.")
+            raise InputError(f"entries must be at least 0, got {entries}.", "Pass 0 to turn the cache off.")
         self.entries = entries
-        self._known: OrderedDict[tuple[str, bytes], FloatArray] = OrderedDict()
+        self._rows: OrderedDict[tuple[str, bytes], FloatArray] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._rows)
 
-    def encode(
-        self, identity: str, ids: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], FloatArray]
-    ) -> FloatArray:
-        """The embedding of each row of ids, float32 [rows, size]; `encode` is asked once for each new row."""
+    def encode(self, identity: str, ids: IntArray, encode: Callable[[IntArray], FloatArray]) -> FloatArray:
+        """The embedding of each text, float32 [texts, size].
+
+        Args:
+            identity: Hash of the variant.
+            ids: int64 [texts, length].
+            encode: Computes embeddings; called once at most, with the distinct rows that are not cached.
+        """
         keys = [(identity, row.tobytes()) for row in ids]
-        first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        found = self._get(first)
-        new = [key for key in first if key not in found]
-        if new:
-            rows = encode(ids[[first[key] for key in new]])
-            found |= dict(zip(new, rows, strict=True))
-            self._put({key: found[key] for key in new})
-        return np.stack([found[key] for key in keys])
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        rows = self._get(first)
+        missing = [key for key in first if key not in rows]
+        if missing:
+            encoded = dict(zip(missing, encode(ids[[first[key] for key in missing]]), strict=True))
+            rows |= encoded
+            self._put(encoded)
+        return np.stack([rows[key] for key in keys])
 
     def _get(self, keys: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], FloatArray]:
         with self._lock:
-            found = {key: self._known[key] for key in keys if key in self._known}
-            for key in found:
-                self._known.move_to_end(key)
-        return found
+            rows = {key: self._rows[key] for key in keys if key in self._rows}
+            for key in rows:
+                self._rows.move_to_end(key)
+        return rows
 
     def _put(self, rows: dict[tuple[str, bytes], FloatArray]) -> None:
         with self._lock:
             for key, row in list(rows.items())[-self.entries :] if self.entries else ():
-                self._known[key] = row.copy()  # a row of its own, or it would keep its whole batch alive
-            while len(self._known) > self.entries:
-                self._known.popitem(last=False)
+                self._rows[key] = row.copy()  # a view would keep its whole batch alive
+            while len(self._rows) > self.entries:
+                self._rows.popitem(last=False)

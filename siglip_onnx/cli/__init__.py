@@ -1,4 +1,4 @@
-"""The command line. Each command lives in a module of its own, which is imported when it is called."""
+"""The command line. Each command is a module, imported when the command is called."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .. import __version__
 from ..runtime.errors import SiglipOnnxError
 
 _COMMANDS: Final = {
-    "classify": "Name images: how probable is each label?",
-    "doctor": "Show what is installed and which providers work.",
+    "classify": "Show the probability of labels for images.",
+    "doctor": "Show installed packages and working providers.",
     "embed": "Embed a collection of images or texts.",
-    "export": "Turn a checkpoint into an ONNX artifact.",
-    "freeze-labels": "Make a classifier of fixed labels, without a text tower.",
-    "inspect": "Show what an artifact is and what was said of it.",
-    "layout": "Write an artifact in the form that another server or library reads.",
-    "quantize": "Derive a smaller or faster variant and judge it.",
-    "search": "Find the rows of an embeddings file.",
+    "export": "Export a checkpoint to an ONNX artifact.",
+    "freeze-labels": "Make a classifier with fixed labels and no text tower.",
+    "inspect": "Show the graphs and verdicts of an artifact.",
+    "layout": "Write an artifact in the layout of another server or library.",
+    "quantize": "Derive a smaller or faster variant and validate it.",
+    "search": "Search an embeddings file.",
     "validate": "Compare an artifact with the PyTorch reference.",
 }
-_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-_DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as in shells
+_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 _PIPE: Final = 141  # 128 + SIGPIPE
 _TERMINATED: Final = 143  # 128 + SIGTERM
 
@@ -37,8 +37,8 @@ class _LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # click would end with 1, which here means a parity failure
-            sys.stderr.close()  # or Python complains about the pipe at exit
+        except BrokenPipeError:  # click would exit with 1, which means a parity failure here
+            sys.stderr.close()  # otherwise Python reports the broken pipe at exit
             sys.exit(_PIPE)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -59,17 +59,17 @@ class _LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="siglip-onnx")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def cli(debug: bool) -> None:
-    """Export SigLIP checkpoints to ONNX, run them without PyTorch, and prove that they still compute the same.
+    """Export SigLIP checkpoints to ONNX, run them without PyTorch, and prove that they match the PyTorch reference.
 
     \b
     Exit codes: 0 success or PASS, 1 parity FAIL, 2 wrong usage, 3 runtime or provider missing, 4 INCONCLUSIVE,
-    5 checkpoint, 6 export, 7 artifact, 8 image, text or data, 9 quantization, 70 a defect of siglip-onnx,
-    130 interrupted, 141 nobody reads the output, 143 terminated.
-    """  # noqa: D301  click takes \b for "keep these lines as they are"
+    5 checkpoint, 6 export, 7 artifact, 8 image, text or data, 9 quantization, 70 a bug in siglip-onnx,
+    130 interrupted, 141 broken pipe, 143 terminated.
+    """  # noqa: D301  click keeps the line breaks of a paragraph after \b
 
 
 def main() -> NoReturn:
-    """Run the command line; every error ends in one paragraph and its exit code."""
+    """Run the command line; every error is printed as one paragraph and sets its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     debug = sys.argv[1:2] == ["--debug"]
     try:
@@ -78,21 +78,21 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("Interrupted; nothing was left half-written.", _INTERRUPTED, debug)
+        _fail("Interrupted; no file is half-written.", _INTERRUPTED, debug)
     except SiglipOnnxError as error:
         _fail(f"Error: {error}", error.exit_code, debug)
-    except Exception as error:  # a defect, which users should see as one paragraph too
+    except Exception as error:  # a bug, which is also printed as one paragraph
         _fail(
-            f"Error: siglip-onnx met a {type(error).__name__} that it did not expect ({error}). "
-            "Please report it with the output of the same command under --debug (siglip-onnx --debug …).",
-            _DEFECT,
+            f"Error: unexpected {type(error).__name__} in siglip-onnx ({error}). "
+            "Please report it with the output of siglip-onnx --debug …, followed by the same arguments.",
+            _BUG,
             debug,
         )
     sys.exit(code or 0)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """Unwind, so that what is half-written is removed."""
+    """Raise SystemExit, so that half-written files are deleted."""
     sys.exit(_TERMINATED)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..runtime import ImageOptions, SessionOptions, Siglip
-from ..runtime.labels import read_labels
+from ..runtime.preprocessing.prompts import read_labels
 from .console import (
     auto_precision_option,
     json_option,
@@ -27,14 +27,14 @@ from .console import (
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path())
-@click.option("--label", "labels", multiple=True, help="A label to choose among; give it again for each.")
+@click.option("--label", "labels", multiple=True, help="Label; repeat for several.")
 @click.option(
     "--labels-from",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="A file with a label a line, or - for standard input.",
+    help="File with one label per line; - for standard input.",
 )
 @template_option
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Labels to show for each image.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Number of labels to show per image.")
 @with_image_options
 @auto_precision_option
 @session_options(auto=True)
@@ -52,22 +52,22 @@ def command(
     image_options: ImageOptions,
     as_json: bool,
 ) -> None:
-    """Tell how probable each label is for each of the images IMAGES, by the model in ARTIFACT.
+    """Classify IMAGES with the model in ARTIFACT: show the probability of each label.
 
-    A classifier of frozen labels has its own and needs none.
+    A classifier with frozen labels needs no --label.
     """
-    choices = list(labels)
+    names = list(labels)
     if labels_from is not None:
         with click.open_file(labels_from, "rb") as file:
-            choices += read_labels(file.read(), labels_from)
+            names += read_labels(file.read(), labels_from)
     with progress() as step:
         step("Loading the model")
         model = Siglip.load(artifact, precision, provider, options=options, image_options=image_options)
         tell_choice(model, precision, provider)
-        if not choices and model.contract.labels is None:
-            raise click.UsageError("Give at least one --label, or a file with --labels-from.")
-        step("Looking at the images")
-        ranked = model.classify(images, choices or None, template=templates)
+        if not names and model.contract.labels is None:
+            raise click.UsageError("Pass at least one --label, or a file with --labels-from.")
+        step("Classifying")
+        ranked = model.classify(images, names or None, template=templates)
     if as_json:
         print_json({image: best[:top] for image, best in zip(images, ranked, strict=True)})
         return

@@ -1,4 +1,4 @@
-"""What the commands share: progress on a terminal, and options."""
+"""Options and console output that several commands share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from ..exporter.options import Dialect
 from ..runtime import ImageOptions
 from ..runtime.artifact.contract import Precision, Provider, Verdict
 from ..runtime.auto_select import AUTO
@@ -25,41 +26,53 @@ from ..runtime.preprocessing.image import Transparency
 COLORS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
 
 artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 precision_option = click.option(
     "--precision",
     type=click.Choice([p.value for p in Precision]),
     default="fp32",
     show_default=True,
-    help="Which variant.",
+    help="Variant to use.",
 )
 auto_precision_option = click.option(
     "--precision",
     type=click.Choice([*(p.value for p in Precision), AUTO]),
     default="fp32",
     show_default=True,
-    help="Which variant; auto takes the fastest here that carries a PASS.",
+    help="Variant to use; auto selects the fastest one here that carries a PASS.",
 )
 _SESSION_OPTIONS = (
-    click.option("--threads", type=click.IntRange(1), help="Threads of one run; by default what this process may use."),
-    click.option("--allow-fallback", is_flag=True, help="Let the CPU run what the provider cannot."),
-    click.option("--device", type=click.IntRange(0), default=0, help="Number of the device, where there are several."),
-    click.option("--memory-limit", type=click.IntRange(1), help="MiB of device memory for CUDA or TensorRT."),
+    click.option(
+        "--threads", type=click.IntRange(1), help="Threads per run (default: all cores this process may use)."
+    ),
+    click.option("--allow-fallback", is_flag=True, help="Let the CPU run nodes that the provider does not support."),
+    click.option("--device", type=click.IntRange(0), default=0, help="Number of the device, if there are several."),
+    click.option("--memory-limit", type=click.IntRange(1), help="Device memory of CUDA or TensorRT in MiB."),
     click.option("--cuda-graphs", is_flag=True, help="Replay recorded CUDA graphs for small batches."),
     click.option(
-        "--hint",
-        type=click.Choice([h.value for h in OpenVinoPrecision]),
-        help="OpenVINO's arithmetic; by default the variant's.",
+        "--openvino-precision",
+        type=click.Choice([p.value for p in OpenVinoPrecision]),
+        help="Precision that OpenVINO computes in (default: the variant's).",
     ),
     click.option(
-        "--mode",
-        type=click.Choice([m.value for m in OpenVinoPerformance]),
+        "--openvino-performance",
+        type=click.Choice([p.value for p in OpenVinoPerformance]),
         default="latency",
-        help="What OpenVINO is tuned for.",
+        show_default=True,
+        help="Goal that OpenVINO is tuned for.",
     ),
-    click.option("--cache", is_flag=True, help="Keep what a provider compiled for the next start."),
+    click.option("--cache", is_flag=True, help="Cache compiled models for the next start."),
 )
-_CHOSEN = ("threads", "allow_fallback", "device", "memory_limit", "cuda_graphs", "hint", "mode", "cache")
+_SESSION_NAMES = (
+    "threads",
+    "allow_fallback",
+    "device",
+    "memory_limit",
+    "cuda_graphs",
+    "openvino_precision",
+    "openvino_performance",
+    "cache",
+)
 
 
 template_option = click.option(
@@ -68,31 +81,41 @@ template_option = click.option(
     multiple=True,
     default=["{}"],
     show_default=True,
-    help='What the model reads, as in "a photo of {}"; given several times, their mean.',
+    help='Prompt template, as in "a photo of {}"; several are averaged.',
 )
 
 dialect_option = click.option(
     "--dialect",
-    type=click.Choice(["transformers", "paddle", "open_clip", "big_vision"]),
-    help="Whose names and orientation the weights have; by default found out from the file.",
+    type=click.Choice([d.value for d in Dialect]),
+    help="Library whose tensor names and orientation the weights follow (default: detected).",
 )
 
 
-def session_options(*, auto: bool, default: str | None = "cpu") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Options of a command that runs graphs: `provider`, and a function `options` that gives SessionOptions for one."""
+def session_options(
+    *, auto: bool, default: str | None = "cpu", with_provider: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options of a command that runs graphs, which gets `provider` and `options`, the SessionOptions.
+
+    Args:
+        auto: Whether the provider may be `auto`.
+        default: Default provider.
+        with_provider: Whether to add `--provider`; a command without it has an option of its own.
+    """
     names = [p.value for p in Provider] + ([AUTO] if auto else [])
-    told = "What runs it; auto takes the fastest here that carries a PASS." if auto else "What runs it."
+    text = "Provider to run on" + ("; auto selects the fastest one here that carries a PASS." if auto else ".")
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_options(**arguments: Any) -> Any:
-            chosen = {name: arguments.pop(name) for name in _CHOSEN}
-            return command(options=_options(arguments["provider"], **chosen), **arguments)
+            chosen = {name: arguments.pop(name) for name in _SESSION_NAMES}
+            provider = arguments["provider"] if with_provider else None
+            return command(options=_options(provider, **chosen), **arguments)
 
-        with_provider = click.option(
-            "--provider", type=click.Choice(names), default=default, show_default=True, help=told
-        )(with_options)
-        return functools.reduce(lambda so_far, option: option(so_far), reversed(_SESSION_OPTIONS), with_provider)
+        provider_option = click.option(
+            "--provider", type=click.Choice(names), default=default, show_default=True, help=text
+        )
+        decorated = provider_option(with_options) if with_provider else with_options
+        return functools.reduce(lambda function, option: option(function), reversed(_SESSION_OPTIONS), decorated)
 
     return decorate
 
@@ -104,7 +127,7 @@ def _options(
     openvino_performance: str,
     **others: Any,
 ) -> SessionOptions:
-    """What the command line said; the provider may still be chosen when the model is loaded."""
+    """SessionOptions from the command line; for `auto`, `Siglip.load` selects the provider later."""
     return SessionOptions(
         provider=Provider.CPU if provider in (AUTO, None) else Provider(provider),
         memory_limit=None if memory_limit is None else memory_limit * 2**20,
@@ -115,37 +138,37 @@ def _options(
 
 
 _IMAGE_OPTIONS = (
-    click.option("--exif-orientation", is_flag=True, help="Turn photos as their EXIF orientation says."),
+    click.option("--exif-orientation", is_flag=True, help="Rotate photos as their EXIF orientation says."),
     click.option(
         "--transparency",
         type=click.Choice([t.value for t in Transparency]),
         default="drop",
         show_default=True,
-        help="Of alpha channels.",
+        help="Treatment of alpha channels.",
     ),
-    click.option("--reduced-jpeg", is_flag=True, help="Decode large JPEGs at a part of their size: faster, not exact."),
+    click.option("--reduced-jpeg", is_flag=True, help="Decode large JPEGs at reduced size: faster, not exact."),
 )
 
 
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of a command that looks at images: `image_options`."""
+    """Add the options of a command that decodes images, which gets `image_options`, the ImageOptions."""
 
     @functools.wraps(command)
     def with_options(exif_orientation: bool, transparency: str, reduced_jpeg: bool, **arguments: Any) -> Any:
         chosen = ImageOptions(exif_orientation, Transparency(transparency), reduced_jpeg=reduced_jpeg)
         return command(image_options=chosen, **arguments)
 
-    return functools.reduce(lambda so_far, option: option(so_far), reversed(_IMAGE_OPTIONS), with_options)
+    return functools.reduce(lambda function, option: option(function), reversed(_IMAGE_OPTIONS), with_options)
 
 
 class _Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
-        """Let the command line end with its own exit code; rich's is 1, which here means a parity failure."""
+        """Raise the error, because rich would exit with 1, which means a parity failure here."""
         raise BrokenPipeError
 
 
 def stdout() -> rich.console.Console:
-    """A console as wide as the terminal; wide enough for every table where there is none."""
+    """A console as wide as the terminal, or wide enough for every table if there is no terminal."""
     console = _Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 160
@@ -153,29 +176,29 @@ def stdout() -> rich.console.Console:
 
 
 def table(*headers: str) -> rich.table.Table:
-    """An empty table in the tool's plain style."""
+    """An empty table in the plain style of all commands."""
     return rich.table.Table(*headers, box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
 
 
 def colored(verdict: Verdict | None) -> rich.text.Text:
-    """A verdict in its color."""
-    return rich.text.Text("not judged", "dim") if verdict is None else rich.text.Text(verdict, COLORS[verdict])
+    """A verdict in its color; None is "not validated"."""
+    return rich.text.Text("not validated", "dim") if verdict is None else rich.text.Text(verdict, COLORS[verdict])
 
 
 def tell_choice(model: Siglip, precision: str, provider: str) -> None:
-    """Say on standard error what `auto` chose."""
+    """Print to standard error the variant and provider that `auto` selected."""
     if AUTO in (precision, provider):
-        click.echo(f"Chose {model.precision} on {model.options.provider}.", err=True)
+        click.echo(f"Selected {model.precision} on {model.options.provider}.", err=True)
 
 
 def print_json(value: object) -> None:
-    """A value as indented JSON on standard output."""
+    """Print a value as indented JSON."""
     click.echo(as_json(value), nl=False)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Somewhere to tell what is being done; shown on a terminal, silent elsewhere."""
+    """A function that shows the current step on a terminal, and prints nothing without one."""
     console = rich.console.Console(stderr=True)
     with console.status("") as status:
         yield lambda step: status.update(f"{step} …")

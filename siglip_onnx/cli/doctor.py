@@ -12,14 +12,15 @@ import rich.text
 from .. import __version__
 from ..runtime import Artifact
 from ..runtime.artifact.contract import Provider
+from ..runtime.auto_select import ranked
 from ..runtime.engines import host
+from ..runtime.engines.host import installed_version
 from ..runtime.engines.preflight import ProviderProblem, check_provider
-from ..runtime.engines.providers import PROVIDERS, ranked
+from ..runtime.engines.providers import PROVIDERS
 from ..runtime.errors import ProviderError
-from ..runtime.versions import installed_version
 from .console import json_option, print_json, progress, stdout, table
 
-# What each package is for: running, bulk work, exporting and judging.
+# Each package with its purpose, a key of _INSTALL or a part of [export].
 _PACKAGES = {
     "numpy": "run",
     "pillow": "run",
@@ -70,15 +71,15 @@ class _Provider:
 @click.argument("artifact", type=click.Path(path_type=Path), required=False)
 @json_option
 def command(artifact: Path | None, as_json: bool) -> int:
-    """Show what is installed here, which providers really run a graph, and why the others do not.
+    """Show installed packages and try every provider with a small graph.
 
-    With ARTIFACT, also what `--provider auto` and `--precision auto` would choose for it. The exit code is 3 if nothing
-    can be run.
+    With ARTIFACT, also show what `--provider auto` and `--precision auto` would select for it. The exit code is 3 if no
+    provider works.
     """
     packages = [_package(name, purpose) for name, purpose in _PACKAGES.items()]
     with progress() as step:
         step("Trying providers")
-        providers = [_Provider(name, (found := check_provider(name)) is None, found) for name in PROVIDERS]
+        providers = [_Provider(name, (problem := check_provider(name)) is None, problem) for name in PROVIDERS]
     working = {provider.name for provider in providers if provider.works}
     choices = _choices(artifact, working)
     if as_json:
@@ -92,7 +93,10 @@ def command(artifact: Path | None, as_json: bool) -> int:
     else:
         _print(packages, providers)
         if artifact:
-            click.echo(f"\nauto chooses for {artifact}: " + (choices[0] if choices else "nothing, for want of a PASS"))
+            click.echo(
+                f"\nauto selects for {artifact}: "
+                + (choices[0] if choices else "nothing, because no variant carries a PASS")
+            )
     return 0 if working else ProviderError.exit_code
 
 
@@ -125,23 +129,21 @@ def _print(packages: list[_Package], providers: list[_Provider]) -> None:
     for warning in _warnings():
         click.echo(f"{'':12} {warning}")
     click.echo()
-    rows = table("package", "found", "needed to", "install with")
+    rows = table("package", "installed", "needed to", "install with")
     for package in packages:
-        found = rich.text.Text(package.version or "missing", "green" if package.version else "dim")
-        rows.add_row(package.name, found, package.needed_to, rich.text.Text(package.install))
+        version = rich.text.Text(package.version or "missing", "green" if package.version else "dim")
+        rows.add_row(package.name, version, package.needed_to, rich.text.Text(package.install))
     stdout().print(rows)
     click.echo()
     rows = table("provider", "works", "why not", "what to do")
     for provider in providers:
         works = rich.text.Text("yes", "green") if provider.works else rich.text.Text("no", "dim")
-        told = provider.problem or ProviderProblem("", "")
-        rows.add_row(provider.name, works, rich.text.Text(told.cause), rich.text.Text(told.fix))
+        problem = provider.problem or ProviderProblem("", "")
+        rows.add_row(provider.name, works, rich.text.Text(problem.cause), rich.text.Text(problem.fix))
     stdout().print(rows)
 
 
 def _warnings() -> list[str]:
     if host.processor().saturates:
-        return [
-            "without VNNI, int8 is slower, and products overflow in variants that were made with --set weight_bits=8"
-        ]
+        return ["without VNNI, int8 is slower, and variants made with --set weight_bits=8 may overflow"]
     return []

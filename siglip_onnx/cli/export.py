@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from ..exporter.options import Dialect, ExportOptions, GraphInput, Layout
 from ..runtime.errors import ProviderError
 from ..runtime.files import scratch_folder
 from .console import dialect_option, json_option, print_json, progress
-
-if TYPE_CHECKING:
-    from ..exporter import ExportOptions
 
 
 @click.command()
@@ -20,25 +17,26 @@ if TYPE_CHECKING:
 @click.argument("artifact", type=click.Path(path_type=Path))
 @dialect_option
 @click.option(
-    "--image-size", type=int, help="Pixels each way in the place of the checkpoint's; positions are interpolated."
+    "--image-size",
+    type=int,
+    help="Image height and width in pixels (default: the checkpoint's); position embeddings are interpolated.",
 )
-@click.option("--batch", type=int, help="A fixed batch, as NPUs and TensorRT want it; by default it stays free.")
-@click.option("--pooled-only", is_flag=True, help="Leave out last_hidden_state, and what only it needs.")
-@click.option("--normalized", is_flag=True, help="Scale embeddings to length 1 in the graph.")
+@click.option("--batch", type=int, help="Fixed batch size, as NPUs and TensorRT need it (default: dynamic).")
+@click.option("--pooled-only", is_flag=True, help="Omit last_hidden_state and everything that only it needs.")
+@click.option("--normalized", is_flag=True, help="Scale embeddings to length 1 inside the graphs.")
 @click.option(
     "--image-input",
-    type=click.Choice(["pixels", "bytes", "image"]),
-    default="pixels",
+    type=click.Choice([i.value for i in GraphInput]),
+    default=GraphInput.PIXELS.value,
     show_default=True,
-    help="What the vision graph takes: normalized pixels, bytes that are resized already, or a decoded image of any "
-    "size.",
+    help="Input of the vision graph: normalized pixels, bytes of resized images, or one decoded image of any size.",
 )
 @click.option(
     "--layout",
-    type=click.Choice(["immich", "optimum", "triton"]),
-    help="Write this form instead of an artifact, as `siglip-onnx layout` does from an artifact.",
+    type=click.Choice([layout.value for layout in Layout]),
+    help="Write this layout instead of an artifact; same as `siglip-onnx layout` on the artifact.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace ARTIFACT if it is one already, or, with --layout, a layout.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing artifact (with --layout: an existing layout).")
 @json_option
 def command(
     checkpoint: str,
@@ -53,50 +51,60 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Turn CHECKPOINT into an ONNX artifact in the folder ARTIFACT.
+    """Export CHECKPOINT to an ONNX artifact in the folder ARTIFACT.
 
-    CHECKPOINT is a folder with weights of transformers, PaddleNLP, open_clip or big_vision and their tokenizer files,
-    or the id of a model on the Hugging Face hub, which is then downloaded.
+    CHECKPOINT is a folder with tokenizer files and weights of transformers, PaddleNLP, open_clip or big_vision, or the
+    id of a model on the Hugging Face hub, which is downloaded.
     """
-    try:
-        from ..exporter import Dialect, ExportOptions, ImageInput, export
-    except ImportError as error:
-        raise ProviderError(
-            f"Exporting needs packages that are not installed ({error}).", "Run: pip install 'siglip-onnx[export]'."
-        ) from error
     options = ExportOptions(
         dialect=Dialect(dialect) if dialect else None,
         image_size=image_size,
         batch=batch,
         pooled_only=pooled_only,
         normalized=normalized,
-        image_input=ImageInput(image_input),
+        image_input=GraphInput(image_input),
     )
-    if layout is not None:
-        _lay_out(checkpoint, artifact, options, layout, overwrite, as_json)
-        return
-    with progress() as step:
-        made = export(checkpoint, artifact, options, overwrite=overwrite, progress=step)
-    size = sum(record.bytes for record in made.contract.files.values())
-    if as_json:
-        print_json({"artifact": str(artifact), "name": made.contract.name, "bytes": size})
+    _require_packages()
+    if layout is None:
+        _export_artifact(checkpoint, artifact, options, overwrite, as_json)
     else:
-        click.echo(f"Exported {made.contract.name} to {artifact} ({size / 1e6:,.1f} MB).")
-        click.echo(f"Next: siglip-onnx validate {artifact} --reference {checkpoint}")
+        _export_layout(checkpoint, artifact, options, Layout(layout), overwrite, as_json)
 
 
-def _lay_out(
-    checkpoint: str, target: Path, options: ExportOptions, layout: str, overwrite: bool, as_json: bool
-) -> None:
-    """Export beside the target, and link what the layout needs out of there before it vanishes."""
+def _require_packages() -> None:
+    try:
+        from ..exporter import export  # noqa: F401  to see whether its packages are installed
+    except ImportError as error:
+        raise ProviderError(
+            f"Exporting needs packages that are not installed ({error}).", "Run: pip install 'siglip-onnx[export]'."
+        ) from error
+
+
+def _export_artifact(checkpoint: str, target: Path, options: ExportOptions, overwrite: bool, as_json: bool) -> None:
     from ..exporter import export
-    from ..exporter.layouts import Layout, write_layout
+
+    with progress() as step:
+        artifact = export(checkpoint, target, options, overwrite=overwrite, progress=step)
+    name, size = artifact.contract.name, sum(record.bytes for record in artifact.contract.files.values())
+    if as_json:
+        print_json({"artifact": str(target), "name": name, "bytes": size})
+    else:
+        click.echo(f"Exported {name} to {target} ({size / 1e6:,.1f} MB).")
+        click.echo(f"Next: siglip-onnx validate {target} --reference {checkpoint}")
+
+
+def _export_layout(
+    checkpoint: str, target: Path, options: ExportOptions, layout: Layout, overwrite: bool, as_json: bool
+) -> None:
+    """Export to a temporary folder beside the target, so that the layout's hard links outlive the artifact."""
+    from ..exporter import export
+    from ..exporter.layouts import write_layout
 
     target.resolve().parent.mkdir(parents=True, exist_ok=True)
     with progress() as step, scratch_folder(target.resolve()) as scratch:
         artifact = scratch / "artifact"
         export(checkpoint, artifact, options, progress=step)
-        write_layout(artifact, target, Layout(layout), overwrite=overwrite, progress=step)
+        write_layout(artifact, target, layout, overwrite=overwrite, progress=step)
     if as_json:
         print_json({"target": str(target), "layout": layout})
     else:

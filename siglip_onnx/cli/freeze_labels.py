@@ -8,14 +8,14 @@ import click
 
 from ..runtime.artifact.contract import Precision
 from ..runtime.errors import ProviderError
-from ..runtime.labels import read_labels
+from ..runtime.preprocessing.prompts import read_labels
 from .console import artifact_argument, json_option, print_json, progress, template_option
 
 
 @click.command()
 @artifact_argument
 @click.argument("labels", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The classifier's folder.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the classifier.")
 @template_option
 @click.option(
     "--precision",
@@ -24,9 +24,9 @@ from .console import artifact_argument, json_option, print_json, progress, templ
     multiple=True,
     default=["fp32"],
     show_default=True,
-    help="Which variant of the vision tower; give it again for several.",
+    help="Variant of the vision tower; repeat the option for several.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the folder if it is an artifact already.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it is an artifact.")
 @json_option
 def command(
     artifact: Path,
@@ -37,9 +37,9 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Make a classifier of the labels in the file LABELS, one a line, out of ARTIFACT.
+    """Freeze the labels in the file LABELS, one per line, into a classifier made from ARTIFACT.
 
-    It holds the vision tower and the labels' embeddings: a third of the size, and no tokenizer.
+    The classifier holds the vision tower and the label embeddings: a third of the size, and no tokenizer.
     """
     try:
         from ..exporter import freeze_labels
@@ -52,12 +52,12 @@ def command(
         names = read_labels(file.read(), labels)
     chosen = [Precision(precision) for precision in precisions]
     with progress() as step:
-        made = freeze_labels(
+        classifier = freeze_labels(
             artifact, names, output, templates=templates, precisions=chosen, overwrite=overwrite, progress=step
         )
-    size = sum(record.bytes for record in made.contract.files.values())
+    size = sum(record.bytes for record in classifier.contract.files.values())
     if as_json:
-        print_json({"artifact": str(output), "name": made.contract.name, "labels": len(names), "bytes": size})
+        print_json({"artifact": str(output), "name": classifier.contract.name, "labels": len(names), "bytes": size})
     else:
         click.echo(f"Froze {len(names)} labels into {output} ({size / 1e6:,.1f} MB).")
         click.echo(f"Next: siglip-onnx validate {output} --reference CHECKPOINT")

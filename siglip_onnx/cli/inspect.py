@@ -14,10 +14,10 @@ from .console import artifact_argument, colored, json_option, print_json, progre
 
 @click.command()
 @artifact_argument
-@click.option("--verify", is_flag=True, help="Check the SHA-256 of every file, too.")
+@click.option("--verify", is_flag=True, help="Also check the SHA-256 of every file.")
 @json_option
 def command(artifact: Path, verify: bool, as_json: bool) -> None:
-    """Show what ARTIFACT is: its model, graphs, sizes, and the verdicts it carries."""
+    """Show the model, graphs, sizes and verdicts of ARTIFACT."""
     opened = Artifact.open(artifact)
     if verify:
         with progress() as step:
@@ -27,18 +27,19 @@ def command(artifact: Path, verify: bool, as_json: bool) -> None:
         print_json(opened.contract)
         return
     _describe(opened.contract)
-    click.echo(f"Every file is the one that the contract lists ({len(opened.contract.files)} files)." * verify)
+    if verify:
+        click.echo(f"All {len(opened.contract.files)} files match the contract.")
 
 
 def _describe(contract: Contract) -> None:
     text, labels, logits = contract.tokenizer, contract.labels, contract.logits
     click.echo(contract.name)
-    click.echo(f"  images  {_images(contract.image)}")
+    click.echo(f"  images    {_images(contract.image)}")
     if text:
         click.echo(f"  texts     {text.length} ids of {text.vocab_size}, padded with {text.pad_id}")
     if labels:
-        some = ", ".join(labels.labels[:5]) + (", …" if len(labels.labels) > 5 else "")
-        click.echo(f"  labels    {len(labels.labels)}, frozen with {' '.join(map(repr, labels.templates))}: {some}")
+        shown = ", ".join(labels.labels[:5]) + (", …" if len(labels.labels) > 5 else "")
+        click.echo(f"  labels    {len(labels.labels)}, frozen with {' '.join(map(repr, labels.templates))}: {shown}")
     click.echo(f"  logits    {logits.scale:.6g} * cosine {logits.bias:+.6g}")
     click.echo(f"  embedding {contract.embedding.size} wide, output {contract.embedding.output}\n")
     rows = table("precision", "for", "graph", "file", "MB", "opset", "verdict", "against")
@@ -59,8 +60,8 @@ def _images(image: ImageSpec) -> str:
         size = f"at most {image.max_patches} patches of {image.patch_size} x {image.patch_size}"
     else:
         size = f"{image.width} x {image.height}"
-    where = {"pixels": "", "bytes": ", normalized in the graph", "image": ", resized in the graph"}[image.input]
-    return f"{size}, {image.filter}, mean {image.mean}, std {image.std}{where}"
+    steps = {"pixels": "", "bytes": ", normalized in the graph", "image": ", resized in the graph"}[image.input]
+    return f"{size}, {image.filter}, mean {image.mean}, std {image.std}{steps}"
 
 
 def _size(contract: Contract, graph: Graph) -> int:

@@ -2,308 +2,306 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import rich.text
 
-from ..runtime import SessionOptions
 from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider, Verdict
 from ..runtime.errors import InputError, ProviderError, SiglipOnnxError
 from ..runtime.files import write_file
-from .console import (
-    artifact_argument,
-    colored,
-    dialect_option,
-    json_option,
-    precision_option,
-    print_json,
-    progress,
-    session_options,
-    stdout,
-    table,
-)
+from .console import artifact_argument, dialect_option, json_option, print_json, progress, session_options
 
 if TYPE_CHECKING:
-    from ..validate.matrix.runner import MatrixPlan, MatrixResult
-    from ..validate.matrix.worker import Job
-    from ..validate.report.report import Check, Report
+    from ..validate import MatrixPlan, MatrixResult, ValidationRequest
 
 _EXIT = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 4}
-_SUFFIXES = (".json", ".xml", ".md", ".html")
+_REPORT_FILES = tuple(f"parity{suffix}" for suffix in (".json", ".xml", ".md", ".html"))
+_ALL = "all"
 _PATH = click.Path(path_type=Path)
 
 
-def _several_of(known: Sequence[str], *more: str) -> Callable[..., tuple[str, ...]]:
-    """Reads names behind commas."""
+def _names(known: Sequence[str]) -> Callable[..., tuple[str, ...]]:
+    """A callback that splits names at commas and refuses an unknown one with a suggestion."""
 
-    def read(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    def split(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
         for name in names:
-            if name not in (*known, *more):
-                raise click.BadParameter(f"{name!r} is none of {', '.join([*more, *known])}.", context, option)
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                advice = f"Did you mean {close[0]}?" if close else f"Choose from {', '.join(known)}."
+                raise click.BadParameter(f"unknown name {name!r}. {advice}", context, option)
+        if value is not None and not names:
+            raise click.BadParameter("expected at least one name.", context, option)
         return names
 
-    return read
+    return split
 
 
-_PRECISIONS = _several_of(list(Precision), "all")
-_PROVIDERS = _several_of(list(Provider))
-_NAMES = "NAME[,NAME…]"
+_METAVAR = "NAME[,NAME…]"
+_OPTIONS = (
+    click.option(
+        "--reference",
+        metavar="CHECKPOINT",
+        help="Checkpoint that ARTIFACT was exported from. Without it, other variants are compared with the fp32 one.",
+    ),
+    click.option(
+        "--precision",
+        "precisions",
+        metavar=_METAVAR,
+        callback=_names([*Precision, _ALL]),
+        default="fp32",
+        show_default=True,
+        help="Variants to validate, or all.",
+    ),
+    click.option(
+        "--provider",
+        "providers",
+        metavar=_METAVAR,
+        callback=_names([*Provider, _ALL]),
+        default="cpu",
+        show_default=True,
+        help="Providers to validate on, or all that work on this machine.",
+    ),
+    click.option(
+        "--allow-missing",
+        metavar=_METAVAR,
+        callback=_names(list(Provider)),
+        help="Providers that may be missing here.",
+    ),
+    click.option("--data", type=_PATH, help="Your images. Without it, a few bundled photos."),
+    click.option("--max-samples", type=click.IntRange(1), help="Validate a random subset of this many images."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the subset."),
+    click.option("--labels", type=_PATH, help="File with the labels to choose among, one per line."),
+    click.option("--template", "templates", multiple=True, help='Prompt for a label, such as "a photo of {}".'),
+    click.option("--image-column", help="Column with images (default: detected)."),
+    click.option("--caption-column", help="Column with captions (default: detected)."),
+    click.option("--class-column", help="Column with classes (default: detected)."),
+    click.option("--limits", type=_PATH, help="TOML file with your own limits."),
+    click.option("--baseline", type=_PATH, help="parity.json of the last release; no number may become worse."),
+    click.option("--tower-map", type=_PATH, help="TOML file that names the towers of an external model."),
+    click.option("--jobs", type=click.IntRange(1), help="Cells to run at once (default: one per four cores)."),
+    click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds per cell."),
+    click.option("--explain", is_flag=True, help="If a cell fails, search for the node at fault."),
+    click.option(
+        "--output-dir",
+        type=_PATH,
+        help="Write the reports here and leave ARTIFACT unchanged (default: ARTIFACT/reports).",
+    ),
+)
+
+
+def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where and how results are reported.
+
+    Attributes:
+        folder: Folder of the reports.
+        store: Whether verdicts also go into the artifact.
+        explain: Whether to search for the node at fault.
+        as_json: Whether to print JSON.
+    """
+
+    folder: Path
+    store: bool
+    explain: bool
+    as_json: bool
 
 
 @click.command()
 @artifact_argument
-@click.option(
-    "--reference",
-    "checkpoint",
-    help="The checkpoint that it was exported from; without it a derived variant is compared with the fp32 one.",
-)
-@click.option("--precisions", metavar=_NAMES, callback=_PRECISIONS, help="Several variants, or all: a cell for each.")
-@click.option("--providers", metavar=_NAMES, callback=_PROVIDERS, help="What runs them: a cell for each.")
-@click.option("--optional", metavar=_NAMES, callback=_PROVIDERS, help="Providers whose cells may be missing.")
-@click.option("--data", type=_PATH, help="Your images; by default a few photos that come with siglip-onnx.")
-@click.option("--sample", type=click.IntRange(1), help="So many images of them, drawn at random.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn at random.")
-@click.option("--labels", type=_PATH, help="A file with a label a line to choose among.")
-@click.option("--template", "templates", multiple=True, help='What is read for a label, as in "a photo of {}".')
-@click.option("--image-column", help="Of a table, where its name does not tell.")
-@click.option("--caption-column", help="Likewise.")
-@click.option("--class-column", help="Likewise.")
-@click.option("--gates", type=_PATH, help="A TOML file with limits of your own.")
-@click.option("--baseline", type=_PATH, help="The report of the last accepted release; nothing may become worse.")
-@click.option("--mapping", type=_PATH, help="A TOML file that says which of your files is which tower.")
-@click.option("--jobs", type=click.IntRange(1), help="Cells at a time, as memory allows; by default one for 4 cores.")
-@click.option("--timeout", type=click.FloatRange(1), default=3600.0, show_default=True, help="Seconds for a cell.")
-@click.option("--explain", is_flag=True, help="Where a cell fails, look for the node that is to blame.")
-@click.option(
-    "--report",
-    "folder",
-    type=_PATH,
-    help="Write the reports into this folder and leave the artifact as it is; by default into ARTIFACT/reports.",
-)
+@_with_options
 @dialect_option
-@precision_option
-@session_options(auto=False)
+@session_options(auto=False, with_provider=False)
 @json_option
 def command(
     artifact: Path,
-    checkpoint: str | None,
     precisions: tuple[str, ...],
     providers: tuple[str, ...],
-    optional: tuple[str, ...],
+    allow_missing: tuple[str, ...],
     jobs: int | None,
     timeout: float,
     explain: bool,
-    folder: Path | None,
-    precision: str,
-    provider: str,
+    output_dir: Path | None,
     as_json: bool,
-    **asked: Any,
+    baseline: Path | None,
+    **arguments: Any,
 ) -> int:
     """Compare ARTIFACT with the PyTorch reference and give a verdict.
 
-    ARTIFACT may also be an export by Optimum or for transformers.js, a pair of towers as Immich has them, or bare files
-    with a --mapping. With --precisions or --providers each cell is judged in a process of its own, and parity.json,
-    parity.xml (JUnit), parity.md and parity.html are written.
+    ARTIFACT may also be an export by Optimum or for transformers.js, a model folder of Immich, or ONNX files with a
+    --tower-map. Several precisions or providers make a matrix, which validates each cell in its own process. The
+    results are parity.json, parity.xml (JUnit), parity.md and parity.html.
 
     The exit code is 0 for PASS, 1 for FAIL and 4 for INCONCLUSIVE.
     """
+    _check_packages()
+    _check_output(artifact, output_dir, baseline)
+    _remove_old_reports(output_dir)
+    request = _request(artifact, baseline, **arguments)
+    plan = _plan(request, precisions, providers, allow_missing, jobs, timeout)
+    result = _validate(request, plan)
+    output = _Output(output_dir or artifact / "reports", output_dir is None, explain, as_json)
+    _report(request, result, output)
+    return _EXIT[result.matrix.verdict]
+
+
+def _check_packages() -> None:
     try:
-        from ..validate.matrix.runner import MatrixPlan
-        from ..validate.open_model import is_artifact
+        from .. import validate  # noqa: F401
     except ImportError as error:
         raise ProviderError(
-            f"Validating needs packages that are not installed ({error}).",
+            f"Validation needs packages that are not installed ({error}).",
             "Run: pip install 'siglip-onnx[cpu,export]'.",
         ) from error
-    job = _job(artifact, checkpoint, **asked)
-    if folder is None and artifact.is_dir() and not is_artifact(artifact):
+
+
+def _check_output(artifact: Path, output_dir: Path | None, baseline: Path | None) -> None:
+    if output_dir is None and artifact.is_dir() and not (artifact / CONTRACT_FILE).exists():
         raise InputError(
-            f"{artifact} has no {CONTRACT_FILE}, so there is no place in it for a report.",
-            "Name a folder for it with --report.",
+            f"{artifact} has no {CONTRACT_FILE}, so reports cannot be stored in it.",
+            "Name a folder for them with --output-dir.",
         )
-    if unused := set(optional) - set(providers):
-        raise click.UsageError(f"--optional names {min(unused)}, which is none of --providers.")
-    if not precisions and not providers:
-        if jobs is not None:
-            raise click.UsageError("--jobs is for --precisions and --providers; there is one cell here.")
-        _forget(job, folder, f"parity-{precision}-{provider}")
-        return _one(job, Precision(precision), Provider(provider), folder, explain=explain, as_json=as_json)
-    _forget(job, folder)
-    plan = MatrixPlan(
-        precisions=_precisions(job, precisions or (precision,)),
-        providers=tuple(map(Provider, providers or (provider,))),
-        optional=frozenset(map(Provider, optional)),
-        jobs=jobs,
-        timeout=timeout,
-    )
-    return _several(job, plan, folder, explain=explain, as_json=as_json)
+    if output_dir is not None and baseline is not None and baseline.resolve().parent == output_dir.resolve():
+        raise InputError(
+            f"The baseline {baseline} lies in --output-dir, whose reports are replaced.", "Keep it in another folder."
+        )
 
 
-def _job(
+def _remove_old_reports(output_dir: Path | None) -> None:
+    """Remove the reports of an earlier run, so that nobody takes them for this run's if it ends early."""
+    if output_dir is None:
+        return
+    try:
+        for name in _REPORT_FILES:
+            (output_dir / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_writable(output_dir, error) from error
+
+
+def _request(
     artifact: Path,
-    checkpoint: str | None,
-    sample: int | None,
+    baseline: Path | None,
+    limits: Path | None,
+    max_samples: int | None,
     seed: int,
     labels: Path | None,
     templates: tuple[str, ...],
     image_column: str | None,
     caption_column: str | None,
     class_column: str | None,
-    options: SessionOptions,
-    **asked: Any,
-) -> Job:
+    **arguments: Any,
+) -> ValidationRequest:
     from ..runtime import user_cache
-    from ..validate.data.samples import DataOptions
-    from ..validate.matrix.worker import Job
+    from ..validate import DataOptions, LimitTable, ValidationRequest, read_baseline
 
     columns = {"image_column": image_column, "caption_column": caption_column, "class_column": class_column}
-    chosen = DataOptions(sample=sample, seed=seed, labels=labels, templates=templates or ("{}",), **columns)
-    return Job(artifact, checkpoint, user_cache.folder("answers"), data_options=chosen, options=options, **asked)
+    return ValidationRequest(
+        artifact,
+        data_options=DataOptions(
+            sample=max_samples, seed=seed, labels=labels, templates=templates or ("{}",), **columns
+        ),
+        limits=LimitTable.read(limits) if limits else LimitTable(),
+        baseline=tuple(read_baseline(baseline).values()) if baseline else (),
+        cache=user_cache.folder("reference"),
+        **arguments,
+    )
 
 
-def _forget(job: Job, folder: Path | None, *names: str) -> None:
-    """Remove the reports of an earlier run: should this one end early, nobody may take them for its own."""
-    if folder is None:
-        return
-    if job.baseline is not None and job.baseline.resolve().parent == folder.resolve():
-        raise InputError(f"The baseline {job.baseline} lies in the folder of the report.", "Keep it somewhere else.")
-    old = (folder / f"{name}{suffix}" for name in ("parity", *names) for suffix in _SUFFIXES)
-    try:
-        for path in filter(Path.exists, old):
-            path.unlink()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+def _plan(
+    request: ValidationRequest,
+    precisions: tuple[str, ...],
+    providers: tuple[str, ...],
+    allow_missing: tuple[str, ...],
+    jobs: int | None,
+    timeout: float,
+) -> MatrixPlan:
+    from ..validate import MatrixPlan
+
+    columns = _providers(providers)
+    if unused := set(allow_missing) - set(columns):
+        raise click.UsageError(f"--allow-missing names {min(unused)}, which --provider does not name.")
+    missing = frozenset(map(Provider, allow_missing))
+    return MatrixPlan(_precisions(request, precisions), columns, missing, jobs, timeout)
 
 
-def _precisions(job: Job, asked: tuple[str, ...]) -> tuple[Precision, ...]:
-    """Those that were asked for; all are those that there are, and those that the baseline had."""
-    from ..validate.checks.regression import accepted
-    from ..validate.open_model import precisions_of
+def _precisions(request: ValidationRequest, names: tuple[str, ...]) -> tuple[Precision, ...]:
+    """The named precisions; all are those of the artifact and those of the baseline."""
+    from ..validate import available_precisions
 
-    if "all" not in asked:
-        return tuple(map(Precision, asked))
-    there = precisions_of(job)
-    before = [precision for precision, _ in accepted(job.baseline)] if job.baseline else []
-    return tuple(dict.fromkeys((*there, *before)))
+    if _ALL not in names:
+        return tuple(map(Precision, names))
+    accepted = (report.precision for report in request.baseline)
+    return tuple(dict.fromkeys((*available_precisions(request), *accepted)))
 
 
-def _one(
-    job: Job, precision: Precision, provider: Provider, folder: Path | None, *, explain: bool, as_json: bool
-) -> int:
-    """A single cell, in this process."""
-    from ..validate import report_path, store, validate
-    from ..validate.data.samples import Samples
-    from ..validate.open_model import open_model
+def _providers(names: tuple[str, ...]) -> tuple[Provider, ...]:
+    """The named providers; all are those that work on this machine."""
+    from ..runtime.engines.preflight import check_provider
 
-    with progress() as step:
-        subject = open_model(job, precision, provider)
-        samples = Samples.read(job.data, job.data_options)
-        terms = job.terms(precision, provider, subject.without)
-        report, html, _ = validate(subject.model, job.checkpoint, samples, terms, progress=step)
-    if folder is None:
-        path = store(subject.model.artifact, report, html).path(report_path(report))
-    else:
-        path = folder / f"parity-{report.precision}-{report.provider}.json"
-        _write(folder, {path.name: report.to_json(), path.with_suffix(".html").name: html.encode()})
-    if as_json:
-        print_json(report)
-    else:
-        _print(report, path, subject.notes)
-    if explain and report.verdict is Verdict.FAIL:
-        _explain(job, report, path.parent)
-    return _EXIT[report.verdict]
+    if _ALL not in names:
+        return tuple(map(Provider, names))
+    return tuple(provider for provider in Provider if provider in names or check_provider(provider) is None)
 
 
-def _several(job: Job, plan: MatrixPlan, folder: Path | None, *, explain: bool, as_json: bool) -> int:
-    """A gate of many cells."""
-    from ..validate.matrix.output_files import matrix_files, store_cells
-    from ..validate.matrix.runner import run_matrix
+def _validate(request: ValidationRequest, plan: MatrixPlan) -> MatrixResult:
+    """Validate a single cell in this process, which an error ends; a matrix in a process for each cell."""
+    from ..validate import run_cell, run_matrix
 
     with progress() as step:
-        outcome = run_matrix(job, plan, progress=step)
-    place = job.artifact / "reports" if folder is None else folder
-    _write(place, matrix_files(outcome))
-    if folder is None:
-        store_cells(job.artifact, outcome)
-    if as_json:
-        print_json(outcome.matrix)
+        if len(plan.cells) == 1 and not plan.allow_missing:
+            return run_cell(request, *plan.cells[0], progress=step)
+        return run_matrix(request, plan, progress=step)
+
+
+def _report(request: ValidationRequest, result: MatrixResult, output: _Output) -> None:
+    from ..validate import report_files, store_cells
+    from .validate_output import print_result
+
+    _write(output.folder, report_files(result))
+    if output.store:
+        store_cells(request.artifact, result)
+    if output.as_json:
+        print_json(result.matrix)
     else:
-        _print_matrix(outcome, place)
-    failed = [cell.report for cell in outcome.matrix.cells if cell.report and cell.verdict is Verdict.FAIL]
-    if explain and failed:
-        _explain(job, failed[0], place)
-    return _EXIT[outcome.matrix.verdict]
+        print_result(result, output.folder)
+    if output.explain:
+        _explain(request, result, output.folder)
 
 
-def _explain(job: Job, report: Report, folder: Path) -> None:
-    """Say why a cell fails, and leave what shows it beside the report."""
+def _explain(request: ValidationRequest, result: MatrixResult, folder: Path) -> None:
+    """Explain the first cell that fails, and leave a replay beside the report."""
     from ..validate.explain.from_report import explain_report
 
-    place = folder / f"why-{report.precision}-{report.provider}"
+    failed = [cell.report for cell in result.matrix.cells if cell.report and cell.verdict is Verdict.FAIL]
+    if not failed:
+        return
+    place = folder / f"why-{failed[0].precision}-{failed[0].provider}"
     try:
         with progress() as step:
-            explanation = explain_report(job, report, place, progress=step)
+            explanation = explain_report(request, failed[0], place, progress=step)
     except SiglipOnnxError as error:  # the verdict stands, and so does its exit code
-        click.echo(f"It could not be explained: {error}", err=True)
+        click.echo(f"The failure could not be explained: {error}", err=True)
     else:
         click.echo(explanation.describe(place), err=True)
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             write_file(folder / name, data)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _not_writable(folder, error) from error
 
 
-def _unwritable(folder: Path, error: OSError) -> InputError:
-    return InputError(f"The report cannot be written into {folder} ({error.strerror}).", "Name another folder.")
-
-
-def _print(report: Report, path: Path, notes: tuple[str, ...]) -> None:
-    console = stdout()
-    for note in notes:
-        console.print(note, soft_wrap=True)
-    console.print(_checks(report.checks))
-    judged = f" {report.artifact} at {report.precision} on {report.provider}, on {report.data.images} images and "
-    console.print(colored(report.verdict), f"{judged}{report.data.texts} texts of {report.data.name}, ", sep="", end="")
-    console.print(f"against {report.reference}.")
-    if report.data.scope:
-        console.print(f"Note: {report.data.scope}.", soft_wrap=True)
-    console.print(f"Report: {path.with_suffix('.html')} (and .json)", soft_wrap=True)
-
-
-def _checks(checks: tuple[Check, ...]) -> Any:
-    from ..validate.report import formatting
-
-    rows = table("group", "check", "required", "allowed", "noise", "verdict", "on")
-    for check in checks:
-        numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
-        rows.add_row(check.group, check.name, *numbers, colored(check.verdict), rich.text.Text(check.detail))
-    return rows
-
-
-def _print_matrix(outcome: MatrixResult, folder: Path) -> None:
-    from ..validate.report import formatting
-
-    matrix, console = outcome.matrix, stdout()
-    rows = table("precision", "provider", "verdict", "first problem", "required", "allowed", "seconds")
-    for cell in matrix.cells:
-        problem = cell.report.first_problem() if cell.report else None
-        name = f"{problem.group}: {problem.name}" if problem else cell.problem or formatting.NOTHING
-        numbers = (formatting.required(problem), formatting.allowed(problem)) if problem else (formatting.NOTHING,) * 2
-        optional = "" if cell.required else " (optional)"
-        row = (cell.precision, cell.provider + optional, colored(cell.verdict), rich.text.Text(name), *numbers)
-        rows.add_row(*row, f"{cell.seconds:.0f}")
-    console.print(rows)
-    data = f"{matrix.data.images} images and {matrix.data.texts} texts of {matrix.data.name}"
-    console.print(colored(matrix.verdict), f" {matrix.artifact} on {data}, against {matrix.reference}.", sep="")
-    if matrix.data.scope:
-        console.print(f"Note: {matrix.data.scope}.", soft_wrap=True)
-    console.print(f"Report: {folder / 'parity.html'} (and .json, .xml, .md)", soft_wrap=True)
+def _not_writable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"The reports cannot be written into {folder} ({error.strerror}).", "Name another folder.")

@@ -1,4 +1,4 @@
-"""The gate as a CI runs it: the shell of the action and of the GitLab template, with what these systems set for it."""
+"""Scripts of the GitHub action and of the GitLab template, run with the environment that these systems provide."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEMPLATE = read(ROOT / "examples" / "ci" / "gitlab.yml")[".siglip-onnx"]
 
 
 def shell(script: str, folder: Path, environment: Mapping[str, str]) -> Run:
-    """Run a script as GitHub's `shell: bash` does, and GitLab's runner where the image has bash."""
+    """Run a script as GitHub's `shell: bash` does, and GitLab's runner if the image has bash."""
     path = folder / "script.sh"
     path.write_text(script, "utf-8")
     done = subprocess.run(
@@ -52,7 +52,7 @@ def shell(script: str, folder: Path, environment: Mapping[str, str]) -> Run:
 
 @dataclass(frozen=True)
 class Step:
-    """How a step of the action ended."""
+    """Result of a step of the action."""
 
     run: Run
     outputs: dict[str, str]
@@ -60,19 +60,19 @@ class Step:
 
 
 def step(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(each for each in ACTION["runs"]["steps"] if each.get("id") == name)
-    return found
+    content: dict[str, Any] = next(each for each in ACTION["runs"]["steps"] if each.get("id") == name)
+    return content
 
 
 def github(folder: Path, **inputs: str) -> Step:
-    """The step `gate`, behind an installation that is there already."""
-    given = {name.replace("_", "-"): value for name, value in inputs.items()}
-    assert set(given) <= set(ACTION["inputs"])
-    values = {f"inputs.{name}": str(told.get("default", "")) for name, told in ACTION["inputs"].items()}
-    values |= {f"inputs.{name}": value for name, value in given.items()}
+    """Run the step `gate` with the installed siglip-onnx."""
+    inputs = {name.replace("_", "-"): value for name, value in inputs.items()}
+    assert set(inputs) <= set(ACTION["inputs"])
+    values = {f"inputs.{name}": str(definition.get("default", "")) for name, definition in ACTION["inputs"].items()}
+    values |= {f"inputs.{name}": value for name, value in inputs.items()}
     values["steps.install.outputs.command"] = str(BIN / "siglip-onnx")
     environment = {
-        name: re.sub(r"\$\{\{ (\S+) \}\}", lambda found: values[found[1]], value)
+        name: re.sub(r"\$\{\{ (\S+) \}\}", lambda match: values[match[1]], value)
         for name, value in step("gate")["env"].items()
     }
     output, summary = folder / "output", folder / "summary"
@@ -83,59 +83,60 @@ def github(folder: Path, **inputs: str) -> Step:
 
 
 def gitlab(folder: Path, **variables: str) -> Run:
-    """The job's script, behind an installation that is there already."""
-    own = {f"SIGLIP_ONNX_{name.upper()}": value for name, value in variables.items()}
-    assert set(own) <= set(TEMPLATE["variables"])
+    """Run the script of the job with the installed siglip-onnx."""
+    custom = {f"SIGLIP_ONNX_{name.upper()}": value for name, value in variables.items()}
+    assert set(custom) <= set(TEMPLATE["variables"])
     environment = {name: str(value) for name, value in TEMPLATE["variables"].items() if name != "SIGLIP_ONNX_CACHE"}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return shell("\n".join(TEMPLATE["script"]), folder, environment | own | {"PATH": path})
+    return shell("\n".join(TEMPLATE["script"]), folder, environment | custom | {"PATH": path})
 
 
 def problems(folder: Path) -> list[str]:
-    """The cases of a JUnit report that are no PASS."""
+    """Test cases of a JUnit report with a problem."""
     suites = ElementTree.parse(folder / "parity.xml").getroot()  # noqa: S314  our own file
     return [f"{case.get('classname')}: {case.get('name')}" for case in suites.iter("testcase") if len(case)]
 
 
 @pytest.fixture
 def no_bias(broken: Path) -> Path:
-    """An artifact whose logits lack the bias."""
+    """Artifact whose contract has a logit bias of 0."""
     in_contract("logits", bias=0.0)(broken)
     return broken
 
 
 @pytest.mark.gate
-def test_a_github_job_of_a_good_artifact_is_green(artifact: Path, tmp_path: Path) -> None:
-    found = github(tmp_path, artifact=str(artifact), reference=str(CHECKPOINT), options="--sample=10\n--seed=3\n")
-    assert found.run.code == 0, found.run.out
-    assert found.outputs == {"verdict": "PASS", "exit-code": "0", "report": "parity"}
-    assert found.summary.startswith("# ✅ PASS")
-    assert "10 images" in found.summary
+def test_github_job_of_a_good_artifact_passes(artifact: Path, tmp_path: Path) -> None:
+    job = github(tmp_path, artifact=str(artifact), reference=str(CHECKPOINT), options="--max-samples=10\n--seed=3\n")
+    assert job.run.code == 0, job.run.out
+    assert job.outputs == {"verdict": "PASS", "exit-code": "0", "output-dir": "parity"}
+    assert job.summary.startswith("# ✅ PASS")
+    assert "10 images" in job.summary
     assert sorted(path.suffix for path in (tmp_path / "parity").iterdir()) == [".html", ".json", ".md", ".xml"]
     again = github(tmp_path, artifact=str(artifact), reference=str(CHECKPOINT))
     assert again.run.code == errors.InputError.exit_code
-    assert "has a report already" in again.run.out
+    assert "already contains a report" in again.run.out
 
 
 @pytest.mark.gate
-def test_a_github_job_of_a_broken_artifact_is_red_and_its_summary_says_which_rung(
+def test_github_job_of_a_broken_artifact_fails_and_its_summary_names_the_check_group(
     no_bias: Path, tmp_path: Path
 ) -> None:
-    found = github(tmp_path, artifact=str(no_bias), reference=str(CHECKPOINT), report="out")
-    assert found.run.code == 1, found.run.out
-    assert found.outputs == {"verdict": "FAIL", "exit-code": "1", "report": "out"}
-    assert found.summary.startswith("# ❌ FAIL")
-    assert "\nlogits: " in found.summary
+    job = github(tmp_path, artifact=str(no_bias), reference=str(CHECKPOINT), output_dir="out")
+    assert job.run.code == 1, job.run.out
+    assert job.outputs == {"verdict": "FAIL", "exit-code": "1", "output-dir": "out"}
+    assert job.summary.startswith("# ❌ FAIL")
+    assert "\nlogits: " in job.summary
 
 
 @pytest.mark.gate
-def test_a_gitlab_job_has_the_verdict_as_its_exit_code_and_the_checks_in_its_report(
+def test_gitlab_job_ends_with_the_exit_code_of_the_verdict_and_reports_the_checks(
     artifact: Path, no_bias: Path, tmp_path: Path
 ) -> None:
     for name in ("good", "bad"):
         (tmp_path / name).mkdir()
     (junit,) = TEMPLATE["artifacts"]["reports"].values()
-    run = gitlab(tmp_path / "good", artifact=str(artifact), reference=str(CHECKPOINT), options="--sample=10\n--seed=3")
+    options = "--max-samples=10\n--seed=3"
+    run = gitlab(tmp_path / "good", artifact=str(artifact), reference=str(CHECKPOINT), options=options)
     assert run.code == 0, run.err
     assert "10 images" in run.out
     assert problems((tmp_path / "good" / junit).parent) == []
@@ -144,31 +145,34 @@ def test_a_gitlab_job_has_the_verdict_as_its_exit_code_and_the_checks_in_its_rep
     assert any("logits" in problem for problem in problems((tmp_path / "bad" / junit).parent))
 
 
-def test_what_ends_the_gate_before_a_verdict_is_in_the_summary_and_inputs_are_no_commands(tmp_path: Path) -> None:
-    inputs = dict.fromkeys(("artifact", "reference", "data", "gates", "baseline", "report"), HOSTILE)
-    found = github(tmp_path, **inputs, options=f"--labels={HOSTILE}")
-    assert found.run.code == errors.ArtifactError.exit_code, found.run.out
-    assert found.outputs == {"verdict": "", "exit-code": "7", "report": HOSTILE}
-    assert "ended with exit code 7, without a report" in found.summary
-    assert "There is no folder" in " ".join(found.summary.split())
+def test_error_before_a_verdict_is_in_the_github_summary_and_inputs_are_not_executed(tmp_path: Path) -> None:
+    inputs = dict.fromkeys(("artifact", "reference", "data", "limits", "baseline", "output_dir"), HOSTILE)
+    job = github(tmp_path, **inputs, options=f"--labels={HOSTILE}")
+    assert job.run.code == errors.ArtifactError.exit_code, job.run.out
+    assert job.outputs == {"verdict": "", "exit-code": "7", "output-dir": HOSTILE}
+    assert "ended with exit code 7 and without a report" in job.summary
+    assert "pwned" in job.summary  # the message names the missing artifact
     assert not (tmp_path / "pwned").exists()
 
 
-def test_gitlab_variables_are_no_commands(tmp_path: Path) -> None:
-    names = ("artifact", "reference", "optional", "data", "gates", "baseline", "precisions", "providers")
+def test_gitlab_variables_are_not_executed(tmp_path: Path) -> None:
+    names = ("artifact", "reference", "allow_missing", "data", "limits", "baseline", "precision", "provider")
     run = gitlab(tmp_path, **dict.fromkeys(names, HOSTILE), options=f"--labels={HOSTILE}")
     assert run.code == 2, run.err
-    assert f"{HOSTILE!r} is none of" in " ".join(run.err.split())
+    assert "$(touch pwned)" in " ".join(run.err.split())  # the message names the unknown precision
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_switch_that_is_neither_on_nor_off_is_refused(tmp_path: Path) -> None:
-    found = github(tmp_path, artifact="x", explain="yes")
-    assert (found.run.code, found.outputs) == (2, {})
-    assert "explain is true or false" in found.run.out
+def test_explain_must_be_true_or_false(tmp_path: Path) -> None:
+    job = github(tmp_path, artifact="x", explain="yes")
+    assert (job.run.code, job.outputs) == (2, {})
+    assert "explain must be true or false" in job.run.out
+    run = gitlab(tmp_path, artifact="x", explain="yes")
+    assert run.code == 2
+    assert "SIGLIP_ONNX_EXPLAIN must be true or false" in run.err
 
 
-def test_no_script_of_the_action_has_an_input_in_its_text() -> None:
+def test_scripts_of_the_action_contain_no_inputs() -> None:
     scripts = [each["run"] for each in ACTION["runs"]["steps"] if "run" in each]
     assert len(scripts) == 2
     assert not any("${{" in script for script in scripts)
@@ -176,20 +180,20 @@ def test_no_script_of_the_action_has_an_input_in_its_text() -> None:
     assert used == set(ACTION["inputs"])
 
 
-def test_the_examples_use_inputs_and_variables_that_there_are() -> None:
+def test_examples_and_tables_of_the_docs_use_the_existing_inputs_and_variables() -> None:
     examples = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)]
     workflow, inconclusive, pipeline = examples
     for each in (*workflow["jobs"]["parity"]["steps"], *inconclusive):
         if "siglip-onnx" in each.get("uses", ""):
             assert {"artifact"} <= set(each["with"]) <= set(ACTION["inputs"])
     assert set(pipeline["parity"]["variables"]) <= set(TEMPLATE["variables"])
-    told = re.findall(r"^\| (`.*?`) \|.*\|$", DOCS.read_text("utf-8"), re.MULTILINE)
-    assert set(re.findall(r"`([a-z-]+)`", " ".join(told))) == set(ACTION["inputs"]) | set(ACTION["outputs"])
+    rows = re.findall(r"^\| (`.*?`) \|.*\|$", DOCS.read_text("utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`([a-z-]+)`", " ".join(rows))) == set(ACTION["inputs"]) | set(ACTION["outputs"])
 
 
-def test_the_exit_codes_are_those_that_are_documented(command: Command) -> None:
+def test_exit_codes_match_the_docs(command: Command) -> None:
     rows = re.findall(r"^\| (\d+) \| (\w*) ?\|", DOCS.read_text("utf-8"), re.MULTILINE)
-    named = {name: int(code) for code, name in rows if name}
-    assert named == {kind.__name__: kind.exit_code for kind in SiglipOnnxError.__subclasses__()}
-    told = command("--help").out.partition("Exit codes:")[2].partition("Options:")[0]
-    assert [int(code) for code, _ in rows] == [int(code) for code in re.findall(r"\b\d+\b", told)]
+    documented = {name: int(code) for code, name in rows if name}
+    assert documented == {kind.__name__: kind.exit_code for kind in SiglipOnnxError.__subclasses__()}
+    listed = command("--help").out.partition("Exit codes:")[2].partition("Options:")[0]
+    assert [int(code) for code, _ in rows] == [int(code) for code in re.findall(r"\b\d+\b", listed)]

@@ -1,4 +1,4 @@
-"""The command line: every error is one paragraph with its exit code, and programs get JSON."""
+"""The command line: one paragraph and an exit code per error, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_command_has_help(name: str) -> None:
     assert "Usage:" in run.out
 
 
-def test_every_error_has_an_exit_code_of_its_own() -> None:
+def test_every_error_has_a_distinct_exit_code() -> None:
     kinds = errors.SiglipOnnxError.__subclasses__()
     codes = [kind.exit_code for kind in kinds]
     assert len(kinds) == len(set(codes)) == 8
@@ -43,7 +43,7 @@ def test_every_error_has_an_exit_code_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((DATA / "images" / "odd").glob("BAD_*")), ids=lambda path: path.name)
-def test_a_bad_image_is_one_paragraph(artifact: Path, path: Path) -> None:
+def test_damaged_image_is_one_paragraph(artifact: Path, path: Path) -> None:
     run = cli("classify", artifact, path, "--label", "cat")
     assert run.code == errors.InputError.exit_code
     assert is_one_paragraph(run.err)
@@ -51,7 +51,7 @@ def test_a_bad_image_is_one_paragraph(artifact: Path, path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["one_pixel_red.png", "aspect_2000x4.png"])
-def test_an_extreme_image_is_classified(artifact: Path, name: str) -> None:
+def test_extreme_image_is_classified(artifact: Path, name: str) -> None:
     assert cli("classify", artifact, DATA / "images" / "odd" / name, "--label", "cat").code == 0
 
 
@@ -82,7 +82,7 @@ def test_exit_codes(artifact: Path, arguments: tuple[str | Path, ...], code: int
     assert run.out == ""
 
 
-def test_names_are_shown_as_they_are(artifact: Path, tmp_path: Path) -> None:
+def test_names_are_printed_literally(artifact: Path, tmp_path: Path) -> None:
     image = tmp_path / "[red]:bear:[a].webp"
     image.write_bytes(BEAR.read_bytes())
     run = cli("classify", artifact, image, "--label", "[/b]", "--label", ":bear:")
@@ -90,7 +90,7 @@ def test_names_are_shown_as_they_are(artifact: Path, tmp_path: Path) -> None:
     assert all(name in run.out.replace("\n", "") for name in ("[red]:bear:[a].webp", "[/b]", ":bear:"))
 
 
-def test_a_reader_that_stops_listening_is_no_parity_failure() -> None:
+def test_broken_pipe_is_not_a_parity_failure() -> None:
     command = f"{sys.executable} -m siglip_onnx doctor | true; exit ${{PIPESTATUS[0]}}"
     assert subprocess.run(["bash", "-c", command], check=False).returncode in (0, 141)
 
@@ -102,7 +102,7 @@ def test_debug_shows_the_traceback() -> None:
     assert "ArtifactError" in run.err
 
 
-def test_classify_for_people_and_for_programs(artifact: Path, tmp_path: Path) -> None:
+def test_classify_prints_a_table_or_json(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("bear\n\nteapot\n", "utf-8")
     people = cli("classify", artifact, BEAR, "--labels-from", tmp_path / "labels.txt", "--label", "rocket")
     assert people.code == 0
@@ -112,18 +112,18 @@ def test_classify_for_people_and_for_programs(artifact: Path, tmp_path: Path) ->
     assert [row["label"] for row in ranked] == ["bear"]
 
 
-def test_inspect_for_people_and_for_programs(artifact: Path) -> None:
+def test_inspect_prints_a_table_or_json(artifact: Path) -> None:
     people = cli("inspect", artifact, "--verify")
     assert people.code == 0
     assert "onnx/vision_model.onnx" in people.out
-    assert "Every file is the one" in people.out
+    assert "files match the contract" in people.out
     assert json.loads(cli("inspect", artifact, "--json").out)["embedding"]["size"] == 192
 
 
-def test_doctor_for_people_and_for_programs() -> None:
+def test_doctor_prints_a_table_or_json() -> None:
     page = cli("doctor").out
     assert re.search(r"^cpu +yes", page, re.MULTILINE)
-    assert re.search(r"^coreml +no +it is for macOS", page, re.MULTILINE) or sys.platform == "darwin"
+    assert re.search(r"^coreml +no +it needs macOS", page, re.MULTILINE) or sys.platform == "darwin"
     found = json.loads(cli("doctor", "--json").out)
     assert found["siglip-onnx"] == __version__
     assert {"name": "cpu", "works": True, "problem": None} in found["providers"]

@@ -1,4 +1,4 @@
-"""A checkpoint becomes an artifact that computes the same, that every reader opens, or it becomes nothing at all."""
+"""An export gives a complete artifact that computes the same and opens in every reader, or no artifact at all."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import ArtifactError, CheckpointError, ExportError
 
-from ..conftest import CHECKPOINT, LARGE, cli, is_one_paragraph
+from ..conftest import CHECKPOINT, LARGE, cli, is_one_paragraph, quiet
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
-def quiet(step: str) -> None:
-    pass
 
 
 def random_checkpoint(folder: Path, *, vision: dict[str, object], text: dict[str, object]) -> Path:
@@ -42,7 +38,7 @@ def random_checkpoint(folder: Path, *, vision: dict[str, object], text: dict[str
     torch.manual_seed(0)
     config = SiglipConfig(vision_config={**TINY, "image_size": 64, **vision}, text_config={**TINY, **text})
     model = SiglipModel(config)
-    for parameter in model.parameters():  # transformers leaves many at zero, where a fault would not show
+    for parameter in model.parameters():  # transformers initializes many with zero, which would hide errors
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
     edit(
@@ -64,20 +60,20 @@ def same_as_transformers(checkpoint: Path, artifact: Path) -> None:
     pixels = rng.uniform(-1, 1, (3, 3, size, size)).astype(np.float32)
     ids = rng.integers(0, spec.vocab_size, (5, spec.length))
     with torch.inference_mode():
-        wanted = reference(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(ids))
-    found = model.session(Role.JOINT).run({"pixel_values": pixels, "input_ids": ids})
+        expected = reference(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(ids))
+    actual = model.session(Role.JOINT).run({"pixel_values": pixels, "input_ids": ids})
     for name in ("image_embeds", "text_embeds", "logits_per_image", "logits_per_text"):
-        np.testing.assert_allclose(found[name], wanted[name].numpy(), atol=2e-5, rtol=2e-5)
+        np.testing.assert_allclose(actual[name], expected[name].numpy(), atol=2e-5, rtol=2e-5)
     for role, output, inputs in (
-        (Role.VISION, wanted.vision_model_output, pixels),
-        (Role.TEXT, wanted.text_model_output, ids),
+        (Role.VISION, expected.vision_model_output, pixels),
+        (Role.TEXT, expected.text_model_output, ids),
     ):
         run = model.session(role).run({model.session(role).graph.inputs[0].name: inputs})
         np.testing.assert_allclose(run["last_hidden_state"], output.last_hidden_state.numpy(), atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(run["pooler_output"], output.pooler_output.numpy(), atol=1e-4, rtol=1e-4)
 
 
-def test_the_trained_model_computes_what_transformers_computes(artifact: Path) -> None:
+def test_trained_model_matches_transformers(artifact: Path) -> None:
     same_as_transformers(CHECKPOINT, artifact)
 
 
@@ -85,7 +81,11 @@ def test_the_trained_model_computes_what_transformers_computes(artifact: Path) -
     ("vision", "text"),
     [
         pytest.param({"patch_size": 16}, {"vocab_size": 2000}, id="two heads"),
-        pytest.param({"image_size": 70, "patch_size": 16}, {"vocab_size": 2000}, id="an image that leaves a rest"),
+        pytest.param(
+            {"image_size": 70, "patch_size": 16},
+            {"vocab_size": 2000},
+            id="image with a remainder",
+        ),
         pytest.param(
             {"patch_size": 32, "hidden_act": "gelu"},
             {
@@ -99,13 +99,13 @@ def test_the_trained_model_computes_what_transformers_computes(artifact: Path) -
         ),
     ],
 )
-def test_other_shapes_compute_what_transformers_computes(tmp_path: Path, vision: dict, text: dict) -> None:
+def test_other_shapes_match_transformers(tmp_path: Path, vision: dict, text: dict) -> None:
     checkpoint = random_checkpoint(tmp_path / "checkpoint", vision=vision, text=text)
     export(checkpoint, tmp_path / "artifact", progress=quiet)
     same_as_transformers(checkpoint, tmp_path / "artifact")
 
 
-def test_shards_and_half_precision_are_read(tmp_path: Path) -> None:
+def test_shards_and_bfloat16_are_read(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(tmp_path / "checkpoint", vision={"patch_size": 32}, text={"vocab_size": 2000})
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(checkpoint / "model.safetensors").items()}
     (checkpoint / "model.safetensors").unlink()
@@ -119,27 +119,27 @@ def test_shards_and_half_precision_are_read(tmp_path: Path) -> None:
     same_as_transformers(checkpoint, tmp_path / "artifact")
 
 
-def test_graphs_hold_no_clutter(artifact: Path) -> None:
+def test_graphs_have_no_superfluous_nodes(artifact: Path) -> None:
     layers = {"vision": 6, "text": 3}
     for tower, count in layers.items():
         graph = onnx.load(artifact / f"onnx/{tower}_model.onnx", load_external_data=False).graph
         kinds = Counter(node.op_type for node in graph.node)
         assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
         assert not kinds.keys() & {"Shape", "Slice", "Concat", "Identity", "Cast", "Constant", "Unsqueeze", "Expand"}
-        blocks = count + (tower == "vision")  # the pooling head attends and has an MLP, too
+        blocks = count + (tower == "vision")  # the pooling head also has attention and an MLP
         assert kinds["Softmax"] == kinds["Gelu"] == kinds["Split"] == blocks
-        assert kinds["MatMul"] == 6 * blocks + 1  # Q, K and V are one
+        assert kinds["MatMul"] == 6 * blocks + 1  # queries, keys and values share one
 
 
-def test_graphs_pass_onnx_own_check_and_reference(artifact: Path, model: Siglip) -> None:
+def test_graphs_pass_the_onnx_checker_and_reference_evaluator(artifact: Path, model: Siglip) -> None:
     for name in ("vision_model", "text_model", "model"):
         onnx.checker.check_model(artifact / f"onnx/{name}.onnx", full_check=True)
     ids = model.tokenizer(["grinning face", "a cat"])
-    found = ReferenceEvaluator(str(artifact / "onnx/text_model.onnx")).run(["pooler_output"], {"input_ids": ids})[0]
-    np.testing.assert_allclose(found, model.encode(Role.TEXT, ids), atol=1e-5)
+    actual = ReferenceEvaluator(str(artifact / "onnx/text_model.onnx")).run(["pooler_output"], {"input_ids": ids})[0]
+    np.testing.assert_allclose(actual, model.encode(Role.TEXT, ids), atol=1e-5)
 
 
-def test_the_joint_graph_shares_the_towers_data(artifact: Path) -> None:
+def test_joint_graph_shares_the_towers_data_files(artifact: Path) -> None:
     joint = onnx.load(artifact / "onnx/model.onnx", load_external_data=False)
     used = {e.value for t in joint.graph.initializer for e in t.external_data if e.key == "location"}
     assert used == {"vision_model.onnx_data", "text_model.onnx_data"}
@@ -152,7 +152,7 @@ def test_the_joint_graph_shares_the_towers_data(artifact: Path) -> None:
     ]
 
 
-def test_the_batch_is_free_and_nothing_else(artifact: Path) -> None:
+def test_only_the_batch_is_dynamic(artifact: Path) -> None:
     graph = onnx.load(artifact / "onnx/vision_model.onnx", load_external_data=False).graph
     dims = [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
     assert dims == ["batch", 3, 64, 64]
@@ -169,7 +169,7 @@ def test_configuration_files_suit_other_readers(artifact: Path) -> None:
     )
 
 
-def test_the_published_config_of_554_bytes_is_understood() -> None:
+def test_published_config_gives_the_published_parameter_counts() -> None:
     from siglip_onnx.exporter.checkpoint.config import read_config
     from siglip_onnx.exporter.checkpoint.expected_shapes import expected_shapes
 
@@ -182,7 +182,7 @@ def test_the_published_config_of_554_bytes_is_understood() -> None:
     assert sum(towers.values()) == 652_478_466
 
 
-# --- checkpoints that cannot be used -----------------------------------------------------------------------------
+# --- invalid checkpoints -----------------------------------------------------------------------------------------
 
 
 def drop_tensor(folder: Path) -> None:
@@ -213,22 +213,25 @@ DAMAGE = {
     "garbled header": (garble, r"model\.safetensors is truncated or damaged"),
     "wrong tensors": (
         drop_tensor,
-        r"1 missing: vision_model\.head\.probe.*1 unexpected: stranger.*wrong in shape.*I64",
+        r"1 missing: vision_model\.head\.probe.*1 unexpected: stranger.*with a wrong shape.*I64",
     ),
     "pickle only": (pickle_only, r"pytorch_model\.bin may hold code"),
     "no config": (lambda f: (f / "config.json").unlink(), r"config\.json cannot be read"),
     "no tokenizer": (lambda f: (f / "spiece.model").unlink(), r"spiece\.model cannot be read"),
     "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), r"preprocessor_config\.json cannot be read"),
-    "broken vocabulary": (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"no sentencepiece model"),
-    "broken json": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not what it should be"),
-    "a CLIP checkpoint": (lambda f: edit(f / "config.json", model_type="clip"), r"of type 'clip'.*nearest"),
+    "broken vocabulary": (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"not a sentencepiece model"),
+    "broken json": (
+        lambda f: (f / "config.json").write_text("{"),
+        r"config\.json is damaged or has an unsupported",
+    ),
+    "a CLIP checkpoint": (lambda f: edit(f / "config.json", model_type="clip"), r"of type 'clip'.*Nearest"),
     "heads that do not divide": (
         lambda f: edit(f / "config.json", vision_config={"hidden_size": 192, "num_attention_heads": 5}),
         r"5 attention heads",
     ),
     "an unknown activation": (
         lambda f: edit(f / "config.json", vision_config={"hidden_act": "relu"}),
-        r"config\.json is not what it should be.*hidden_act",
+        r"config\.json is damaged or has an unsupported.*hidden_act",
     ),
     "another size": (lambda f: edit(f / "preprocessor_config.json", size={"height": 224, "width": 224}), r"224 x 224"),
     "another processor": (
@@ -244,7 +247,7 @@ DAMAGE = {
         lambda f: edit(f / "tokenizer_config.json", tokenizer_class="BertTokenizer"),
         r"BertTokenizer",
     ),
-    "a vocabulary of SigLIP 2 that is not there": (
+    "a missing SigLIP 2 vocabulary": (
         lambda f: edit(f / "tokenizer_config.json", tokenizer_class="GemmaTokenizer"),
         r"tokenizer\.json cannot be read",
     ),
@@ -252,7 +255,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_checkpoint_is_refused_and_nothing_is_written(checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_damaged_checkpoint_is_refused_and_nothing_is_written(checkpoint: Path, tmp_path: Path, name: str) -> None:
     damage, message = DAMAGE[name]
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=f"(?s){message}"):
@@ -260,7 +263,7 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_written(checkpoint: Path
     assert not list(tmp_path.glob("*artifact*"))
 
 
-def test_an_index_may_not_point_outside(checkpoint: Path) -> None:
+def test_index_with_a_path_outside_the_folder_is_refused(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     index = {"weight_map": {"logit_scale": "../other.safetensors"}}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -268,14 +271,14 @@ def test_an_index_may_not_point_outside(checkpoint: Path) -> None:
         Checkpoint.open(checkpoint)
 
 
-def test_a_hub_id_that_cannot_be_had_is_one_paragraph(tmp_path: Path) -> None:
+def test_unavailable_hub_id_gives_one_paragraph(tmp_path: Path) -> None:
     run = cli("export", "nobody/no-such-model", tmp_path / "a", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
     assert run.code == CheckpointError.exit_code
     assert is_one_paragraph(run.err)
     assert "nobody/no-such-model" in run.err
 
 
-def test_a_hub_id_in_the_cache_is_found_offline(tmp_path: Path) -> None:
+def test_cached_hub_id_is_found_offline(tmp_path: Path) -> None:
     commit = "0" * 40
     repository = tmp_path / "hub" / "hub" / "models--me--emoji"
     (repository / "refs").mkdir(parents=True)
@@ -286,36 +289,36 @@ def test_a_hub_id_in_the_cache_is_found_offline(tmp_path: Path) -> None:
     assert json.loads(run.out)["name"] == "me/emoji"
 
 
-# --- places that cannot be written, and interruptions ------------------------------------------------------------
+# --- unwritable folders and interruptions -----------------------------------------------------------------------
 
 
-def test_what_exists_is_kept_unless_told_otherwise(tmp_path: Path, artifact: Path) -> None:
+def test_existing_folder_is_kept_without_overwrite(tmp_path: Path, artifact: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="already exists"):
         export(CHECKPOINT, tmp_path / "mine", progress=quiet)
     with pytest.raises(ArtifactError, match="not an artifact"):
         export(CHECKPOINT, tmp_path / "mine", overwrite=True, progress=quiet)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_a_checkpoint_is_never_its_own_target(checkpoint: Path) -> None:
-    with pytest.raises(ExportError, match="what it is made from"):
+def test_checkpoint_is_never_overwritten_by_its_artifact(checkpoint: Path) -> None:
+    with pytest.raises(ExportError, match="would replace its own source"):
         export(checkpoint, checkpoint, overwrite=True, progress=quiet)
 
 
-def test_a_file_in_the_way_is_one_paragraph(tmp_path: Path) -> None:
+def test_file_as_parent_folder_gives_one_paragraph(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     run = cli("export", CHECKPOINT, tmp_path / "file" / "artifact")
     assert (run.code, is_one_paragraph(run.err)) == (ExportError.exit_code, True), run.err
 
 
-def test_an_unwritable_folder_is_one_paragraph() -> None:
+def test_unwritable_folder_gives_one_paragraph() -> None:
     run = cli("export", CHECKPOINT, "/proc/siglip-artifact")  # not even root can write there
     assert (run.code, is_one_paragraph(run.err)) == (ExportError.exit_code, True), run.err
 
 
-def test_too_little_room_is_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_found_before_exporting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ExportError, match=r"only 0\.00 GB left"):
@@ -323,8 +326,8 @@ def test_too_little_room_is_found_before_the_work(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files stops the writing in the middle of the weights, as a full disk does."""
+def test_full_disk_leaves_no_files(tmp_path: Path) -> None:
+    """A limit on file sizes stops the export while it writes weights, like a full disk."""
     run = subprocess.run(
         [sys.executable, "-m", "siglip_onnx", "export", CHECKPOINT, tmp_path / "artifact"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)),
@@ -337,13 +340,13 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def interrupted(target: Path, how: signal.Signals) -> int:
-    """Export in another process, which is sent a signal when weights are being written; its exit code."""
+def interrupted(target: Path, sent: signal.Signals) -> int:
+    """Export in another process, send it a signal while it writes weights, and return its exit code."""
     process = subprocess.Popen(
         [sys.executable, "-m", "siglip_onnx", "export", CHECKPOINT, target],
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        # whoever started the tests in the background has made them, and what they start, deaf to SIGINT
+        # tests that run in the background ignore SIGINT, and so would this process
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
@@ -351,17 +354,17 @@ def interrupted(target: Path, how: signal.Signals) -> int:
         assert process.poll() is None, "the export ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(how)
+    process.send_signal(sent)
     return process.wait(60)
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_export_leaves_nothing(tmp_path: Path, how: signal.Signals, code: int) -> None:
-    assert interrupted(tmp_path / "artifact", how) == code
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_export_leaves_no_files(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    assert interrupted(tmp_path / "artifact", sent) == code
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_export_leaves_no_artifact_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+def test_killed_export_leaves_no_artifact_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
     assert interrupted(target, signal.SIGKILL) == -signal.SIGKILL
     assert not target.exists()

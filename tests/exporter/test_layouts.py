@@ -1,4 +1,4 @@
-"""What other servers read computes what the artifact computes, takes no second copy of the weights, and is whole."""
+"""Layouts compute the same as their artifact, need no second copy of the weights, and are complete or absent."""
 
 from __future__ import annotations
 
@@ -47,47 +47,47 @@ def weights(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.onnx_data"))
 
 
-# --- room and wholeness ------------------------------------------------------------------------------------------
+# --- disk use and completeness -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def artifact(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of its own: what is linked is refused by the onnx package, which other tests ask about the shared one."""
+    """A separate copy: other tests open the shared artifact with the onnx package, which refuses linked files."""
     return Path(shutil.copytree(artifact, tmp_path_factory.mktemp("layouts") / "artifact"))
 
 
 @EVERY
-def test_weights_are_the_artifacts_own_files(artifact: Path, tmp_path: Path, layout: Layout) -> None:
-    told: list[str] = []
-    folder = write_layout(artifact, tmp_path / "layout", layout, progress=told.append)
+def test_weights_are_hard_links_to_the_artifact(artifact: Path, tmp_path: Path, layout: Layout) -> None:
+    messages: list[str] = []
+    folder = write_layout(artifact, tmp_path / "layout", layout, progress=messages.append)
     assert len(weights(folder)) == 2
     assert all(os.path.samefile(path, artifact / "onnx" / path.name) for path in weights(folder))
     own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.stat().st_nlink == 1)
     assert own < 1_000_000 < sum(path.stat().st_size for path in weights(folder))
-    assert any("Linked vision_model.onnx_data" in step for step in told)
+    assert any("Linked vision_model.onnx_data" in step for step in messages)
     assert not any(path.is_symlink() for path in folder.rglob("*"))
 
 
-def test_another_disk_gets_a_copy_and_the_user_is_told(
+def test_weights_are_copied_to_another_disk_with_a_message(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    told: list[str] = []
-    folder = write_layout(artifact, tmp_path / "layout", Layout.IMMICH, progress=told.append)
-    assert "Copying vision_model.onnx_data, since it cannot be linked there: Invalid cross-device link" in told
+    messages: list[str] = []
+    folder = write_layout(artifact, tmp_path / "layout", Layout.IMMICH, progress=messages.append)
+    assert "Copying vision_model.onnx_data, because it cannot be linked: Invalid cross-device link" in messages
     assert all(path.read_bytes() == (artifact / "onnx" / path.name).read_bytes() for path in weights(folder))
 
 
-def test_copies_can_be_asked_for(artifact: Path, tmp_path: Path) -> None:
+def test_weights_are_copied_on_request(artifact: Path, tmp_path: Path) -> None:
     folder = write_layout(artifact, tmp_path / "layout", Layout.OPTIMUM, copy=True, progress=quiet)
     assert all(path.stat().st_nlink == 1 for path in weights(folder))
 
 
 @EVERY
-def test_a_layout_outlives_its_artifact(broken: Path, tmp_path: Path, layout: Layout) -> None:
+def test_layout_works_after_its_artifact_is_removed(broken: Path, tmp_path: Path, layout: Layout) -> None:
     folder = written(broken, tmp_path / "layout", layout)
     shutil.rmtree(broken)
     for graph in folder.rglob("*.onnx"):
@@ -95,7 +95,7 @@ def test_a_layout_outlives_its_artifact(broken: Path, tmp_path: Path, layout: La
 
 
 @EVERY
-def test_a_full_disk_leaves_nothing(
+def test_full_disk_leaves_no_layout(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout
 ) -> None:
     def refuse(source: Path, target: Path) -> None:
@@ -107,8 +107,8 @@ def test_a_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_write_leaves_no_layout_and_the_next_one_cleans_up(artifact: Path, tmp_path: Path) -> None:
-    """The process dies at the first link, when the graph beside it has been written already."""
+def test_killed_write_leaves_no_layout_and_the_next_one_cleans_up(artifact: Path, tmp_path: Path) -> None:
+    """The process is killed at the first link, after the graph beside it was written."""
     code = (
         "import os, signal, sys; from pathlib import Path; from siglip_onnx.exporter.layouts import *;"
         "os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
@@ -122,7 +122,7 @@ def test_a_killed_write_leaves_no_layout_and_the_next_one_cleans_up(artifact: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["layout"]
 
 
-def test_a_damaged_artifact_is_not_passed_on(broken: Path, tmp_path: Path) -> None:
+def test_damaged_artifact_is_refused(broken: Path, tmp_path: Path) -> None:
     data = broken / "onnx" / "vision_model.onnx_data"
     content = bytearray(data.read_bytes())
     content[1000] ^= 1
@@ -132,19 +132,19 @@ def test_a_damaged_artifact_is_not_passed_on(broken: Path, tmp_path: Path) -> No
     assert not (tmp_path / "layout").exists()
 
 
-def test_a_precision_that_is_not_there_is_named(artifact: Path, tmp_path: Path) -> None:
+def test_missing_precision_is_reported(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no vision graph at int8; it has: fp32"):
         written(artifact, tmp_path / "layout", Layout.IMMICH, Precision.INT8)
 
 
-def test_only_a_layout_is_replaced(artifact: Path, tmp_path: Path) -> None:
+def test_only_a_layout_is_overwritten(artifact: Path, tmp_path: Path) -> None:
     mine, layout = tmp_path / "mine", tmp_path / "layout"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="already exists"):
         written(artifact, mine, Layout.IMMICH)
     for foreign in (mine, Path(shutil.copytree(artifact, tmp_path / "artifact"))):
-        with pytest.raises(ExportError, match="not a layout that siglip-onnx wrote"):
+        with pytest.raises(ExportError, match="not a layout written by siglip-onnx"):
             write_layout(artifact, foreign, Layout.IMMICH, overwrite=True, progress=quiet)
     assert (mine / "thesis.txt").exists()
     written(artifact, layout, Layout.IMMICH)
@@ -153,13 +153,13 @@ def test_only_a_layout_is_replaced(artifact: Path, tmp_path: Path) -> None:
     assert json.loads((layout / "siglip-layout.json").read_text())["layout"] == "triton"
 
 
-def test_an_artifact_is_not_written_into(artifact: Path) -> None:
+def test_target_inside_the_artifact_is_refused(artifact: Path) -> None:
     for target in (artifact, artifact / "immich"):
-        with pytest.raises(ExportError, match="lies in the artifact itself"):
+        with pytest.raises(ExportError, match="is inside the artifact"):
             write_layout(artifact, target, Layout.IMMICH, overwrite=True, progress=quiet)
 
 
-def test_a_layout_says_what_it_was_made_from(artifact: Path, tmp_path: Path) -> None:
+def test_marker_records_the_sources(artifact: Path, tmp_path: Path) -> None:
     marker = json.loads((written(artifact, tmp_path / "layout", Layout.OPTIMUM) / "siglip-layout.json").read_text())
     files = Artifact.open(artifact).contract.files
     assert marker["precision"] == "fp32"
@@ -167,7 +167,7 @@ def test_a_layout_says_what_it_was_made_from(artifact: Path, tmp_path: Path) -> 
     assert marker["sources"].keys() >= {"onnx/model.onnx", "onnx/text_model.onnx_data", "tokenizer.json"}
 
 
-def test_a_graph_that_takes_something_else_is_refused(broken: Path, tmp_path: Path) -> None:
+def test_graph_with_another_input_is_refused(broken: Path, tmp_path: Path) -> None:
     def take_bytes(contract: Contract) -> Contract:
         variant = contract.variants[0]
         graph = variant.graphs[Role.VISION]
@@ -179,7 +179,7 @@ def test_a_graph_that_takes_something_else_is_refused(broken: Path, tmp_path: Pa
         written(broken, tmp_path / "layout", Layout.TRITON)
 
 
-def test_an_artifact_of_one_tower_is_refused(broken: Path, tmp_path: Path) -> None:
+def test_artifact_with_one_tower_is_refused(broken: Path, tmp_path: Path) -> None:
     def forget_texts(contract: Contract) -> Contract:
         variant = contract.variants[0]
         return replace(contract, variants=(replace(variant, graphs={Role.VISION: variant.graphs[Role.VISION]}),))
@@ -193,23 +193,23 @@ def test_an_artifact_of_one_tower_is_refused(broken: Path, tmp_path: Path) -> No
 
 
 def immich_pixels(folder: Path, image: Image.Image) -> np.ndarray:
-    """Pixels as Immich makes them where it knows resize_mode: float32 [1, 3, S, S]."""
-    told = json.loads((folder / "visual" / "preprocess_cfg.json").read_text())
-    assert (told["resize_mode"], told["mode"]) == ("squash", "RGB")
-    resized = image.resize(tuple(told["size"]), Image.Resampling[told["interpolation"].upper()])
-    mean, std = np.array(told["mean"], np.float32), np.array(told["std"], np.float32)
+    """Pixels as made by Immich versions with resize_mode: float32 [1, 3, S, S]."""
+    config = json.loads((folder / "visual" / "preprocess_cfg.json").read_text())
+    assert (config["resize_mode"], config["mode"]) == ("squash", "RGB")
+    resized = image.resize(tuple(config["size"]), Image.Resampling[config["interpolation"].upper()])
+    mean, std = np.array(config["mean"], np.float32), np.array(config["std"], np.float32)
     pixels = np.asarray(resized, np.float32) / 255
     return ((pixels - mean) / std).transpose(2, 0, 1)[None]
 
 
 def immich_ids(folder: Path, text: str) -> np.ndarray:
-    """Ids as Immich makes them: int32 [1, length]."""
-    told = json.loads((folder / "config.json").read_text())["text_cfg"]
-    assert told["tokenizer_kwargs"]["clean"] != "canonicalize"
+    """Token ids as made by Immich: int32 [1, length]."""
+    config = json.loads((folder / "config.json").read_text())["text_cfg"]
+    assert config["tokenizer_kwargs"]["clean"] != "canonicalize"
     pad = json.loads((folder / "textual" / "tokenizer_config.json").read_text())["pad_token"]
     tokenizer = Tokenizer.from_file(str(folder / "textual" / "tokenizer.json"))
-    tokenizer.enable_padding(length=told["context_length"], pad_token=pad, pad_id=tokenizer.token_to_id(pad))
-    tokenizer.enable_truncation(max_length=told["context_length"])
+    tokenizer.enable_padding(length=config["context_length"], pad_token=pad, pad_id=tokenizer.token_to_id(pad))
+    tokenizer.enable_truncation(max_length=config["context_length"])
     return np.array([tokenizer.encode(" ".join(text.split())).ids], np.int32)
 
 
@@ -219,33 +219,33 @@ def immich(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.name)
-def test_immich_gets_our_embedding_of_an_image(immich: Path, model: Siglip, path: Path) -> None:
+def test_immich_image_embedding_matches_the_runtime(immich: Path, model: Siglip, path: Path) -> None:
     image = load_image(path, ImageOptions())
     pixels = immich_pixels(immich, image)
     np.testing.assert_allclose(pixels, model.images([image]), atol=5e-7)
-    found = run(immich / "visual" / "model.onnx", image=pixels)
-    np.testing.assert_allclose(found, model.encode_image([image]), atol=2e-6)
+    actual = run(immich / "visual" / "model.onnx", image=pixels)
+    np.testing.assert_allclose(actual, model.encode_image([image]), atol=2e-6)
 
 
 @pytest.mark.filterwarnings("ignore::siglip_onnx.runtime.preprocessing.prompts.TextTruncatedWarning")
 @pytest.mark.parametrize("text", TEXTS)
-def test_immich_gets_our_embedding_of_a_text(immich: Path, model: Siglip, text: str) -> None:
+def test_immich_text_embedding_matches_the_runtime(immich: Path, model: Siglip, text: str) -> None:
     ids = immich_ids(immich, text)
     assert ids.tolist() == model.tokenizer([text]).tolist()
-    found = run(immich / "textual" / "model.onnx", text=ids)
-    np.testing.assert_allclose(found, model.encode_text([text]), atol=2e-6)
+    actual = run(immich / "textual" / "model.onnx", text=ids)
+    np.testing.assert_allclose(actual, model.encode_text([text]), atol=2e-6)
 
 
-def test_immich_finds_one_output_of_length_one(immich: Path) -> None:
+def test_immich_graphs_have_one_output_of_length_one(immich: Path) -> None:
     for tower, name, kind in (("visual", "image", "tensor(float)"), ("textual", "text", "tensor(int32)")):
         session = onnxruntime.InferenceSession(immich / tower / "model.onnx")
         assert [(i.name, i.type) for i in session.get_inputs()] == [(name, kind)]
         assert [o.name for o in session.get_outputs()] == ["embedding"]
-    found = run(immich / "visual" / "model.onnx", image=np.ones((3, 3, 64, 64), np.float32))
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    actual = run(immich / "visual" / "model.onnx", image=np.ones((3, 3, 64, 64), np.float32))
+    np.testing.assert_allclose(np.linalg.norm(actual, axis=1), 1, atol=1e-6)
 
 
-def test_another_scale_of_bytes_is_put_into_immichs_own(broken: Path, tmp_path: Path) -> None:
+def test_other_rescale_factor_is_folded_into_immichs_mean_and_std(broken: Path, tmp_path: Path) -> None:
     one = (1.0, 1.0, 1.0)
     rewrite(broken, lambda c: replace(c, image=replace(c.image, rescale=2 / 255, mean=one, std=one)))
     folder = written(broken, tmp_path / "layout", Layout.IMMICH)
@@ -253,7 +253,7 @@ def test_another_scale_of_bytes_is_put_into_immichs_own(broken: Path, tmp_path: 
     np.testing.assert_allclose(immich_pixels(folder, image), Siglip.load(broken).images([image]), atol=5e-7)
 
 
-def test_what_immich_cannot_prepare_is_refused(broken: Path, tmp_path: Path) -> None:
+def test_preprocessing_unknown_to_immich_is_refused(broken: Path, tmp_path: Path) -> None:
     rewrite(broken, lambda c: replace(c, image=replace(c.image, channel_order="BGR")))
     with pytest.raises(ExportError, match="64 x 64 BGR"):
         written(broken, tmp_path / "layout", Layout.IMMICH)
@@ -270,24 +270,24 @@ def triton(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tensors(config: str, field: str) -> list[tuple[str, str, list[int]]]:
-    found = re.findall(rf'^{field} \[ {{ name: "(\w+)" data_type: (\w+) dims: \[ ([-\d, ]+) \] }} \]$', config, re.M)
-    return [(name, TYPES[kind], [int(d) for d in dims.split(",")]) for name, kind, dims in found]
+    actual = re.findall(rf'^{field} \[ {{ name: "(\w+)" data_type: (\w+) dims: \[ ([-\d, ]+) \] }} \]$', config, re.M)
+    return [(name, TYPES[kind], [int(d) for d in dims.split(",")]) for name, kind, dims in actual]
 
 
 @pytest.mark.parametrize("name", ["siglip_vision", "siglip_text", "siglip_preprocess"])
-def test_tritons_configuration_is_what_the_graph_says(triton: Path, name: str) -> None:
+def test_triton_configuration_matches_the_graph(triton: Path, name: str) -> None:
     config = (triton / name / "config.pbtxt").read_text()
     assert f'name: "{name}"' in config
     batched = "max_batch_size: 0" not in config
     assert batched == ("dynamic_batching" in config)
     session = onnxruntime.InferenceSession(triton / name / "1" / "model.onnx")
     for field, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
-        real = [(v.name, v.type, [d if isinstance(d, int) else -1 for d in v.shape]) for v in values]
-        told = tensors(config, field)
-        assert real == [(n, kind, [-1, *dims] if batched else dims) for n, kind, dims in told]
+        actual = [(v.name, v.type, [d if isinstance(d, int) else -1 for d in v.shape]) for v in values]
+        configured = tensors(config, field)
+        assert actual == [(n, kind, [-1, *dims] if batched else dims) for n, kind, dims in configured]
 
 
-def test_tritons_ensemble_gives_our_embedding_of_an_image(triton: Path, model: Siglip) -> None:
+def test_triton_ensemble_matches_the_runtime(triton: Path, model: Siglip) -> None:
     config = (triton / "siglip_image" / "config.pbtxt").read_text()
     assert (triton / "siglip_image" / "1").is_dir()
     steps = re.findall(
@@ -296,48 +296,48 @@ def test_tritons_ensemble_gives_our_embedding_of_an_image(triton: Path, model: S
         config,
     )
     assert [step[0] for step in steps] == ["siglip_preprocess", "siglip_vision"]
-    ((taken, _, _),), ((given, _, shape),) = tensors(config, "input"), tensors(config, "output")
+    ((ensemble_input, _, _),), ((ensemble_output, _, shape),) = tensors(config, "input"), tensors(config, "output")
     for path in PHOTOS:
         image = load_image(path, ImageOptions())
-        known = {taken: np.asarray(image)}
+        values = {ensemble_input: np.asarray(image)}
         for name, input_name, source, output_name, target in steps:
             session = onnxruntime.InferenceSession(triton / name / "1" / "model.onnx")
-            known[target] = session.run([output_name], {input_name: known[source]})[0]
-        assert list(known[given].shape) == shape
-        assert known[given][0] @ model.encode_image([image])[0] > 0.9999
+            values[target] = session.run([output_name], {input_name: values[source]})[0]
+        assert list(values[ensemble_output].shape) == shape
+        assert values[ensemble_output][0] @ model.encode_image([image])[0] > 0.9999
 
 
-def test_triton_may_form_batches(triton: Path, model: Siglip) -> None:
+def test_triton_towers_accept_batches(triton: Path, model: Siglip) -> None:
     pixels = model.images(PHOTOS)
-    found = run(triton / "siglip_vision" / "1" / "model.onnx", pixel_values=pixels)
-    np.testing.assert_allclose(found, model.encode_image(PHOTOS), atol=2e-6)
+    actual = run(triton / "siglip_vision" / "1" / "model.onnx", pixel_values=pixels)
+    np.testing.assert_allclose(actual, model.encode_image(PHOTOS), atol=2e-6)
     ids = model.tokenizer(TEXTS)
-    found = run(triton / "siglip_text" / "1" / "model.onnx", input_ids=ids)
+    actual = run(triton / "siglip_text" / "1" / "model.onnx", input_ids=ids)
     alone = [run(triton / "siglip_text" / "1" / "model.onnx", input_ids=row[None])[0] for row in ids]
-    np.testing.assert_allclose(found, alone, atol=2e-6)
+    np.testing.assert_allclose(actual, alone, atol=2e-6)
 
 
-def test_a_filter_that_a_graph_cannot_have_is_refused(broken: Path, tmp_path: Path) -> None:
+def test_unsupported_filter_is_refused_for_triton(broken: Path, tmp_path: Path) -> None:
     rewrite(broken, lambda c: replace(c, image=replace(c.image, filter="lanczos")))
     with pytest.raises(ExportError, match="'lanczos'"):
         written(broken, tmp_path / "layout", Layout.TRITON)
     assert not (tmp_path / "layout").exists()
 
 
-def test_a_batch_that_is_fixed_is_refused_for_triton(broken: Path, tmp_path: Path) -> None:
+def test_fixed_batch_is_refused_for_triton(broken: Path, tmp_path: Path) -> None:
     path = broken / "onnx" / "text_model.onnx"
     text = ir.load(path)
     text.graph.inputs[0].shape = ir.Shape([1, 64])
     ir.save(text, path)
     rewrite(broken)
-    with pytest.raises(ExportError, match="batches of one size only"):
+    with pytest.raises(ExportError, match="has a fixed batch"):
         written(broken, tmp_path / "layout", Layout.TRITON)
 
 
 # --- Optimum -----------------------------------------------------------------------------------------------------
 
 
-def test_optimum_finds_the_joint_graph_and_its_files_side_by_side(
+def test_optimum_layout_has_the_joint_graph_and_all_files_in_one_folder(
     artifact: Path, model: Siglip, tmp_path: Path
 ) -> None:
     folder = written(artifact, tmp_path / "flat", Layout.OPTIMUM)
@@ -350,30 +350,30 @@ def test_optimum_finds_the_joint_graph_and_its_files_side_by_side(
     assert [output.name for output in session.get_outputs()] == outputs
     pixels, ids = model.images(PHOTOS), model.tokenizer(["a bear", "pizza"])
     logits = session.run(["logits_per_image"], {"pixel_values": pixels, "input_ids": ids})[0]
-    wanted = model.logits(model.encode_image(PHOTOS), model.encode_text(["a bear", "pizza"]))
-    np.testing.assert_allclose(logits, wanted, atol=1e-4)
+    expected = model.logits(model.encode_image(PHOTOS), model.encode_text(["a bear", "pizza"]))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 # --- another precision, and the command line ---------------------------------------------------------------------
 
 
-def test_another_precision_has_its_own_weights_under_the_usual_names(emoji: Path, pairs: Path, tmp_path: Path) -> None:
+def test_other_precision_keeps_the_graph_names(emoji: Path, pairs: Path, tmp_path: Path) -> None:
     quantize(emoji, RECIPES[Precision.INT8](), QuantizeRequest(data=pairs), progress=quiet)
     model = Siglip.load(emoji, "int8")
     for layout, graph in ((Layout.IMMICH, "visual/model.onnx"), (Layout.OPTIMUM, "vision_model.onnx")):
         folder = written(emoji, tmp_path / layout, layout, Precision.INT8)
         assert {path.name for path in weights(folder)} == {"vision_model_int8.onnx_data", "text_model_int8.onnx_data"}
         assert onnxruntime.InferenceSession(folder / graph)
-    found = run(tmp_path / "immich" / "visual" / "model.onnx", image=model.images(PHOTOS[:1]))
-    np.testing.assert_allclose(found, model.encode_image(PHOTOS[:1]), atol=2e-6)
+    actual = run(tmp_path / "immich" / "visual" / "model.onnx", image=model.images(PHOTOS[:1]))
+    np.testing.assert_allclose(actual, model.encode_image(PHOTOS[:1]), atol=2e-6)
     assert (tmp_path / "optimum" / "model.onnx").exists()
 
 
-def test_the_command_line_writes_a_layout(artifact: Path, tmp_path: Path, command: Command) -> None:
+def test_command_line_writes_a_layout(artifact: Path, tmp_path: Path, command: Command) -> None:
     done = command("layout", artifact, tmp_path / "models", "--layout", "triton", "--json")
     assert done.code == 0, done.err
-    told = json.loads(done.out)
-    assert told["own_bytes"] < 1_000_000 < told["bytes"]
+    result = json.loads(done.out)
+    assert result["own_bytes"] < 1_000_000 < result["bytes"]
     assert (tmp_path / "models" / "siglip_image" / "config.pbtxt").exists()
     again = cli("layout", artifact, tmp_path / "models", "--layout", "triton")
     assert (again.code, is_one_paragraph(again.err)) == (ExportError.exit_code, True)

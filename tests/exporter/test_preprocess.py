@@ -1,4 +1,4 @@
-"""A graph prepares images as the processor does: the same grays to within one level, then the same bits."""
+"""Preprocessing in a graph: gray levels within one of the image processor's, then bit-identical values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IMAGES = sorted(
     for path in (*IMAGES.glob("photos/*"), *IMAGES.glob("odd/*"))
     if path.suffix != ".json" and not path.name.startswith("BAD_")
 )
-FEW = 2e-3  # the share of values that may be one level off; the worst image here has 1 in 4,000
+FEW = 2e-3  # fraction of values that may be one level off; the worst image here has 1 in 4,000
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -47,20 +47,18 @@ def decoded(path: Path) -> np.ndarray:
     return np.asarray(load_image(path, ImageOptions()))
 
 
-def levels_off(found: np.ndarray, image: np.ndarray, spec: ImageSpec = SPEC) -> np.ndarray:
-    """By how many gray levels each value is off, and whether it is the float of a gray level at all."""
-    wanted = ImageProcessor(spec)([image])
-    assert (found.shape, found.dtype) == (wanted.shape, np.float32)
+def levels_off(actual: np.ndarray, image: np.ndarray, spec: ImageSpec = SPEC) -> np.ndarray:
+    """Difference of each value in gray levels; fails if a value is not that of any gray level."""
+    expected = ImageProcessor(spec)([image])
+    assert (actual.shape, actual.dtype) == (expected.shape, np.float32)
     to_levels = np.asarray(spec.std).reshape(1, 3, 1, 1) / spec.rescale
-    off = (found - wanted) * to_levels
+    off = (actual - expected) * to_levels
     np.testing.assert_allclose(off, np.rint(off), atol=1e-3)
     return np.abs(np.rint(off)).astype(int)
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
-def test_every_test_image_comes_out_the_same_to_one_gray_level(
-    path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_images_differ_by_at_most_one_gray_level(path: Path, record_property: Callable[[str, object], None]) -> None:
     image = decoded(path)
     off = levels_off(RUN(image), image)
     record_property("gray_levels_off", int(off.max()))
@@ -73,22 +71,22 @@ SIZES = [(1, 1), (1, 7), (7, 1), (384, 384), (384, 900), (383, 385), (4, 2000), 
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[1]}x{size[0]}")
-def test_noise_of_any_size_comes_out_the_same_to_a_gray_level_for_each_of_two_passes(size: tuple[int, int]) -> None:
+def test_noise_of_any_size_differs_by_at_most_one_gray_level_per_pass(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     off = levels_off(RUN(image), image)
     assert off.max() <= 2
-    assert (off > 1).mean() < 1e-4  # the sharpest edges there can be, where an image is three pixels wide
+    assert (off > 1).mean() < 1e-4  # the sharpest possible edges, in an image three pixels wide
     assert (off > 0).mean() < FEW
 
 
-def test_an_image_of_the_right_size_is_the_processors_to_the_bit() -> None:
+def test_image_of_the_target_size_is_bit_identical() -> None:
     image = np.random.default_rng(1).integers(0, 256, (384, 384, 3), np.uint8)
     for order in ("RGB", "BGR"):
         spec = replace(SPEC, mean=(0.48, 0.45, 0.41), std=(0.27, 0.26, 0.28), channel_order=order)
         assert running(spec)(image).tobytes() == ImageProcessor(spec)([image]).tobytes()
 
 
-def test_a_bilinear_model_differs_by_a_level_for_each_of_two_passes_at_most() -> None:
+def test_bilinear_resize_differs_by_at_most_one_level_per_pass() -> None:
     spec = replace(SPEC, filter="bilinear")
     run = running(spec)
     for path in IMAGES:
@@ -96,23 +94,23 @@ def test_a_bilinear_model_differs_by_a_level_for_each_of_two_passes_at_most() ->
         assert levels_off(run(image), image, spec).max() <= 2
 
 
-def test_onnx_own_reference_computes_the_same() -> None:
+def test_onnx_reference_evaluator_agrees() -> None:
     spec = replace(SPEC, height=48, width=48)
     model = ir.to_proto(preprocess_model(spec))
     onnx.checker.check_model(model, full_check=True)
     for name in ("one_pixel_red.png", "cat_exif_orientation6.jpg"):
         image = decoded(IMAGES / "odd" / name)
-        found = ReferenceEvaluator(model).run(["pixel_values"], {"image": image})[0]
-        assert levels_off(np.asarray(found), image, spec).max() <= 1
+        actual = ReferenceEvaluator(model).run(["pixel_values"], {"image": image})[0]
+        assert levels_off(np.asarray(actual), image, spec).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["lanczos", "box", "hamming", "nearest"])
-def test_a_filter_that_onnx_does_not_know_is_named(kind: str) -> None:
+def test_unsupported_filter_is_reported(kind: str) -> None:
     with pytest.raises(ExportError, match=f"'{kind}'.*bilinear and bicubic"):
         preprocess_model(replace(SPEC, filter=kind))  # type: ignore[arg-type]
 
 
-def test_a_model_of_patches_is_refused() -> None:
+def test_naflex_model_is_refused() -> None:
     with pytest.raises(ExportError, match="takes patches"):
         preprocess_model(replace(SPEC, resize="patches"))  # type: ignore[arg-type]
 
@@ -120,7 +118,7 @@ def test_a_model_of_patches_is_refused() -> None:
 # --- joined to a tower -------------------------------------------------------------------------------------------
 
 
-def test_a_joined_tower_gives_the_embedding_of_an_image(artifact: Path, model: Siglip, tmp_path: Path) -> None:
+def test_joined_tower_embeds_a_decoded_image(artifact: Path, model: Siglip, tmp_path: Path) -> None:
     onnx_folder = Path(shutil.copytree(artifact / "onnx", tmp_path / "onnx"))
     joined = join_preprocess(ir.load(onnx_folder / "vision_model.onnx"), model.contract.image)
     ir.save(joined, onnx_folder / "image.onnx")
@@ -130,8 +128,8 @@ def test_a_joined_tower_gives_the_embedding_of_an_image(artifact: Path, model: S
         image = decoded(path)
         _, pooled, pixels = session.run(["last_hidden_state", "pooler_output", "pixel_values"], {"image": image})
         assert levels_off(pixels, image, model.contract.image).max() <= 1
-        found = pooled[0] / np.linalg.norm(pooled[0])
-        assert found @ model.encode_image([Image.fromarray(image)])[0] > 0.9999
+        actual = pooled[0] / np.linalg.norm(pooled[0])
+        assert actual @ model.encode_image([Image.fromarray(image)])[0] > 0.9999
 
 
 def test_joining_neither_reads_nor_copies_weights(artifact: Path, model: Siglip, tmp_path: Path) -> None:
@@ -145,6 +143,6 @@ def test_joining_neither_reads_nor_copies_weights(artifact: Path, model: Siglip,
     }
 
 
-def test_only_a_vision_tower_is_joined(artifact: Path, model: Siglip) -> None:
+def test_only_a_vision_tower_can_be_joined(artifact: Path, model: Siglip) -> None:
     with pytest.raises(ExportError, match="takes input_ids"):
         join_preprocess(ir.load(artifact / "onnx" / "text_model.onnx"), model.contract.image)

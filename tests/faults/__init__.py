@@ -1,33 +1,33 @@
-"""Defects that an exporter, a runtime, a disk or a hand might make, each put into a copy of something good.
+"""Seeded faults: defects of an exporter, a runtime, a disk or a manual edit, each put into a copy of a good artifact.
 
-python -m tests.faults             # all of them, and what finds each
-python -m tests.faults --check     # fail if one is found elsewhere than it says here, or by another table
-python -m tests.faults --write     # put the table into docs/parity.md
-python -m tests.faults --clean 200 # as many verdicts on what has no fault: none may be a FAIL
+python -m tests.faults             # run all of them and print what catches each
+python -m tests.faults --check     # fail if a fault is missed, or if the table in docs/parity.md is out of date
+python -m tests.faults --write     # write the table to docs/parity.md
+python -m tests.faults --clean 200 # validate faultless artifacts 200 times; a FAIL is a false alarm
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from . import of_data, of_graphs, of_inputs, of_reports, of_runtime, of_weights
+from . import data_faults, graph_faults, input_faults, report_faults, runtime_faults, weight_faults
 from .edits import in_contract
 from .fault import Fault
 
 __all__ = ["EVERY", "FAULTS", "in_contract"]
 
 _ALL: Final = (
-    *of_weights.FAULTS,
-    *of_weights.QUANTIZED,
-    *of_graphs.FAULTS,
-    *of_inputs.FAULTS,
-    *of_runtime.FAULTS,
-    *of_data.FAULTS,
-    *of_reports.FAULTS,
+    *weight_faults.FAULTS,
+    *weight_faults.QUANTIZED,
+    *graph_faults.FAULTS,
+    *input_faults.FAULTS,
+    *runtime_faults.FAULTS,
+    *data_faults.FAULTS,
+    *report_faults.FAULTS,
 )
 EVERY: Final = {fault.name: fault for fault in _ALL}
-assert len(EVERY) == len(_ALL), "two faults have one name"
-# One of each sort that an artifact of fp32 alone can have, for the tests that run every time.
+assert len(EVERY) == len(_ALL), "two faults have the same name"
+# One fault of each kind that an artifact with fp32 alone can have, for the tests that run every time.
 _USUAL: Final = (
     "pad id 0",
     "no lower-casing",

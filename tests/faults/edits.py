@@ -1,4 +1,4 @@
-"""How faults are put into the files of an artifact: each edit hashes them anew, as a faulty tool would have."""
+"""Puts faults into the files of an artifact; each edit updates the hashes, as a faulty tool would."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from siglip_onnx.exporter.graph.joint import write_joint
 from siglip_onnx.runtime import Artifact
+from siglip_onnx.runtime.arrays import AnyArray
 from siglip_onnx.runtime.artifact.contract import Contract, Precision, Role
 
 from ..conftest import rewrite
 
 Change = Callable[[Path], None]
-Array = NDArray[Any]
 Graph = onnx.GraphProto
 
 
 def in_contract(section: str, **changes: Any) -> Change:
-    """A contract that says something else; the runtime obeys it."""
+    """Change fields of a section of the contract, which the runtime obeys."""
 
     def change(contract: Contract) -> Contract:
         return replace(contract, **{section: replace(getattr(contract, section), **changes)})
@@ -35,7 +34,7 @@ def in_contract(section: str, **changes: Any) -> Change:
 
 
 def in_file(name: str, **changes: object) -> Change:
-    """A JSON file that other programs read in the contract's place, with other values."""
+    """Change values of a JSON file that other programs read instead of the contract."""
 
     def make(folder: Path) -> None:
         content = json.loads((folder / name).read_text("utf-8"))
@@ -46,12 +45,12 @@ def in_file(name: str, **changes: object) -> Change:
 
 
 def graph_path(folder: Path, role: Role, precision: Precision = Precision.FP32) -> Path:
-    """Where the graph of a role lies."""
+    """Path of the graph of a role."""
     return folder / Artifact.open(folder).graph(role, precision).path
 
 
 def in_graph(role: Role, edit: Callable[[Graph], None]) -> Change:
-    """A tower that computes something else, in its own graph and in the joint one."""
+    """Change a tower's graph, in its own file and in the joint graph."""
 
     def make(folder: Path) -> None:
         edit_graph(graph_path(folder, role), edit)
@@ -64,7 +63,7 @@ def in_graph(role: Role, edit: Callable[[Graph], None]) -> Change:
 
 
 def in_joint(edit: Callable[[Graph], None]) -> Change:
-    """A joint graph that computes something else than the towers."""
+    """Change the joint graph and leave the towers' graphs."""
 
     def make(folder: Path) -> None:
         edit_graph(graph_path(folder, Role.JOINT), edit)
@@ -74,7 +73,7 @@ def in_joint(edit: Callable[[Graph], None]) -> Change:
 
 
 def edit_graph(path: Path, edit: Callable[[Graph], None]) -> None:
-    """Change an ONNX file and nothing of its data file; shapes that were known are forgotten."""
+    """Change an ONNX file without its data file; recorded shapes are removed."""
     model = onnx.load(path, load_external_data=False)
     edit(model.graph)
     del model.graph.value_info[:]
@@ -84,27 +83,30 @@ def edit_graph(path: Path, edit: Callable[[Graph], None]) -> None:
 
 
 @contextlib.contextmanager
-def stored(folder: Path, role: Role, precision: Precision = Precision.FP32) -> Iterator[dict[str, Array]]:
-    """The weights of a tower by name, in its data file itself; what is changed of them is there afterwards."""
+def stored(folder: Path, role: Role, precision: Precision = Precision.FP32) -> Iterator[dict[str, AnyArray]]:
+    """The weights of a tower by name, mapped from its data file; changes are written to the file."""
     path = graph_path(folder, role, precision)
     tensors = onnx.load(path, load_external_data=False).graph.initializer
-    files: dict[str, Array] = {}
-    found = {}
+    files: dict[str, AnyArray] = {}
+    weights = {}
     for tensor in (t for t in tensors if t.external_data):
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        whole = files.setdefault(place["location"], np.memmap(path.parent / place["location"], np.uint8, "r+"))
-        start, size = int(place["offset"]), int(place["length"])
-        found[tensor.name] = (
-            whole[start : start + size].view(helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+        external = {entry.key: entry.value for entry in tensor.external_data}
+        name = external["location"]
+        content = files.setdefault(name, np.memmap(path.parent / name, np.uint8, "r+"))
+        start, size = int(external["offset"]), int(external["length"])
+        weights[tensor.name] = (
+            content[start : start + size].view(helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
         )
-    yield found
-    for whole in files.values():
-        whole.flush()  # type: ignore[attr-defined]
+    yield weights
+    for content in files.values():
+        content.flush()  # type: ignore[attr-defined]
     rewrite(folder)
 
 
-def in_weights(role: Role, edit: Callable[[dict[str, Array]], None], precision: Precision = Precision.FP32) -> Change:
-    """A tower whose graph is right and whose weights are not."""
+def in_weights(
+    role: Role, edit: Callable[[dict[str, AnyArray]], None], precision: Precision = Precision.FP32
+) -> Change:
+    """Change the weights of a tower and leave its graph."""
 
     def make(folder: Path) -> None:
         with stored(folder, role, precision) as weights:
@@ -113,52 +115,52 @@ def in_weights(role: Role, edit: Callable[[dict[str, Array]], None], precision: 
     return make
 
 
-def feeding(graph: Graph, name: str) -> onnx.NodeProto:
-    """The node that gives a value."""
-    found: onnx.NodeProto = next(node for node in graph.node if name in node.output)
-    return found
+def producer(graph: Graph, name: str) -> onnx.NodeProto:
+    """The node that computes a value."""
+    node: onnx.NodeProto = next(node for node in graph.node if name in node.output)
+    return node
 
 
-def all_of(graph: Graph, kind: str) -> list[onnx.NodeProto]:
-    """The nodes of an operator."""
-    return [node for node in graph.node if node.op_type == kind]
+def all_of(graph: Graph, operator: str) -> list[onnx.NodeProto]:
+    """All nodes of an operator."""
+    return [node for node in graph.node if node.op_type == operator]
 
 
-def using(graph: Graph, name: str) -> list[onnx.NodeProto]:
+def readers(graph: Graph, name: str) -> list[onnx.NodeProto]:
     """The nodes that read a value."""
     return [node for node in graph.node if name in node.input]
 
 
 def rewire(graph: Graph, old: str, new: str) -> None:
-    """Have every node that reads one value read another."""
-    for node in using(graph, old):
+    """Make every reader of one value read another."""
+    for node in readers(graph, old):
         node.input[:] = [new if name == old else name for name in node.input]
 
 
-def behind(graph: Graph, name: str, nodes: Callable[[str, str], list[onnx.NodeProto]]) -> None:
-    """Put nodes between an output of the graph and the node that gives it; `nodes` is told both names."""
+def append_after(graph: Graph, name: str, nodes: Callable[[str, str], list[onnx.NodeProto]]) -> None:
+    """Insert nodes after the producer of an output; `nodes` receives the name to read and the name to write."""
     inner = f"{name}.before"
-    giving = feeding(graph, name)
-    giving.output[:] = [inner if output == name else output for output in giving.output]
+    node = producer(graph, name)
+    node.output[:] = [inner if output == name else output for output in node.output]
     rewire(graph, name, inner)
     graph.node.extend(nodes(inner, name))
 
 
-def ahead_of(graph: Graph, node: onnx.NodeProto, *nodes: onnx.NodeProto) -> None:
-    """Put nodes before another; ONNX wants each after those that it reads from."""
-    place = list(graph.node).index(node)
+def insert_before(graph: Graph, node: onnx.NodeProto, *nodes: onnx.NodeProto) -> None:
+    """Insert nodes before another; ONNX requires topological order."""
+    index = list(graph.node).index(node)
     for number, new in enumerate(nodes):
-        graph.node.insert(place + number, new)
+        graph.node.insert(index + number, new)
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
-    """Give a node another value of an attribute."""
+    """Set an attribute of a node."""
     kept = [attribute for attribute in node.attribute if attribute.name != name]
     del node.attribute[:]
     node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
 def constant(graph: Graph, name: str, value: Any) -> str:
-    """Add a constant; its name."""
+    """Add a constant and return its name."""
     graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     return name

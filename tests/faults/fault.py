@@ -1,4 +1,4 @@
-"""What a seeded fault is: a defect that is put into a good artifact, its runtime, its data or its report."""
+"""A seeded fault: a defect that is put into a good artifact, its runtime, its data or its report."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from siglip_onnx.runtime.errors import SiglipOnnxError
 from siglip_onnx.validate import CheckGroup, Report
 
 from .edits import Change
-from .judge import judge
+from .validation import validate_artifact
 
-ONE_THREAD: Final = SessionOptions(threads=1)  # as many faults run at a time as there are cores
+ONE_THREAD: Final = SessionOptions(threads=1)  # several faults run at a time, one for each core
+SEED: Final = 20261125
 
 
 class FaultArea(StrEnum):
-    """Where a defect is made."""
+    """The part of the toolchain where a defect is made."""
 
     CHECKPOINT = "checkpoint"
     GRAPH = "graph"
@@ -37,152 +38,147 @@ class FaultArea(StrEnum):
     REPORT = "report"
 
 
-class Place(StrEnum):
-    """What of a bench a fault changes."""
+class FaultTarget(StrEnum):
+    """The folder of a fixture that a fault changes."""
 
     ARTIFACT = "artifact"
     DATA = "data"
-    ANSWERS = "answers"
+    CACHE = "cache"
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A folder with a copy of everything that a verdict is given from.
+class FaultFixture:
+    """A folder with everything that a verdict depends on: a good artifact, data and the reference cache.
 
     Attributes:
-        folder: Where it is.
+        folder: The folder.
     """
 
     folder: Path
 
     @property
     def artifact(self) -> Path:
-        """An artifact with the variants fp32, fp16 and int8, which have passed."""
-        return self.folder / Place.ARTIFACT
+        """An artifact whose variants fp32, fp16 and int8 have passed."""
+        return self.folder / FaultTarget.ARTIFACT
 
     @property
     def data(self) -> Path:
         """Images with captions, and labels."""
-        return self.folder / Place.DATA
+        return self.folder / FaultTarget.DATA
 
     @property
-    def answers(self) -> Path:
-        """The reference's answers about them."""
-        return self.folder / Place.ANSWERS
+    def cache(self) -> Path:
+        """The reference cache for these data."""
+        return self.folder / FaultTarget.CACHE
 
-    def copy(self, folder: Path) -> Bench:
-        """The same in another folder, for a fault to change."""
-        return Bench(Path(shutil.copytree(self.folder, folder)))
-
-
-def nothing(folder: Path) -> None:
-    """The change that leaves everything as it is."""
+    def copy(self, folder: Path) -> FaultFixture:
+        """A copy in another folder, for a fault to change."""
+        return FaultFixture(Path(shutil.copytree(self.folder, folder)))
 
 
-def as_it_is(model: Siglip) -> None:
-    """The runtime without a defect."""
+def no_change(folder: Path) -> None:
+    """Leave a folder unchanged."""
+
+
+def no_patch(model: Siglip) -> None:
+    """Leave the loaded model unchanged."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A defect, and what must find it.
+    """A defect, and the check group or error that must catch it.
 
     Attributes:
         name: What is wrong, in a few words.
-        group: Where such a defect is made.
-        caught: The group that must find it first, or the error that must refuse it.
-        make: Puts it into a copy of `place`.
-        code: Puts it into the loaded model, where it is one of the runtime's code.
-        precision: Of the variant that is judged.
-        options: How that is loaded.
-        place: What `make` is given.
-        ask: Asks for a verdict on the bench, in the way that meets the fault.
-        verdict: What must be said at the least; FAIL, unless more data would tell.
-        elsewhere: The tower whose graph or weights are wrong, where other tools can be asked about it.
+        area: Where such a defect is made.
+        caught_by: The check group that must fail first, or the error that must be raised.
+        make: Puts the defect into a copy of `target`.
+        patch: Puts the defect into the loaded model, for a defect in the runtime's code.
+        precision: Precision of the validated variant.
+        options: Session options of the validated variant.
+        target: The folder that `make` changes.
+        run: Validates the fixture in the way that shows the defect.
+        verdict: The expected verdict: FAIL, or INCONCLUSIVE if only more data could tell.
+        tower: The tower whose graph or weights are wrong, if other tools can compare it; else None.
     """
 
     name: str
     area: FaultArea
-    caught: CheckGroup | type[SiglipOnnxError]
-    make: Change = nothing
-    code: Callable[[Siglip], None] = as_it_is
+    caught_by: CheckGroup | type[SiglipOnnxError]
+    make: Change = no_change
+    patch: Callable[[Siglip], None] = no_patch
     precision: Precision = Precision.FP32
     options: SessionOptions = ONE_THREAD
-    place: Place = Place.ARTIFACT
-    ask: Callable[[Bench, Fault], Report] = lambda bench, fault: climbed(bench, fault)
+    target: FaultTarget = FaultTarget.ARTIFACT
+    run: Callable[[FaultFixture, Fault], Report] = lambda fixture, fault: validated(fixture, fault)
     verdict: Verdict = Verdict.FAIL
-    elsewhere: Role | None = None
+    tower: Role | None = None
 
     @property
     def group(self) -> CheckGroup:
-        """The group that must find it."""
-        assert isinstance(self.caught, CheckGroup), self.name
-        return self.caught
+        """The check group that must catch the fault."""
+        assert isinstance(self.caught_by, CheckGroup), self.name
+        return self.caught_by
 
     @property
-    def due(self) -> str:
-        """The name of what must find it."""
-        return str(self.caught) if isinstance(self.caught, CheckGroup) else self.caught.__name__
+    def expected(self) -> str:
+        """The name of the check group or error that must catch the fault."""
+        return str(self.caught_by) if isinstance(self.caught_by, CheckGroup) else self.caught_by.__name__
 
 
-def climbed(bench: Bench, fault: Fault) -> Report:
-    """The verdict on a bench by the whole ladder, against the checkpoint."""
-    return judge(
-        bench.artifact,
-        bench.data,
+def validated(fixture: FaultFixture, fault: Fault) -> Report:
+    """The report of all checks against the checkpoint."""
+    return validate_artifact(
+        fixture.artifact,
+        fixture.data,
         precision=fault.precision,
         options=fault.options,
-        code=fault.code,
-        answers=bench.answers,
+        patch=fault.patch,
+        cache=fixture.cache,
     )
 
 
 @dataclass(frozen=True)
-class Found:
-    """What became of a fault.
+class FaultOutcome:
+    """The result of validating a fault.
 
     Attributes:
-        where: The group that found it, the error that refused it, or nothing.
-        verdict: What was said.
-        detail: In whose words.
+        caught_by: The first failing check group, the error that was raised, or an empty string.
+        verdict: The verdict; FAIL for an error.
+        detail: The check's numbers, or the error's message.
     """
 
-    where: str
+    caught_by: str
     verdict: Verdict
     detail: str = ""
 
 
-def find(bench: Bench, fault: Fault) -> Found:
-    """Put a fault into a bench, which is for this one fault alone, and see what finds it."""
-    fault.make(bench.folder / fault.place)
+def run_fault(fixture: FaultFixture, fault: Fault) -> FaultOutcome:
+    """Put a fault into a fixture that no other fault uses, and validate it."""
+    fault.make(fixture.folder / fault.target)
     try:
-        report = fault.ask(bench, fault)
+        report = fault.run(fixture, fault)
     except SiglipOnnxError as error:
-        return Found(type(error).__name__, Verdict.FAIL, str(error))
+        return FaultOutcome(type(error).__name__, Verdict.FAIL, str(error))
     problem = report.first_problem()
     if problem is None:
-        return Found("", report.verdict)
-    found = (
-        ""
-        if problem.measured is None
-        else f"{problem.measured:.4g} where {problem.direction} {problem.limit:.4g} is due"
-    )
-    return Found(str(problem.group), report.verdict, f"{problem.name}: {found or problem.detail}")
+        return FaultOutcome("", report.verdict)
+    detail = problem.detail
+    if problem.measured is not None:
+        detail = f"measured {problem.measured:.4g}, limit {problem.direction} {problem.limit:.4g}"
+    return FaultOutcome(str(problem.group), report.verdict, f"{problem.name}: {detail}")
 
 
-def is_caught(fault: Fault, found: Found) -> bool:
-    """Whether a fault was found where it must be, and said what must be said."""
-    return (found.where, found.verdict) == (fault.due, fault.verdict)
+def is_caught(fault: Fault, outcome: FaultOutcome) -> bool:
+    """Whether the expected check group or error caught a fault, with the expected verdict."""
+    return (outcome.caught_by, outcome.verdict) == (fault.expected, fault.verdict)
 
 
-SEED: Final = 20261125
-
-
-def lines(folder: Path) -> list[dict[str, str]]:
-    """The captions of a data folder."""
+def read_captions(folder: Path) -> list[dict[str, str]]:
+    """Read captions.jsonl of a data folder."""
     return [json.loads(line) for line in (folder / "captions.jsonl").read_text("utf-8").splitlines()]
 
 
-def write_lines(folder: Path, rows: list[dict[str, str]]) -> None:
-    """Replace them."""
+def write_captions(folder: Path, rows: list[dict[str, str]]) -> None:
+    """Write captions.jsonl of a data folder."""
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")

@@ -1,4 +1,4 @@
-"""The table of faults in docs/parity.md: what found each here, and what other tools say to the same graphs."""
+"""The table of faults in docs/parity.md: what catches each fault here, and what other tools report about it."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .fault import Fault, Found
-from .judge import ROOT
+from .fault import Fault, FaultOutcome
+from .validation import ROOT
 
 PAGE: Final = ROOT / "docs" / "parity.md"
 ELSEWHERE: Final = ROOT / "build" / "interop" / "elsewhere.json"  # written by tests/interop/faults_elsewhere.py
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 TOOLS: Final = ("optimum", "Polygraphy", "torch.onnx")
 CONTROL: Final = "none"
-_OURS: Final = 3  # columns that need no other tool
+_OWN_COLUMNS: Final = 3  # columns that need no other tool
 _INTRODUCTION: Final = """\
 ## Seeded faults
 
-Each of these {count} defects is put into a copy of the bundled model's artifact, of its data or reports, or into the
-loaded runtime (tests/faults), and a verdict is asked for on a dozen images. The third column is the group that found
-it first, or the error that refused it. `python -m tests.faults --check`, a part of `make test-gate`, does that again,
-and fails if a row is another one by then. `--clean 200` judges what has no fault as often, over samples of 12 to 32
-images, one and two threads, fp32 and int8; a single FAIL fails it. Both use the default limits, but .25 for
-`margin`: so few images cannot prove .02.
+Each of these {count} defects is put into a copy of the bundled model's artifact, its data or reports, or into the
+loaded runtime (tests/faults), which is then validated on a dozen images. The third column names the check group that
+fails first, or the error that is raised. `python -m tests.faults --check`, a part of `make test-gate`, repeats this and
+fails if a row has changed. `--clean 200` validates faultless artifacts 200 times, on samples of 12 to 32 images, with
+one and two threads, at fp32 and int8; a single FAIL fails the command. Both use the default limits except for `margin`,
+which is .25: a dozen images cannot prove .02.
 
-The last three columns say what other tools make of the same graphs, each as it compares by default, where the fault is
-one of a tower's graph or weights; they look at nothing else. `python -m tests.interop.faults_elsewhere` asks them.
+The last three columns say what other tools report on the same graphs, each with its default comparison, for faults in a
+tower's graph or weights; these tools check nothing else. `python -m tests.interop.faults_elsewhere` runs them.
 """
 
 Table = list[list[str]]
 
 
-def rows(faults: Sequence[Fault], found: Mapping[str, Found], elsewhere: Mapping[str, Any]) -> Table:
-    """A row for each fault, and first of all one for the artifact without any."""
-    answers = elsewhere.get("found", {})
-    control = [CONTROL, "", "nothing", *_answers(answers, CONTROL)]
-    return [control, *([f.name, str(f.area), _here(found[f.name]), *_answers(answers, f.name)] for f in faults)]
+def rows(faults: Sequence[Fault], outcomes: Mapping[str, FaultOutcome], elsewhere: Mapping[str, Any]) -> Table:
+    """A row for the faultless artifact, then a row for each fault."""
+    known = elsewhere.get("found", {})
+    control = [CONTROL, "", "nothing", *_by_tools(known, CONTROL)]
+    return [control, *([f.name, str(f.area), _caught_by(outcomes[f.name]), *_by_tools(known, f.name)] for f in faults)]
 
 
-def _here(found: Found) -> str:
-    return found.where or "nothing"
+def _caught_by(outcome: FaultOutcome) -> str:
+    return outcome.caught_by or "nothing"
 
 
-def _answers(answers: Mapping[str, Mapping[str, str]], name: str) -> list[str]:
-    return [answers.get(name, {}).get(tool, "–") for tool in TOOLS]
+def _by_tools(known: Mapping[str, Mapping[str, str]], name: str) -> list[str]:
+    return [known.get(name, {}).get(tool, "–") for tool in TOOLS]
 
 
 def render(table: Table, elsewhere: Mapping[str, Any]) -> str:
-    """The section in Markdown: what it is, the table, and how the other tools were called."""
-    head = ("fault", "where it is made", "found by", *TOOLS)
+    """The section in Markdown: introduction, table, and the calls of the other tools."""
+    head = ("fault", "area", "check group or error", *TOOLS)
     lines = [_line(head), _line(["---"] * len(head)), *map(_line, table)]
     calls = [f"- {tool}: {call}" for tool, call in elsewhere.get("calls", {}).items()]
     return "\n".join([_INTRODUCTION.format(count=len(table) - 1), *lines, "", *calls]).rstrip()
@@ -61,19 +61,19 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def read_elsewhere(path: Path = ELSEWHERE) -> dict[str, Any]:
-    """What other tools were found to say; nothing where they were not asked."""
+    """The results of the other tools; empty if they were not run."""
     known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return known
 
 
 def write(text: str, page: Path = PAGE) -> None:
-    """Put the table between its markers."""
+    """Write the section between its markers."""
     before, after = _around(page.read_text("utf-8"))
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
 
 
 def on_page(page: Path = PAGE) -> Table:
-    """The rows that the page has."""
+    """The rows of the table on the page."""
     text = page.read_text("utf-8")
     before, after = _around(text)
     inside = text[len(before) : len(text) - len(after)]
@@ -81,17 +81,17 @@ def on_page(page: Path = PAGE) -> Table:
     return rows[2:]
 
 
-def differences(table: Table, asked: bool, page: Path = PAGE) -> list[str]:
-    """Names of faults whose row on the page is another one; only our own columns count where others were not asked."""
-    known = {row[0]: row for row in on_page(page)}
+def differences(table: Table, with_tools: bool, page: Path = PAGE) -> list[str]:
+    """Names of the faults whose rows differ from the page; the other tools' columns count only with `with_tools`."""
+    old = {row[0]: row for row in on_page(page)}
     new = {row[0]: row for row in table}
-    width = None if asked else _OURS
-    return [name for name in {**known, **new} if known.get(name, [])[:width] != new.get(name, [])[:width]]
+    width = None if with_tools else _OWN_COLUMNS
+    return [name for name in {**old, **new} if old.get(name, [])[:width] != new.get(name, [])[:width]]
 
 
 def _around(text: str) -> tuple[str, str]:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"docs/parity.md has no place for the table: {BEGIN} and {END}.")
+        raise SystemExit(f"docs/parity.md needs the markers {BEGIN} and {END} around the table.")
     return before, after

@@ -1,1 +1,1 @@
-"""Tests that other programs open the artifacts of siglip-onnx and give its answers."""
+"""Tests that other programs open the artifacts of siglip-onnx and compute the same outputs."""

@@ -1,13 +1,13 @@
-/** Answers from a page in headless Chromium, which a server on localhost serves, and nobody else. */
+/** Runs functions in pages of headless Chromium, which a server on localhost serves. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 import { launch, openTab, sendFile, sendPage, serve } from './chromium.mjs';
-import { job } from './shared.mjs';
+import { job } from './job.mjs';
 
-/** What every page needs: these scripts, the artifact and the samples. */
+/** The folders that every page needs: these scripts, the artifact and the samples. */
 export const pageFolders = {
   scripts: dirname(fileURLToPath(import.meta.url)),
   artifact: job.folder,
@@ -22,7 +22,7 @@ const pageJob = {
   images: job.images.map(served),
 };
 
-/** Answers requests for files of folders that are served under their names. */
+/** Responds to requests for files; each folder is served under its name. */
 const files = (folders) => (request, response) => {
   const [, top, ...rest] = decodeURIComponent(request.url).split('/');
   if (top === '') return sendPage(response);
@@ -31,15 +31,15 @@ const files = (folders) => (request, response) => {
 };
 
 /**
- * Gives `work` a function that asks in a new page: what one variant leaves in memory cannot help or harm the next.
- * Beside the answer stands what no answer makes good: errors in the console, failed requests, requests to others.
+ * Calls `work` with a function that runs another one in a new page, so that no variant affects the next.
+ * Each result lists `problems`: errors in the console, failed requests, and requests to other hosts.
  */
 export async function withBrowser(folders, work) {
   const server = await serve(files(folders));
   const profile = mkdtempSync(join(tmpdir(), 'siglip-onnx-chromium-'));
   const context = await launch(chromium, job.chromium, profile);
   try {
-    return await work((ask, variant) => inNewPage(context, server.origin, ask, variant));
+    return await work((run, variant) => inNewPage(context, server.origin, run, variant));
   } finally {
     await context.close();
     server.close();
@@ -47,12 +47,12 @@ export async function withBrowser(folders, work) {
   }
 }
 
-async function inNewPage(context, origin, ask, variant) {
+async function inNewPage(context, origin, run, variant) {
   const problems = [];
   const tab = await openTab(context, origin, (problem) => problems.push(problem));
   try {
-    const said = await tab.evaluate(ask, { variant, job: pageJob }).catch((error) => ({ error: error.message }));
-    return { ...said, problems };
+    const result = await tab.evaluate(run, { variant, job: pageJob }).catch((error) => ({ error: error.message }));
+    return { ...result, problems };
   } finally {
     await tab.close();
   }

@@ -7,44 +7,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from siglip_onnx.runtime.arrays import Float64Array
 from siglip_onnx.runtime.artifact.contract import Precision
 
 from . import limits
-from .answers import Answers, FloatArray, array, difference, embeddings_apart
-from .consumers import Json, Samples
-from .ledger import Prove
+from .consumers import ConsumerSamples, Json
+from .outputs import ConsumerOutputs, array, difference, largest_embedding_difference
+from .proofs import Prove
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Proves that a consumer's answers are ours.
+    """Compares a consumer's outputs with ours and records the result.
 
     Attributes:
-        samples: What both were asked about.
-        ours: Our answers at a precision.
+        samples: The inputs of both.
+        ours: Our outputs at a precision.
         classified: Our probabilities at a precision, for the texts in the template.
-        prove: Records what holds.
+        prove: Asserts and records that a difference is within its limit.
     """
 
-    samples: Samples
-    ours: Callable[[Precision], Answers]
-    classified: Callable[[Precision], FloatArray]
+    samples: ConsumerSamples
+    ours: Callable[[Precision], ConsumerOutputs]
+    classified: Callable[[Precision], Float64Array]
     prove: Prove
 
-    def graphs(self, consumer: str, version: str, precision: Precision, theirs: Answers) -> None:
-        """Embeddings of the towers and of the joint graph, and the joint graph's probabilities."""
+    def graphs(self, consumer: str, version: str, precision: Precision, outputs: ConsumerOutputs) -> None:
+        """Compare the embeddings of towers and joint graph, and the joint graph's probabilities."""
         expected = self.ours(precision)
-        found = embeddings_apart(theirs, expected)
-        self.prove(consumer, version, precision, "embeddings", limits.EMBEDDINGS[precision], found)
-        found = difference(theirs.probabilities, expected.probabilities)
-        self.prove(consumer, version, precision, "probabilities", limits.PROBABILITIES[precision], found)
+        embeddings = largest_embedding_difference(outputs, expected)
+        self.prove(consumer, version, precision, "embeddings", limits.EMBEDDINGS[precision], embeddings)
+        probabilities = difference(outputs.probabilities, expected.probabilities)
+        self.prove(consumer, version, precision, "probabilities", limits.PROBABILITIES[precision], probabilities)
 
-    def everything(self, consumer: str, version: str, precision: Precision, answer: Json) -> None:
-        """What a script says: graphs, and a zero-shot pipeline from files and texts, which also picks as we do."""
-        assert "error" not in answer, answer["error"]
-        self.graphs(consumer, version, precision, Answers.read(answer))
-        scores = array([[image[text] for text in self.samples.texts] for image in answer["pipeline"]])
+    def everything(self, consumer: str, version: str, precision: Precision, result: Json) -> None:
+        """Compare a script's result: the graphs, and a zero-shot pipeline, which must also choose the same texts."""
+        assert "error" not in result, result["error"]
+        self.graphs(consumer, version, precision, ConsumerOutputs.read(result))
+        scores = array([[image[text] for text in self.samples.texts] for image in result["pipeline"]])
         expected = self.classified(precision)
         assert np.array_equal(scores.argmax(axis=1), expected.argmax(axis=1))
-        found = difference(scores, expected)
-        self.prove(consumer, version, precision, "pipeline", limits.PROBABILITIES[precision], found)
+        error = difference(scores, expected)
+        self.prove(consumer, version, precision, "pipeline", limits.PROBABILITIES[precision], error)

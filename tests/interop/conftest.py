@@ -1,4 +1,4 @@
-"""What the tests share: an artifact with every variant, samples, our own answers, and the record of what was proved."""
+"""Fixtures: an artifact with every variant, samples, our own outputs, and the record of what was proved."""
 
 from __future__ import annotations
 
@@ -16,57 +16,44 @@ from PIL import Image
 from siglip_onnx.exporter import export
 from siglip_onnx.quantize import RECIPES, QuantizeRequest, quantize
 from siglip_onnx.runtime import Artifact, Siglip
+from siglip_onnx.runtime.arrays import Float64Array
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate import store, validate
-from tests.conftest import FEW, quick_pairs
-from tests.support import not_run
+from siglip_onnx.validate import store_verdict, validate
+from tests.conftest import CHECKPOINT, EVAL, FEW
 
 from . import table
-from .answers import Answers, FloatArray, array, sigmoid
 from .compare import Comparison
-from .consumers import Json, Samples
-from .ledger import Cannot, Prove, proving, refusing
+from .consumers import ConsumerSamples, Json
+from .outputs import ConsumerOutputs, array, sigmoid
+from .proofs import Prove, ProveUnsupported, proving, proving_unsupported
 
-ROOT: Final = Path(__file__).parents[2]
-CHECKPOINT: Final = ROOT / "examples" / "emoji" / "checkpoint"
-EVAL: Final = ROOT / "examples" / "emoji" / "eval"
 SAMPLES: Final = 8
 TEMPLATE: Final = "an emoji of {}"
 
 
 def usual_texts() -> list[str]:
-    """Every label of the evaluation set, and what users type: texts whose ids must be the same everywhere."""
+    """Every label of the evaluation set, and texts as users type them; every tokenizer must give the same ids."""
     typed = ["", " ", "A Photo of a BEAR!", "it's  a\ttab,   or two\n", "x", "</s>", "the end</s> of", "ab-cd_ef (gh)"]
     return [*(EVAL / "labels.txt").read_text().splitlines(), *typed]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    not_run.register(config)
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the evaluation set that is quick to run."""
-    return quick_pairs(tmp_path_factory.mktemp("pairs"))
-
-
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Artifact:
-    """The bundled checkpoint with every variant, made by the tool; tests must not change it."""
+    """The bundled checkpoint, exported with every variant; tests must not change it."""
     folder = tmp_path_factory.mktemp("artifact") / "emoji"
     export(CHECKPOINT, folder, progress=lambda step: None)
     model = Siglip.load(folder)
-    report, html, _ = validate(model, CHECKPOINT, pairs, FEW, progress=lambda step: None)
-    report.require_pass()
-    store(model.artifact, report, html)
+    result = validate(model, CHECKPOINT, pairs, limits=FEW, progress=lambda step: None)
+    result.report.require_pass()
+    store_verdict(model.artifact, result)
     for kind in RECIPES.values():
         quantize(folder, kind(), QuantizeRequest(data=pairs), progress=lambda step: None)
     return Artifact.open(folder)
 
 
 @pytest.fixture(scope="session")
-def samples(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    """Images of exactly the model's size, and the texts that belong to them."""
+def samples(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> ConsumerSamples:
+    """Images of exactly the model's size with their captions."""
     folder = tmp_path_factory.mktemp("samples")
     spec = artifact.contract.image
     lines = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text().splitlines()]
@@ -80,38 +67,38 @@ def samples(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Sam
     assert len(set(texts)) == SAMPLES
     model = Siglip.load(artifact.folder)
     pixels = np.stack([model.images.one(path) for path in images])
-    return Samples(images, texts, TEMPLATE, pixels, model.tokenizer(texts), folder)
+    return ConsumerSamples(images, texts, TEMPLATE, pixels, model.tokenizer(texts), folder)
 
 
 @pytest.fixture(scope="session")
-def ours(artifact: Artifact, samples: Samples) -> Callable[[Precision], Answers]:
-    """siglip-onnx's own answers at a precision, for the samples as one batch."""
+def ours(artifact: Artifact, samples: ConsumerSamples) -> Callable[[Precision], ConsumerOutputs]:
+    """Our outputs at a precision, for the samples as one batch."""
 
     @cache
-    def answer(precision: Precision) -> Answers:
+    def outputs(precision: Precision) -> ConsumerOutputs:
         with Siglip.load(artifact.folder, precision) as model:
             images, texts = model.encode(Role.VISION, samples.pixels), model.encode(Role.TEXT, samples.ids)
-        return Answers(array(images), array(texts), probabilities(artifact, images, texts))
+        return ConsumerOutputs(array(images), array(texts), probabilities(artifact, images, texts))
 
-    return answer
+    return outputs
 
 
 @pytest.fixture(scope="session")
-def classified(artifact: Artifact, samples: Samples) -> Callable[[Precision], FloatArray]:
-    """siglip-onnx's probabilities at a precision, of the texts in the template, image by image as pipelines go."""
+def classified(artifact: Artifact, samples: ConsumerSamples) -> Callable[[Precision], Float64Array]:
+    """Our probabilities at a precision, of the texts in the template, image by image as pipelines run."""
 
     @cache
-    def answer(precision: Precision) -> FloatArray:
+    def outputs(precision: Precision) -> Float64Array:
         with Siglip.load(artifact.folder, precision) as model:
             images = np.concatenate([model.encode(Role.VISION, pixels[None]) for pixels in samples.pixels])
             filled = [samples.template.replace("{}", text) for text in samples.texts]
             texts = model.encode(Role.TEXT, model.tokenizer(filled))
         return probabilities(artifact, images, texts)
 
-    return answer
+    return outputs
 
 
-def probabilities(artifact: Artifact, images: ArrayLike, texts: ArrayLike) -> FloatArray:
+def probabilities(artifact: Artifact, images: ArrayLike, texts: ArrayLike) -> Float64Array:
     """Sigmoid of the contract's logits, [images, texts], in float64."""
     logits = artifact.contract.logits
     one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (array(images), array(texts)))
@@ -131,31 +118,31 @@ def graphs(artifact: Artifact) -> Json:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def record() -> Iterator[list[table.Row]]:
-    """What is proved; kept when the session ends."""
-    rows: list[table.Row] = []
+def record() -> Iterator[list[table.TableRow]]:
+    """The rows of the table, written when the session ends."""
+    rows: list[table.TableRow] = []
     yield rows
     table.write(rows)
 
 
 @pytest.fixture(scope="session")
-def prove(record: list[table.Row]) -> Prove:
+def prove(record: list[table.TableRow]) -> Prove:
     """Assert that a difference is within its limit, and record it."""
     return proving(record)
 
 
 @pytest.fixture(scope="session")
-def cannot(record: list[table.Row]) -> Cannot:
+def unsupported(record: list[table.TableRow]) -> ProveUnsupported:
     """Assert that a consumer refuses a variant, and record it."""
-    return refusing(record)
+    return proving_unsupported(record)
 
 
 @pytest.fixture(scope="session")
 def comparison(
-    samples: Samples,
-    ours: Callable[[Precision], Answers],
-    classified: Callable[[Precision], FloatArray],
+    samples: ConsumerSamples,
+    ours: Callable[[Precision], ConsumerOutputs],
+    classified: Callable[[Precision], Float64Array],
     prove: Prove,
 ) -> Comparison:
-    """Prove that a consumer's answers are ours."""
+    """Compare a consumer's outputs with ours."""
     return Comparison(samples, ours, classified, prove)

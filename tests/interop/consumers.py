@@ -1,4 +1,4 @@
-"""Ask programs in other languages and environments: a job as JSON, answers as the last line that they print."""
+"""Runs programs in other languages and environments: a job as JSON goes in, the last line printed is the result."""
 
 from __future__ import annotations
 
@@ -10,39 +10,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from siglip_onnx.runtime.arrays import AnyArray, FloatArray, IntArray
 from siglip_onnx.runtime.engines.javascript.process import SCRIPTS
 
 from . import environments
 
 HERE: Final = Path(__file__).parent
-# Longer than any of them takes, so that one that hangs is an error with a name.
-TIMEOUT: Final = 300
+TIMEOUT: Final = 300  # seconds, longer than any of them takes
 
-# A job, and what comes back: whatever JSON can say.
+# A job or a result.
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What every consumer is asked about.
+class ConsumerSamples:
+    """The inputs of every consumer.
 
     Attributes:
-        images: PNG files of exactly the model's size, so that no consumer's own way to resize can matter.
-        texts: As many texts.
-        template: What the texts are put into where a consumer classifies.
+        images: PNG files of exactly the model's size, so that no consumer resizes them.
+        texts: One text for each image.
+        template: Prompt template for the texts in a zero-shot pipeline.
         pixels: Model input, float32 [images, 3, S, S].
         ids: Model input, int64 [texts, L].
-        folder: The tensors as raw files, for those that know no npz.
+        folder: Folder for the tensors as raw files, since not every consumer reads npz.
     """
 
     images: tuple[Path, ...]
     texts: tuple[str, ...]
     template: str
-    pixels: NDArray[np.float32]
-    ids: NDArray[np.int64]
+    pixels: FloatArray
+    ids: IntArray
     folder: Path
 
     def job(self) -> Json:
@@ -56,38 +53,38 @@ class Samples:
         }
 
 
-def _raw(array: NDArray[Any], path: Path) -> Json:
+def _raw(array: AnyArray, path: Path) -> Json:
     array.tofile(path)
     return {"file": str(path), "shape": list(array.shape)}
 
 
 def node(script: str, job: Json, folder: Path) -> Json:
-    """What a Node script says. Node looks for packages beside the script, so it runs from a copy beside them.
+    """Run a Node script. Node looks for packages beside the script, so a copy beside the packages runs.
 
     Raises:
-        MissingError: The environment is missing.
+        MissingError: The environment is not set up.
         RuntimeError: The script failed.
     """
     scripts = environments.folder("node") / "scripts"
     scripts.mkdir(exist_ok=True)
     for path in (*HERE.glob("*.mjs"), SCRIPTS / "chromium.mjs"):
         shutil.copy(path, scripts)
-    return _ask(["node", str(scripts / script)], job, folder)
+    return _run(["node", str(scripts / script)], job, folder)
 
 
 def python(interpreter: Path, script: str, job: Json, folder: Path) -> Json:
-    """What a Python script says in another environment.
+    """Run a Python script in another environment.
 
     Raises:
         RuntimeError: The script failed.
     """
-    return _ask([str(interpreter), str(HERE / script)], job, folder)
+    return _run([str(interpreter), str(HERE / script)], job, folder)
 
 
-def _ask(command: list[str], job: Json, folder: Path) -> Json:
+def _run(command: list[str], job: Json, folder: Path) -> Json:
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    # Nobody may ask a hub: what an artifact lacks must be an error, not a download.
+    # Offline, so that a file that the artifact lacks is an error, not a download.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
@@ -95,5 +92,5 @@ def _ask(command: list[str], job: Json, folder: Path) -> Json:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    said: Json = json.loads(done.stdout.splitlines()[-1])
-    return said
+    result: Json = json.loads(done.stdout.splitlines()[-1])
+    return result

@@ -1,9 +1,9 @@
-"""Set up the programs that the tests ask, under build/interop: Node packages, virtual environments, a browser.
+"""Set up the programs that the tests run, in build/interop: Node packages, virtual environments and a browser.
 
-Versions are pinned by package-lock.json and the .txt files here. What is there already, with the same pins, stays.
+Versions are pinned by package-lock.json and the .txt files here. An environment with the same pins is kept.
 
-    python tests/interop/environments.py            # all
-    python tests/interop/environments.py optimum    # one
+    python tests/interop/environments.py            # set up all of them
+    python tests/interop/environments.py optimum    # set up one
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).parent
-BUILD: Final = HERE.parent / "build" / "interop"
+BUILD: Final = HERE.parents[1] / "build" / "interop"
 
-# What each environment is made from: when one of these changes, it is made anew.
+# The files that each environment is made from; if one changes, the environment is made again.
 PINS: Final = {
     "node": ("package.json", "package-lock.json"),
     "optimum": ("optimum.txt",),
@@ -29,19 +29,19 @@ PINS: Final = {
     "triton": ("triton.txt",),
 }
 WITH_TORCH: Final = {"optimum", "open_clip"}
-# First and by its exact version, so that nothing else decides which build is fetched; as in the Makefile.
+# Installed first and by exact version, so that no dependency chooses the build; as in the Makefile.
 TORCH: Final = os.environ.get("TORCH", "torch==2.13.0")
 
 
 class MissingError(Exception):
-    """Something that the tests need is not there; the message says how to get it."""
+    """An environment or program is missing; the message says how to install it."""
 
 
 def folder(name: str) -> Path:
-    """Where an environment lies.
+    """Folder of an environment.
 
     Raises:
-        MissingError: It was never made, or from other pins.
+        MissingError: The environment is missing or was made from other pins.
     """
     ready = BUILD / name / ".ready"
     if not ready.is_file() or ready.read_text() != _pins(name):
@@ -52,27 +52,27 @@ def folder(name: str) -> Path:
 
 
 def python(name: str) -> Path:
-    """The interpreter of an environment."""
+    """Python interpreter of an environment."""
     return folder(name) / "bin" / "python"
 
 
 def browser() -> Path:
-    """Chromium.
+    """Path of Chromium.
 
     Raises:
-        MissingError: There is none.
+        MissingError: Chromium is not installed.
     """
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
         raise MissingError(
-            "Chromium is missing. Install it (on Debian, as root: apt-get install chromium) so that `chromium` is on "
-            "the PATH, and run this again."
+            "Chromium is missing: there is no `chromium` on the PATH. Install it (on Debian, as root: apt-get install "
+            "chromium) and try again."
         )
-    return Path(found)
+    return Path(path)
 
 
 def _pins(name: str) -> str:
-    """What tells whether an environment is what the files here ask for."""
+    """Hash over the files that an environment is made from."""
     return hashlib.sha256(b"\0".join((HERE / pin).read_bytes() for pin in PINS[name])).hexdigest()
 
 
@@ -82,16 +82,16 @@ def _run(*command: str | Path, cwd: Path | None = None) -> None:
 
 
 def _make_node(target: Path) -> None:
-    """Packages as locked. Their install scripts would only fetch CUDA libraries."""
+    """Install the locked packages without their install scripts, which would only download CUDA libraries."""
     if shutil.which("npm") is None:
-        raise MissingError("npm is missing: install Node.js, version 20 or later.")
+        raise MissingError("npm is missing: install Node.js 20 or later.")
     for pin in PINS["node"]:
         shutil.copy(HERE / pin, target)
     _run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=target)
 
 
 def _make_python(target: Path, name: str) -> None:
-    """A virtual environment. Every package is pinned, hence none may bring others (such as another torch)."""
+    """Make a virtual environment. Every package is pinned, so none may install others (such as another torch)."""
     _run(sys.executable, "-m", "venv", target)
     pip = (target / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     if name in WITH_TORCH:
@@ -100,7 +100,7 @@ def _make_python(target: Path, name: str) -> None:
 
 
 def _make_browser() -> None:
-    """Debian's package, where it can be had; a browser that is there stays."""
+    """Install Debian's package unless there is a browser."""
     try:
         browser()
     except MissingError:
@@ -112,7 +112,7 @@ def _make_browser() -> None:
 
 
 def make(name: str) -> None:
-    """Make one environment, unless it is there."""
+    """Make an environment unless it is up to date."""
     try:
         folder(name)
     except MissingError:
@@ -127,9 +127,12 @@ def make(name: str) -> None:
 
 
 def main(names: list[str]) -> int:
-    """Make what is named, or all; the exit code."""
+    """Set up the named environments, or all of them; return the exit code."""
     if unknown := set(names) - {*PINS, "browser"}:
-        print(f"Unknown: {', '.join(sorted(unknown))}. There are: {', '.join([*PINS, 'browser'])}.", file=sys.stderr)
+        print(
+            f"Unknown environment {', '.join(sorted(unknown))}; choose from {', '.join([*PINS, 'browser'])}.",
+            file=sys.stderr,
+        )
         return 2
     try:
         for name in names or [*PINS, "browser"]:

@@ -1,12 +1,12 @@
-"""How far the answers of a consumer may be from ours, at the same precision.
+"""Largest differences between a consumer's outputs and ours, at the same precision.
 
-Components of embeddings of length 1 differ by the rounding of the arithmetic: about 1e-7 in float32, which also the
-bf16 graphs compute in, and 5e-4 (2 to the power of -11) for one that computes in float16. Integer kernels agree but for
-values that lie near the border between two steps; a value that falls on the other side moves by a whole step, so that
-two right kernels may be nearly as far apart as the variant is from fp32 (0.009, 0.011, 0.006 and 0.039 for the bundled
-model). The limits lie below that, and 1.4 times or more above what any consumer here shows.
+Components of embeddings of length 1 differ by rounding: about 1e-7 in float32, in which bf16 graphs compute as well,
+and 5e-4 (2 to the power of -11) in float16. Integer kernels agree except for values near the border between two
+quantization steps; such a value may move by a whole step, so two correct kernels can differ nearly as much as the
+variant differs from fp32 (0.009, 0.011, 0.006 and 0.039 for int8, int8-static, int8-weights and int4 of the bundled
+model). The limits are lower than that, and at least 1.4 times the largest difference of any consumer here.
 
-A probability moves by at most a quarter of what its logit moves, that is 9 times what the cosine moves, for this model.
+A probability changes by at most a quarter of its logit's change, which is 9 times the cosine's change for this model.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Write a small SigLIP checkpoint as open_clip's push_to_hf_hub does, and what open_clip computes with it.
+"""Write a small SigLIP checkpoint as open_clip's push_to_hf_hub does, and open_clip's outputs for it.
 
     build/interop/open_clip/bin/python tests/interop/open_clip_checkpoint.py OUT [--family base|so400m]
 
-OUT gets open_clip_model.safetensors, open_clip_config.json, spiece.model (that of the bundled model), and expected.npz:
+OUT receives open_clip_model.safetensors, open_clip_config.json, spiece.model (the bundled model's) and expected.npz:
 
-    pixel_values  float32 [3, 3, 64, 64]    image_embeds, text_embeds  float32 [rows, width], as the towers give them
+    pixel_values  float32 [3, 3, 64, 64]    image_embeds, text_embeds  float32 [rows, width], not normalized
     input_ids     int64 [4, 64]             image_embeds_normalized, text_embeds_normalized, logits_per_image
 
-The configuration names timm's architecture and nothing else of the vision tower. What a reader must take from that name
-differs between the families, and is here as in timm's own models of that name:
+The configuration describes the vision tower only by the name of timm's architecture. A reader must derive the following
+from that name; the values are those of timm's models:
 
     base     vit_base_patch16_siglip_…    heads of 64 channels, MLP 4 times as wide, exact GELU
     so400m   vit_so400m_patch16_siglip_…  heads of 72 channels, MLP 3.7362 times as wide, GELU's tanh approximation
 
-The text tower's GELU is the tanh approximation where act_kwargs says so (SigLIP 2's configurations), else exact.
+The text tower's GELU is the tanh approximation if act_kwargs says so (as for SigLIP 2), else exact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torchvision_operators  # noqa: F401 - before anything that imports torchvision
+import torchvision_operators  # noqa: F401 - must precede everything that imports torchvision
 
 import numpy as np  # isort: skip
 import open_clip
@@ -37,7 +37,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 SPIECE: Final = Path(__file__).parents[2] / "examples" / "emoji" / "checkpoint" / "spiece.model"
 TEXTS: Final = ("bear", "a red apple", "woman health worker", "a long text " * 40)
-EOS: Final = 1  # the end id of SigLIP's vocabularies, with which they pad, too
+EOS: Final = 1  # end-of-text and padding id of SigLIP's vocabularies
 SIZE: Final = 64
 LENGTH: Final = 64
 DEPTH: Final = 3
@@ -46,7 +46,7 @@ IMAGES: Final = 3
 
 @dataclass(frozen=True)
 class Family:
-    """What timm's models of one name have in common; small here, but with their heads and activations."""
+    """A family of timm's models, made small but with the same head width and activations."""
 
     name: str
     width: int
@@ -64,23 +64,23 @@ FAMILIES: Final = {
 
 @dataclass(frozen=True)
 class Spiece:
-    """A tokenizer as far as `save_for_hf` needs one."""
+    """The part of a tokenizer that `save_for_hf` needs."""
 
     path: Path
 
     def save_pretrained(self, folder: Path) -> None:
-        """Put the vocabulary beside the weights."""
+        """Copy the vocabulary to the folder of the weights."""
         (folder / self.path.name).write_bytes(self.path.read_bytes())
 
 
 def register(family: Family) -> None:
-    """Tell timm of the small architecture: the arguments of its own entry points, but for the sizes."""
+    """Register the small architecture with timm: the arguments of its own entry points except for the sizes."""
 
     def entry(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith(("pretrained", "cache"))}
         sizes = {"img_size": SIZE, "patch_size": 16, "embed_dim": family.width, "depth": DEPTH}
-        rest = {"num_heads": family.heads, "mlp_ratio": family.mlp_ratio, "class_token": False, **family.vision}
-        return VisionTransformer(**{**sizes, **rest, **kwargs})
+        traits = {"num_heads": family.heads, "mlp_ratio": family.mlp_ratio, "class_token": False, **family.vision}
+        return VisionTransformer(**{**sizes, **traits, **kwargs})
 
     entry.__name__ = family.name
     entry.__module__ = VisionTransformer.__module__
@@ -88,7 +88,7 @@ def register(family: Family) -> None:
 
 
 def configuration(family: Family, vocabulary: int) -> dict[str, Any]:
-    """As in open_clip's ViT-B-16-SigLIP.json and its kin."""
+    """A configuration as in open_clip's ViT-B-16-SigLIP.json."""
     text = {
         "context_length": LENGTH,
         "vocab_size": vocabulary,
@@ -121,7 +121,7 @@ def configuration(family: Family, vocabulary: int) -> dict[str, Any]:
 
 
 def build(name: str, config: dict[str, Any]) -> torch.nn.Module:
-    """The model as open_clip makes it from a configuration, with preprocessing as SigLIP's models have it."""
+    """open_clip's model for a configuration, with SigLIP's preprocessing."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{name}.json").write_text(json.dumps(config))
         open_clip.add_model_config(folder)
@@ -130,8 +130,8 @@ def build(name: str, config: dict[str, Any]) -> torch.nn.Module:
         return open_clip.create_model(name, force_preprocess_cfg=preprocessing).eval()
 
 
-def randomise(model: torch.nn.Module) -> None:
-    """Give every parameter values of its own: one that a reader mixes up or leaves out must show in the answers."""
+def randomize(model: torch.nn.Module) -> None:
+    """Give every parameter distinct values, so that swapped or missing ones change the outputs."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -140,24 +140,24 @@ def randomise(model: torch.nn.Module) -> None:
         elif "norm" in name or ".ln_" in name or parameter.ndim < 2:
             parameter.data = (1.0 if name.endswith("weight") else 0.0) + 0.3 * noise
         else:
-            # Attention must be far from uniform, and GELU's two forms must differ, or mistakes there would not show.
+            # Large enough that attention is far from uniform and the two forms of GELU differ.
             fan_in = parameter[0].numel() if parameter.ndim == 4 else parameter.shape[-1]  # of patches, or of rows
             parameter.data = noise * 2 * fan_in**-0.5
 
 
 def token_ids() -> torch.Tensor:
-    """Texts as SigLIP's tokenizers give them: cut, closed with the end id, padded with it; int64 [texts, L]."""
+    """Token ids as from SigLIP's tokenizers: truncated, ended and padded with the end id; int64 [texts, LENGTH]."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(SPIECE))
-    cut = [[*processor.encode(text)[: LENGTH - 1], EOS] for text in TEXTS]
-    return torch.tensor([ids + [EOS] * (LENGTH - len(ids)) for ids in cut])
+    truncated = [[*processor.encode(text)[: LENGTH - 1], EOS] for text in TEXTS]
+    return torch.tensor([ids + [EOS] * (LENGTH - len(ids)) for ids in truncated])
 
 
 @torch.inference_mode()
 def expected(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Inputs, and what open_clip computes from them."""
+    """Inputs, and open_clip's outputs for them."""
     pixels = torch.rand(IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ids = token_ids()
-    answers = {
+    arrays = {
         "pixel_values": pixels,
         "input_ids": ids,
         "image_embeds": model.encode_image(pixels),
@@ -168,7 +168,7 @@ def expected(model: torch.nn.Module) -> dict[str, np.ndarray]:
         "logit_scale": model.logit_scale.exp(),
         "logit_bias": model.logit_bias,
     }
-    return {name: tensor.numpy() for name, tensor in answers.items()}
+    return {name: tensor.numpy() for name, tensor in arrays.items()}
 
 
 def main() -> None:
@@ -182,7 +182,7 @@ def main() -> None:
     vocabulary = sentencepiece.SentencePieceProcessor(model_file=str(SPIECE)).vocab_size()
     name = f"siglip-onnx-{options.family}"
     model = build(name, configuration(family, vocabulary))
-    randomise(model)
+    randomize(model)
     config = open_clip.get_model_config(name)
     save_for_hf(model, Spiece(SPIECE), config, options.out, safe_serialization=True)
     np.savez(options.out / "expected.npz", **expected(model))

@@ -1,8 +1,8 @@
-"""Exports the bundled checkpoint as others do; runs in the environment `optimum`, without siglip-onnx.
+"""Exports the bundled checkpoint with other tools; uses the environment `optimum`, without siglip-onnx.
 
-The first folder is Optimum's `main_export`, as `optimum-cli export onnx` calls it. The second goes the way of
-transformers.js's scripts/convert.py and scripts/quantize.py, with --split_modalities and the modes q8 and fp16: Optimum
-exports each tower, ONNX Runtime's tools make the others, and the graphs are laid out under onnx/.
+The first folder comes from Optimum's `main_export`, as in `optimum-cli export onnx`. The second follows
+scripts/convert.py and scripts/quantize.py of transformers.js with --split_modalities and the modes q8 and fp16: Optimum
+exports each tower to onnx/, and ONNX Runtime's tools derive the other precisions.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     checkpoint = job["checkpoint"]
     main_export(checkpoint, output=job["optimum"], task=_TASK, do_validation=False)
     graphs = Path(job["transformers_js"]) / "onnx"
-    kinds = {
+    towers = {
         "text_model": (SiglipTextModel, SiglipTextOnnxConfig),
         "vision_model": (SiglipVisionModel, SiglipVisionModelOnnxConfig),
     }
     graphs.mkdir(parents=True)
-    for name, (kind, config) in kinds.items():
-        tower = kind.from_pretrained(checkpoint)
+    for name, (model, config) in towers.items():
+        tower = model.from_pretrained(checkpoint)
         export(tower.eval(), config(tower.config), graphs / f"{name}.onnx")
         quantize(graphs, name)
     for path in Path(job["optimum"]).glob("*.json"):
@@ -44,16 +44,16 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantize(graphs: Path, name: str) -> None:
-    """What transformers.js calls q8, with unsigned weights where there is a convolution, and fp16."""
-    whole = graphs / f"{name}.onnx"
-    convolved = any(node.op_type == "Conv" for node in onnx.load(whole).graph.node)
+    """Write transformers.js's q8, with unsigned weights if there is a convolution, and its fp16."""
+    source = graphs / f"{name}.onnx"
+    convolved = any(node.op_type == "Conv" for node in onnx.load(source).graph.node)
     quantize_dynamic(
-        whole,
+        source,
         graphs / f"{name}_quantized.onnx",
         weight_type=QuantType.QUInt8 if convolved else QuantType.QInt8,
         extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
     )
-    onnx.save(convert_float_to_float16(onnx.load(whole), keep_io_types=True), graphs / f"{name}_fp16.onnx")
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), graphs / f"{name}_fp16.onnx")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Asks Optimum's validation of an export about joint graphs; runs in the environment `optimum`, without siglip-onnx."""
+"""Runs Optimum's export validation on joint graphs; uses the environment `optimum`, without siglip-onnx."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 def main(job: Json) -> Json:
-    """What it complains of in each case; nothing where it is content."""
+    """The tool's complaint about each case; empty if it has none."""
     model = SiglipModel.from_pretrained(job["checkpoint"], local_files_only=True).eval()
     config = SiglipOnnxConfig(model.config, task="zero-shot-image-classification")
     complaints = {case["name"]: complaint(config, model, Path(case["joint"])) for case in job["cases"]}
@@ -25,12 +25,12 @@ def main(job: Json) -> Json:
 
 
 def complaint(config: Any, model: Any, joint: Path) -> str:
-    """The error that the validation raises."""
+    """The error that the validation raises; empty if it passes."""
     torch.manual_seed(0)
     shapes = {"sequence_length": model.config.text_config.max_position_embeddings}
     try:
         validate_model_outputs(config, model, joint, list(config.outputs), input_shapes=shapes, use_subprocess=False)
-    except Exception as error:  # of many kinds; each is a complaint
+    except Exception as error:  # any error counts as a complaint
         return f"{type(error).__name__}: {error}"
     return ""
 

@@ -1,11 +1,11 @@
-/** Opens pages from files in headless Chromium and measures them: in the light and in the dark, wide and as on a phone. */
+/** Opens HTML files in headless Chromium and measures the pages, in light and dark color schemes and several widths. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { chromium } from 'playwright-core';
 import { launch } from './chromium.mjs';
-import { answer, job } from './shared.mjs';
+import { job, printResult } from './job.mjs';
 
 /** Runs in the page. */
 function measure() {
@@ -67,7 +67,7 @@ const context = await launch(chromium, job.chromium, profile);
 try {
   const looks = [];
   for (const path of job.pages) for (const as of job.as) looks.push({ path, as, ...(await look(context, path, as)) });
-  answer({ looks });
+  printResult({ looks });
 } finally {
   await context.close();
   rmSync(profile, { recursive: true, force: true });

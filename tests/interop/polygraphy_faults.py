@@ -1,4 +1,4 @@
-"""Asks Polygraphy to compare towers with good ones; runs in the environment `polygraphy`, without siglip-onnx."""
+"""Compares faulty towers with good ones in Polygraphy; uses the environment `polygraphy`, without siglip-onnx."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Json = dict[str, Any]
 
 
 def main(job: Json) -> Json:
-    """What it complains of in each case; nothing where it is content."""
+    """The tool's complaint about each case; empty if it has none."""
     complaints = {case["name"]: complaint(job["good"][case["role"]], case["tower"]) for case in job["cases"]}
     return {"version": polygraphy.__version__, "complaints": complaints}
 
 
 def complaint(good: str, tower: str) -> str:
-    """Why the faulty tower is not the good one."""
-    runners = [OnnxrtRunner(SessionFromOnnx(path), name=name) for name, path in (("good", good), ("judged", tower))]
+    """Why the faulty tower differs from the good one; empty if it does not."""
+    runners = [OnnxrtRunner(SessionFromOnnx(path), name=name) for name, path in (("good", good), ("candidate", tower))]
     try:
         agree = bool(Comparator.compare_accuracy(Comparator.run(runners)))
-    except Exception as error:  # of many kinds; each is a complaint
+    except Exception as error:  # any error counts as a complaint
         return f"{type(error).__name__}: {error}"
     return "" if agree else "the outputs differ"
 

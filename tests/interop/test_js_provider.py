@@ -1,7 +1,7 @@
-"""The providers `node` and `web`: our own runtime with ONNX Runtime for JavaScript behind it, from a user's packages.
+"""The providers `node` and `web`: our runtime on ONNX Runtime for JavaScript, from a user's packages.
 
-What these builds of ONNX Runtime compute is proved in test_onnxruntime_js.py; here, that our runtime gives it whole,
-and that a process that dies or hangs is an error.
+test_onnxruntime_js.py proves the outputs of these builds of ONNX Runtime. These tests prove that our runtime returns
+the same outputs, and that a process that dies or hangs is an error.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ import pytest
 
 from siglip_onnx.runtime import Artifact, SessionOptions, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
-from siglip_onnx.runtime.engines.base import GraphSource, load
+from siglip_onnx.runtime.engines.base import GraphSource
 from siglip_onnx.runtime.engines.javascript import engine as js_engine
 from siglip_onnx.runtime.engines.javascript.engine import CHROMIUM, PACKAGES, JsEngine
+from siglip_onnx.runtime.engines.loader import load
 from siglip_onnx.runtime.engines.preflight import check_provider
 from siglip_onnx.runtime.errors import ProviderError
 
 from . import environments, limits
-from .answers import apart, difference
-from .consumers import Samples
+from .consumers import ConsumerSamples
+from .outputs import difference, embedding_difference
 
 JAVASCRIPT: Final = (Provider.NODE, Provider.WEB)
 PRECISIONS: Final = (Precision.FP32, Precision.INT8)
@@ -41,7 +42,7 @@ PRECISIONS: Final = (Precision.FP32, Precision.INT8)
 
 @pytest.fixture(scope="module", autouse=True)
 def packages() -> Iterator[Path]:
-    """The user's folder with node_modules, and browser."""
+    """A user's folder with node_modules, and a browser."""
     folder = environments.folder("node")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PACKAGES, str(folder))
@@ -51,7 +52,7 @@ def packages() -> Iterator[Path]:
 
 @pytest.fixture(params=JAVASCRIPT)
 def engine(request: pytest.FixtureRequest) -> Iterator[JsEngine]:
-    """A graph that repeats its input, loaded."""
+    """A loaded graph that returns its input."""
     loaded = load(GraphSource(identity_graph()), SessionOptions(request.param))
     assert isinstance(loaded, JsEngine)
     yield loaded
@@ -67,17 +68,17 @@ def identity_graph() -> bytes:
 
 
 def family(pid: int) -> set[int]:
-    """A process with all below it, such as its browser; none that has ended."""
+    """A running process and its descendants, such as its browser."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
     alive = {int(row[0]): int(row[1]) for row in map(str.split, listed.splitlines()) if not row[2].startswith("Z")}
-    found = {pid} & alive.keys()
-    while more := {child for child, parent in alive.items() if parent in found} - found:
-        found |= more
-    return found
+    running = {pid} & alive.keys()
+    while more := {child for child, parent in alive.items() if parent in running} - running:
+        running |= more
+    return running
 
 
 def ended(processes: set[int]) -> bool:
-    """Whether none of them is left within ten seconds."""
+    """Whether all processes end within ten seconds."""
     end = time.monotonic() + 10
     while (left := any(family(pid) for pid in processes)) and time.monotonic() < end:
         time.sleep(0.1)
@@ -86,8 +87,8 @@ def ended(processes: set[int]) -> bool:
 
 @pytest.mark.parametrize("provider", JAVASCRIPT)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_embeddings_and_logits_are_those_of_the_cpu(
-    artifact: Artifact, samples: Samples, provider: Provider, precision: Precision
+def test_embeddings_and_logits_match_the_cpu(
+    artifact: Artifact, samples: ConsumerSamples, provider: Provider, precision: Precision
 ) -> None:
     ours = Siglip.load(artifact.folder, precision)
     rows = {Role.VISION: samples.pixels, Role.TEXT: samples.ids}
@@ -95,50 +96,51 @@ def test_embeddings_and_logits_are_those_of_the_cpu(
     with Siglip.load(artifact.folder, precision, provider) as theirs:
         for role in ours.contract.towers:
             for count in (1, 3):
-                some = rows[role][:count]
-                assert apart(theirs.encode(role, some), ours.encode(role, some)) <= limits.EMBEDDINGS[precision]
-        found, expected = (model.session(Role.JOINT).run(feeds) for model in (theirs, ours))
-    assert list(found) == list(expected)
+                inputs = rows[role][:count]
+                error = embedding_difference(theirs.encode(role, inputs), ours.encode(role, inputs))
+                assert error <= limits.EMBEDDINGS[precision]
+        actual, expected = (model.session(Role.JOINT).run(feeds) for model in (theirs, ours))
+    assert list(actual) == list(expected)
     for name, values in expected.items():
-        assert found[name].shape == values.shape
-        assert found[name].dtype == values.dtype
-        assert difference(found[name], values) <= 100 * limits.EMBEDDINGS[precision], name
+        assert actual[name].shape == values.shape
+        assert actual[name].dtype == values.dtype
+        assert difference(actual[name], values) <= 100 * limits.EMBEDDINGS[precision], name
 
 
-def test_bits_come_through_as_they_are(engine: JsEngine) -> None:
+def test_values_are_returned_bit_by_bit(engine: JsEngine) -> None:
     x = np.array([[np.nan, np.inf, -np.inf, -0.0], [1e-45, 3.4e38, 0.1, 1]], np.float32)
     assert engine.inputs[0].shape == ("rows", "?")
-    for given in (x, x[:, ::2], x[:1]):  # the second is not contiguous
-        (found,) = engine.run(["y"], {"x": given})
-        assert found.tobytes() == given.tobytes()
-        found[:] = 0  # and they are the caller's own
+    for array in (x, x[:, ::2], x[:1]):  # the second is not contiguous
+        (output,) = engine.run(["y"], {"x": array})
+        assert output.tobytes() == array.tobytes()
+        output[:] = 0  # outputs are writable
 
 
-def test_what_fails_is_an_error_and_the_next_is_answered(engine: JsEngine) -> None:
+def test_a_failed_run_is_an_error_and_the_next_run_works(engine: JsEngine) -> None:
     with pytest.raises(ProviderError, match="failed to run a graph that was just made"):
         engine.run(["y"], {"x": np.zeros(3, np.float32)})
     assert engine.run(["y"], {"x": np.ones((1, 2), np.float32)})[0].tolist() == [[1, 1]]
 
 
-def test_it_ends_when_nobody_holds_it(engine: JsEngine) -> None:
+def test_process_ends_with_its_engine(engine: JsEngine) -> None:
     other = load(GraphSource(identity_graph()), SessionOptions(Provider.NODE))
     assert isinstance(other, JsEngine)
     forgotten, closed = family(other.process.pid), family(engine.process.pid)
     assert forgotten
-    assert len(closed) > 1 or engine.process.script == "node.mjs"  # a browser is many processes
+    assert len(closed) > 1 or engine.process.script == "node.mjs"  # a browser has many processes
     del other
     gc.collect()
     assert ended(forgotten)
     engine.close()
     assert ended(closed)
-    with pytest.raises(ProviderError, match="was ended before"):
+    with pytest.raises(ProviderError, match="has already ended"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
 
 
 def test_a_killed_process_is_an_error(engine: JsEngine) -> None:
     processes = family(engine.process.pid)
     os.kill(engine.process.pid, signal.SIGKILL)
-    with pytest.raises(ProviderError, match=r"\.mjs was ended by signal 9"):
+    with pytest.raises(ProviderError, match=r"\.mjs was killed by signal 9"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
     assert ended(processes)
     assert not engine.process.scratch.exists()
@@ -148,17 +150,17 @@ def test_a_killed_browser_is_an_error() -> None:
     engine = load(GraphSource(identity_graph()), SessionOptions(Provider.WEB))
     assert isinstance(engine, JsEngine)
     for pid in family(engine.process.pid) - {engine.process.pid}:
-        with contextlib.suppress(ProcessLookupError):  # it went with another
+        with contextlib.suppress(ProcessLookupError):  # it ended with another one
             os.kill(pid, signal.SIGKILL)
     with pytest.raises(ProviderError, match="closed"):
         engine.run(["y"], {"x": np.ones((1, 2), np.float32)})
 
 
-def test_a_process_that_hangs_is_ended(engine: JsEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_process_is_killed(engine: JsEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(js_engine, "RUNNING", 1.0)
     processes = family(engine.process.pid)
     os.kill(engine.process.pid, signal.SIGSTOP)
-    with pytest.raises(ProviderError, match="gave no answer within 1 s"):
+    with pytest.raises(ProviderError, match="did not reply within 1 s"):
         engine.run(["y"], {"x": np.ones((1000, 1000), np.float32)})  # more than a pipe holds
     assert ended(processes)
     assert not engine.process.scratch.exists()
@@ -166,13 +168,13 @@ def test_a_process_that_hangs_is_ended(engine: JsEngine, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A folder for temporary files, with a path that is short enough for a browser's sockets."""
+    """A temporary folder with a path short enough for a browser's sockets."""
     with tempfile.TemporaryDirectory(prefix="js-") as folder:
         yield Path(folder)
 
 
 @pytest.mark.parametrize("provider", JAVASCRIPT)
-def test_neither_it_nor_its_files_outlive_python(artifact: Artifact, provider: Provider, temporary: Path) -> None:
+def test_process_and_files_do_not_outlive_python(artifact: Artifact, provider: Provider, temporary: Path) -> None:
     script = """
 import sys
 from siglip_onnx.runtime import Siglip
@@ -181,8 +183,8 @@ print(engine.process.pid, flush=True)
 sys.stdin.read()
 """
     command = [sys.executable, "-c", script, str(artifact.folder), provider]
-    own = os.environ | {"TMPDIR": str(temporary)}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own) as python:
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as python:
         assert python.stdout is not None
         processes = family(int(python.stdout.readline()))
         assert processes
@@ -192,7 +194,7 @@ sys.stdin.read()
     assert not list(temporary.glob("siglip-onnx-*"))
 
 
-def test_what_a_program_says_as_it_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_output_of_a_dying_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_OPTIONS", "--no-such-option")
     found = check_provider(Provider.NODE)
     assert found is not None
@@ -200,15 +202,15 @@ def test_what_a_program_says_as_it_dies_is_told(monkeypatch: pytest.MonkeyPatch)
     assert "--no-such-option is not allowed in NODE_OPTIONS" in found.cause
 
 
-def test_a_forked_process_neither_uses_nor_ends_it(engine: JsEngine) -> None:
+def test_a_forked_process_neither_uses_nor_ends_the_engine(engine: JsEngine) -> None:
     script = """
 import os, sys
 import numpy as np
 from siglip_onnx.runtime import SessionOptions
-from siglip_onnx.runtime.contract import Provider
-from siglip_onnx.runtime.engine import Source, load
+from siglip_onnx.runtime.artifact.contract import Provider
+from siglip_onnx.runtime.engines.base import GraphSource, load
 from siglip_onnx.runtime.errors import ProviderError
-engine = load(Source(bytes.fromhex(sys.argv[2])), SessionOptions(Provider(sys.argv[1])))
+engine = load(GraphSource(bytes.fromhex(sys.argv[2])), SessionOptions(Provider(sys.argv[1])))
 x = np.ones((1, 2), np.float32)
 if os.fork() == 0:
     try:
@@ -227,7 +229,7 @@ print(engine.run(["y"], {"x": x})[0].tolist())
     assert answered == "[[1.0, 1.0]]"
 
 
-def test_a_graph_that_it_cannot_load_is_an_error() -> None:
+def test_a_graph_that_cannot_be_loaded_is_an_error() -> None:
     unknown = onnx.load_from_string(identity_graph())
     unknown.graph.node[0].op_type = "NoSuchOperator"
     for provider in JAVASCRIPT:
@@ -236,11 +238,11 @@ def test_a_graph_that_it_cannot_load_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("provider", JAVASCRIPT)
-def test_the_probe_runs(provider: Provider) -> None:
+def test_provider_check_passes(provider: Provider) -> None:
     assert check_provider(provider) is None
 
 
-def test_a_package_or_a_browser_that_is_missing(
+def test_missing_package_or_browser_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: Path
 ) -> None:
     (tmp_path / "node_modules").mkdir()
@@ -254,16 +256,16 @@ def test_a_package_or_a_browser_that_is_missing(
     monkeypatch.setenv(CHROMIUM, str(tmp_path / "no-browser"))
     found = check_provider(Provider.WEB)
     assert found is not None
-    assert "no-browser, which is no program" in found.cause
+    assert "no-browser, which is not a program" in found.cause
 
 
-def test_node_runs_the_very_file_that_transformers_js_runs(packages: Path) -> None:
+def test_node_uses_the_same_onnxruntime_file_as_transformers_js(packages: Path) -> None:
     script = """
 const { createRequire } = require("node:module");
 const ours = createRequire(process.argv[1] + "/package.json");
 const theirs = createRequire(ours.resolve("@huggingface/transformers"));
 console.log(JSON.stringify([ours, theirs].map((require) => require.resolve("onnxruntime-node"))));
 """
-    said = subprocess.run(["node", "-e", script, str(packages)], capture_output=True, text=True, check=True).stdout
-    ours, theirs = json.loads(said)
+    done = subprocess.run(["node", "-e", script, str(packages)], capture_output=True, text=True, check=True)
+    ours, theirs = json.loads(done.stdout)
     assert ours == theirs

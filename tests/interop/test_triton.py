@@ -1,27 +1,22 @@
-"""Triton's own schema reads every config.pbtxt, and the ensemble holds to the rules by which Triton checks one.
+"""Every config.pbtxt conforms to Triton's protobuf schema, and the ensemble to Triton's rules.
 
-It runs in an environment of its own, whose protobuf is older than ours:
-
-    python3 -m venv build/interop/triton && build/interop/triton/bin/pip install 'tritonclient[grpc]'
-
-INTEROP_TRITON names another folder with such an environment.
+The schema comes from tritonclient in the environment `triton`, whose protobuf is older than ours.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from siglip_onnx.exporter import export
 from siglip_onnx.exporter.layouts import Layout, write_layout
+from tests.conftest import CHECKPOINT
 
-ROOT = Path(__file__).parents[2]
-PLACE = Path(os.environ.get("INTEROP_TRITON", ROOT / "build" / "interop" / "triton"))
+from . import environments
+
 MODELS = ("siglip_image", "siglip_preprocess", "siglip_text", "siglip_vision")
 READ = """
 import json, sys
@@ -36,11 +31,10 @@ json.dump({name: to_dict(message) for name, message in parsed.items()}, sys.stdo
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every configuration as Triton's protobuf schema understands it."""
-    python = PLACE / "bin" / "python"
-    assert python.exists(), f"{python} is missing; the head of {Path(__file__).name} says how to make it"
+    """Every configuration, parsed with Triton's protobuf schema."""
+    python = environments.python("triton")
     folder = tmp_path_factory.mktemp("triton")
-    export(ROOT / "examples" / "emoji" / "checkpoint", folder / "artifact", progress=lambda step: None)
+    export(CHECKPOINT, folder / "artifact", progress=lambda step: None)
     models = write_layout(folder / "artifact", folder / "models", Layout.TRITON, progress=lambda step: None)
     texts = {path.parent.name: path.read_text() for path in models.glob("*/config.pbtxt")}
     done = subprocess.run([python, "-c", READ], input=json.dumps(texts), capture_output=True, text=True, check=False)
@@ -49,7 +43,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def full_shape(config: dict[str, Any], tensor: dict[str, Any]) -> list[int]:
-    """Dimensions with the batch, where the model forms batches."""
+    """Dimensions including the batch, if the model forms batches."""
     return [-1] * (int(config.get("max_batch_size", 0)) > 0) + [int(d) for d in tensor["dims"]]
 
 
@@ -58,7 +52,7 @@ def agree(one: list[int], other: list[int]) -> bool:
     return len(one) == len(other) and all(-1 in (a, b) or a == b for a, b in zip(one, other, strict=True))
 
 
-def test_every_configuration_fits_tritons_schema(configs: dict[str, Any]) -> None:
+def test_every_configuration_conforms_to_tritons_schema(configs: dict[str, Any]) -> None:
     assert sorted(configs) == sorted(MODELS)
     for name, config in configs.items():
         assert config["name"] == name
@@ -67,7 +61,7 @@ def test_every_configuration_fits_tritons_schema(configs: dict[str, Any]) -> Non
     assert configs["siglip_preprocess"]["instance_group"] == [{"count": 1, "kind": "KIND_CPU"}]
 
 
-def test_the_ensemble_holds_to_tritons_rules(configs: dict[str, Any]) -> None:
+def test_ensemble_conforms_to_tritons_rules(configs: dict[str, Any]) -> None:
     """ValidateEnsembleConfig in src/ensemble_scheduler/ensemble_utils.cc of triton-inference-server/core."""
     ensemble = configs["siglip_image"]
     known = {t["name"]: (full_shape(ensemble, t), t["data_type"]) for t in (*ensemble["input"], *ensemble["output"])}
@@ -77,8 +71,8 @@ def test_the_ensemble_holds_to_tritons_rules(configs: dict[str, Any]) -> None:
             tensors = {tensor["name"]: tensor for tensor in model[field]}
             assert mapping.keys() <= tensors.keys()
             assert field == "output" or mapping.keys() == tensors.keys()
-            for name, place in mapping.items():
+            for name, ensemble_name in mapping.items():
                 shape, kind = full_shape(model, tensors[name]), tensors[name]["data_type"]
-                found = known.setdefault(place, (shape, kind))
+                found = known.setdefault(ensemble_name, (shape, kind))
                 assert agree(found[0], shape)
                 assert found[1] == kind

@@ -1,4 +1,4 @@
-"""Asks torch.onnx to compare towers with the programs that they were exported from; needs torch and transformers."""
+"""Compares towers with their exported programs in torch.onnx; needs torch and transformers."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from transformers import SiglipModel
 Json = dict[str, Any]
 
 
-class Tower(torch.nn.Module):
-    """A tower of transformers' with the outputs of an exported one."""
+class WrappedTower(torch.nn.Module):
+    """A tower of transformers with the outputs of our exported graph."""
 
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self.tower = tower
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """last_hidden_state and pooler_output."""
-        found = self.tower(rows)
-        return found.last_hidden_state, found.pooler_output
+        """Return last_hidden_state and pooler_output."""
+        output = self.tower(rows)
+        return output.last_hidden_state, output.pooler_output
 
 
 def main(job: Json) -> Json:
-    """What it complains of in each case; nothing where it is content."""
+    """The tool's complaint about each case; empty if it has none."""
     torch.manual_seed(0)
     model = cast("Any", SiglipModel).from_pretrained(job["checkpoint"], local_files_only=True).eval()
     vision, text = model.config.vision_config, model.config.text_config
     pixels = torch.randn(2, 3, vision.image_size, vision.image_size)
     ids = torch.randint(text.vocab_size, (2, text.max_position_embeddings))
     programs = {
-        "vision": torch.export.export(Tower(model.vision_model), (pixels,), strict=False),
-        "text": torch.export.export(Tower(model.text_model), (ids,), strict=False),
+        "vision": torch.export.export(WrappedTower(model.vision_model), (pixels,), strict=False),
+        "text": torch.export.export(WrappedTower(model.text_model), (ids,), strict=False),
     }
     complaints = {case["name"]: complaint(programs[case["role"]], case["tower"]) for case in job["cases"]}
     return {"version": torch.__version__, "complaints": complaints}
 
 
 def complaint(program: Any, tower: str) -> str:
-    """The error that the assertion raises."""
+    """The error that the assertion raises; empty if it passes."""
     try:
-        graph = ir.external_data.load_to_model(ir.load(tower))  # a graph in memory may refer to no file
+        graph = ir.external_data.load_to_model(ir.load(tower))  # a graph in memory must not refer to files
         testing.assert_onnx_program(ONNXProgram(graph, program), strategy=None)
-    except Exception as error:  # of many kinds; each is a complaint
+    except Exception as error:  # any error counts as a complaint
         return f"{type(error).__name__}: {str(error)[:200]}"
     return ""
 

@@ -1,7 +1,7 @@
-"""Import this before torchvision where its compiled operators cannot be loaded, as beside a CPU build of torch.
+"""Lets torchvision be imported where its compiled operators cannot be loaded; import this module first.
 
-torchvision's wheel is built for CUDA. Without CUDA's libraries its operators are missing, and its import fails when it
-describes `nms` and `qnms` to torch's compiler. open_clip and timm call neither, so that declaring them is enough.
+torchvision's wheel is built for CUDA. Beside a CPU build of torch its operators are missing, and its import fails when
+it registers `nms` and `qnms` with torch's compiler. open_clip and timm call neither, so declaring them is enough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DECLARED: Final = {
 
 
 def _load() -> bool:
-    """Whether torchvision's own operators can be loaded, as torchvision itself will load them."""
+    """Whether torchvision's compiled operators can be loaded."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return False
@@ -30,7 +30,7 @@ def _load() -> bool:
     return True
 
 
-# Torch forgets what a library declares when the library is let go.
+# Torch drops the declarations when the library object is deleted.
 LIBRARY: Final = None if _load() else torch.library.Library("torchvision", "DEF")
 if LIBRARY is not None:
     for name, schema in DECLARED.items():

@@ -1,6 +1,6 @@
-/** Asks transformers.js in Node for everything that it makes of the artifact's folder. */
-import { askTransformers, table, tensors } from './asking.mjs';
-import { answer, bytes, forEachVariant, job } from './shared.mjs';
+/** Runs models, pipeline and tokenizer of transformers.js in Node, on the artifact's folder. */
+import { bytes, forEachVariant, job, printResult } from './job.mjs';
+import { runTransformers, table, tensors } from './run_models.mjs';
 
 const hub = await import(job.package);
 hub.env.allowRemoteModels = false;
@@ -13,5 +13,5 @@ async function tokens() {
 }
 
 const inputs = await tensors(hub.Tensor, job, bytes);
-const variants = await forEachVariant((variant) => askTransformers(hub, variant, inputs, job));
-answer({ version: hub.env.version, tokens: await tokens(), variants });
+const variants = await forEachVariant((variant) => runTransformers(hub, variant, inputs, job));
+printResult({ version: hub.env.version, tokens: await tokens(), variants });

@@ -1,4 +1,4 @@
-"""Variants: what they compute, and what outliers do to them."""
+"""Variants: what they compute, and how outliers affect them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,11 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from siglip_onnx.quantize import (
-    Fp16,
-    Goal,
-    Int8,
-    Int8Static,
-    QuantizeRequest,
-    QuantizeResult,
-    Recipe,
-    quantize,
-)
+from siglip_onnx.quantize import Fp16, Goal, Int8, Int8Static, QuantizeRequest, QuantizeResult, Recipe, quantize
 from siglip_onnx.quantize.recipes.base import CalibrationTower
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.contract import Precision, ReferenceKind, Role, Verdict
-from siglip_onnx.runtime.errors import (
-    ParityError,
-)
+from siglip_onnx.runtime.errors import ParityError
 from siglip_onnx.runtime.session import bare_session
 from siglip_onnx.validate import Report, validate
 from siglip_onnx.validate.stats import metrics
@@ -49,7 +38,7 @@ from ..support.outliers import rescale_values
         (Precision.INT4, 0.98, 0.22),
     ],
 )
-def test_a_variant_is_small_passes_and_stays_near(
+def test_a_variant_is_small_accurate_and_passes(
     every: dict[Precision, QuantizeResult], precision: Precision, cosine: float, size: float
 ) -> None:
     result = every[precision]
@@ -62,9 +51,9 @@ def test_a_variant_is_small_passes_and_stays_near(
         assert tower.bytes <= size * tower.fp32_bytes
 
 
-def test_variants_are_judged_by_pytorch_too(every: dict[Precision, QuantizeResult], pairs: Path) -> None:
+def test_variants_pass_against_pytorch_too(every: dict[Precision, QuantizeResult], pairs: Path) -> None:
     artifact = every[Precision.INT4].artifact
-    report = validate(Siglip.load(artifact.folder, "int8"), CHECKPOINT, pairs, FEW, progress=quiet).report
+    report = validate(Siglip.load(artifact.folder, "int8"), CHECKPOINT, pairs, limits=FEW, progress=quiet).report
     assert (report.verdict, report.against) == (Verdict.PASS, ReferenceKind.CHECKPOINT)
     assert {check.group for check in report.checks} >= {"tokens", "pixels"}
 
@@ -114,15 +103,15 @@ def test_another_implementation_of_onnx_reads_int8_the_same(
     assert metrics.row_cosines(ours, theirs).min() > 0.9999
 
 
-def test_float16_arithmetic_done_in_earnest_stays_near(passed: Path, pairs: Path) -> None:
+def test_true_float16_arithmetic_is_accurate(passed: Path, pairs: Path) -> None:
     """ONNX Runtime's CPU kernels may widen float16; numpy, below onnx's evaluator, rounds after every node."""
     model = Siglip.load(passed)
     rows = model.images([pairs / json.loads(line)["image"] for line in captions(pairs)[:4]])
     source = passed / "onnx/vision_model.onnx"
-    lowered = Fp16().prepare(CalibrationTower(source, rows)).derive(frozenset())
-    found = ReferenceEvaluator(ir.to_proto(_loaded(lowered))).run(["pooler_output"], {"pixel_values": rows})[0]
-    assert found.dtype == np.float32
-    assert metrics.centered_cosines(found, model.encode(Role.VISION, rows)).min() > 0.9999
+    converted = Fp16().prepare(CalibrationTower(source, rows)).derive(frozenset())
+    actual = ReferenceEvaluator(ir.to_proto(_loaded(converted))).run(["pooler_output"], {"pixel_values": rows})[0]
+    assert actual.dtype == np.float32
+    assert metrics.centered_cosines(actual, model.encode(Role.VISION, rows)).min() > 0.9999
 
 
 def _loaded(model: ir.Model) -> ir.Model:
@@ -145,35 +134,35 @@ def test_outliers_defeat_plain_int8(outliers: Path, pairs: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [Int8, Int8Static])
-def test_smoothing_cures_outliers(outliers: Path, pairs: Path, kind: type[Recipe], tmp_path: Path) -> None:
+def test_smoothing_handles_outliers(outliers: Path, pairs: Path, kind: type[Recipe], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(outliers, tmp_path / "emoji"))
     plain = Artifact.open(folder).contract.files["onnx/vision_model.onnx_data"].bytes
     result = quantize(folder, kind(), QuantizeRequest(data=pairs), progress=quiet)
     report = result.reports[0]
     assert measured(report, "vision centered cosine median") > 0.9995
     assert measured(report, "text centered cosine median") > 0.999
-    assert result.record.towers[Role.VISION].notes  # it says what was smoothed
+    assert result.record.towers[Role.VISION].notes  # the smoothed activations are noted
     assert result.record.towers[Role.VISION].bytes < 0.28 * plain  # and the graph keeps its size
 
 
-def test_the_search_finds_what_to_keep_where_there_is_no_smoothing(outliers: Path, pairs: Path, tmp_path: Path) -> None:
+def test_the_search_excludes_the_right_sites_without_smoothing(outliers: Path, pairs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(outliers, tmp_path / "emoji"))
-    job = QuantizeRequest(data=pairs, goal=Goal(0.999), towers=(Role.TEXT,))
-    result = quantize(folder, Int8(smoothing=False), job, progress=quiet)
+    request = QuantizeRequest(data=pairs, goal=Goal(0.999), towers=(Role.TEXT,))
+    result = quantize(folder, Int8(smoothing=False), request, progress=quiet)
     tower = result.record.towers[Role.TEXT]
-    # the products behind the LayerNorms that were made worse, and no others
-    assert set(tower.kept) == {f"layers.{i}.{site}" for i in range(3) for site in ("qkv", "mlp.fc1")}
-    chosen = next(step for step in tower.walk if step.keep == tower.kept)
+    # only the products after the LayerNorms with outliers
+    assert set(tower.excluded) == {f"layers.{i}.{site}" for i in range(3) for site in ("qkv", "mlp.fc1")}
+    chosen = next(step for step in tower.steps if step.excluded == tower.excluded)
     assert chosen.measured.centered_cosine >= 0.999
     assert chosen.measured.speed is not None
-    assert len(tower.walk) > 14  # each site alone, and the bisection
+    assert len(tower.steps) > 14  # each site alone, and the bisection
     assert not (folder / "reports/search-int8-text.json").exists()
     page = (folder / "reports/parity-int8-cpu.html").read_text()
     assert "Towers that the search measured" in page
     assert "layers.0.qkv" in page
 
 
-def test_float16_keeps_what_would_overflow_in_float32_and_names_it(tmp_path: Path, pairs: Path) -> None:
+def test_nodes_that_would_overflow_float16_stay_float32_and_are_named(tmp_path: Path, pairs: Path) -> None:
     checkpoint = Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
     rescale_values(checkpoint, 5e4)
     folder = judged(checkpoint, tmp_path / "emoji", pairs)
@@ -184,7 +173,7 @@ def test_float16_keeps_what_would_overflow_in_float32_and_names_it(tmp_path: Pat
     assert "layers.0.out/MatMul" in notes
     assert notes["layers.0.qkv/MatMul"].startswith("float32: ")
     assert not any("mlp" in name for name in notes)
-    # no attention is fused around what stays float32, and the MLPs are
+    # no attention is fused around nodes that stay float32, but the MLPs are
     assert result.record.fused[Role.VISION]["Attention"] == 6
     fused = onnx.load(folder / "onnx/vision_model_fp16.cuda.onnx", load_external_data=False).graph
     kinds = [node.op_type for node in fused.node]

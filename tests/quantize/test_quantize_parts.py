@@ -1,8 +1,9 @@
-"""The parts of quantization, each against something that does not share its code."""
+"""Parts of quantization, each compared with an implementation that does not share its code."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,27 +13,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from siglip_onnx.quantize import Fp16, QuantizeRequest, QuantizeResult, quantize, variant_builder
-from siglip_onnx.quantize.calibration.blockwise import cut, stream
-from siglip_onnx.quantize.recipes import int8, weight_only
+import siglip_onnx.quantize as package
+from siglip_onnx.quantize import Fp16, Int8, Int8Static, QuantizeRequest, QuantizeResult, quantize, tower_builder
+from siglip_onnx.quantize.calibration.blockwise import split_blocks, stream
+from siglip_onnx.quantize.recipes import int8_nodes, matmul_nbits, ranges
+from siglip_onnx.quantize.recipes.base import CalibrationTower
 from siglip_onnx.quantize.recipes.cuda_fusion import fuse
+from siglip_onnx.quantize.sites import remove_unused, sites, weight_array
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role
-from siglip_onnx.runtime.errors import (
-    QuantizationError,
-)
+from siglip_onnx.runtime.errors import QuantizationError
 from siglip_onnx.runtime.session import bare_session
 from siglip_onnx.validate.stats import metrics
 
 from ..conftest import files, quiet
 
+# Public names
+
+
+def test_the_public_names_are_pinned() -> None:
+    assert package.__all__ == [
+        "DEFAULT_TARGETS",
+        "RECIPES",
+        "Bf16",
+        "Fp16",
+        "Goal",
+        "Int4",
+        "Int8",
+        "Int8Static",
+        "Int8Weights",
+        "Measurement",
+        "Metric",
+        "QuantizeRequest",
+        "QuantizeResult",
+        "Recipe",
+        "Record",
+        "SearchStep",
+        "TowerRecord",
+        "quantize",
+    ]
+
+
 # Parts
 
 
-def test_blocks_compute_what_the_whole_computes(passed: Path) -> None:
+def test_blocks_compute_the_same_as_the_whole_tower(passed: Path) -> None:
     path, rng = passed / "onnx/vision_model.onnx", np.random.default_rng(0)
     rows = rng.uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32)
     model = ir.load(path)
-    blocks = cut(model.graph)
+    blocks = split_blocks(model.graph)
     assert sum(len(block.nodes) for block in blocks) == len(list(model.graph))
     assert len(blocks) > 12  # two for each layer
     parts = list(stream(model, rows, {"pooler_output"}, lambda array: array, lambda share: None))
@@ -59,8 +87,8 @@ def test_fused_graphs_compute_the_same(passed: Path, tmp_path: Path) -> None:
         ir.save(model, tmp_path / "fused.onnx", external_data="fused.onnx_data")
         ours = bare_session(str(tmp_path / "fused.onnx")).run(None, feed)
         theirs = bare_session(str(path)).run(None, feed)
-        for found, wanted in zip(ours, theirs, strict=True):
-            assert metrics.relative_error(found, wanted) < 1e-5
+        for actual, expected in zip(ours, theirs, strict=True):
+            assert metrics.relative_error(actual, expected) < 1e-5
 
 
 def test_the_fused_graph_shares_the_data_of_the_portable_one(every: dict[Precision, QuantizeResult]) -> None:
@@ -74,7 +102,7 @@ def test_the_fused_graph_shares_the_data_of_the_portable_one(every: dict[Precisi
     assert result.artifact.contract.variant(Precision.FP16) != variant
 
 
-def test_fused_graphs_are_sound_and_hold_no_weights_of_their_own(every: dict[Precision, QuantizeResult]) -> None:
+def test_fused_graphs_are_valid_and_hold_no_weights(every: dict[Precision, QuantizeResult]) -> None:
     folder = every[Precision.FP16].artifact.folder / "onnx"
     for name in ("vision_model", "text_model", "model"):
         path = folder / f"{name}_fp16.cuda.onnx"
@@ -85,9 +113,12 @@ def test_fused_graphs_are_sound_and_hold_no_weights_of_their_own(every: dict[Pre
         assert path.stat().st_size < 200_000  # the weights are in the portable graph's data
 
 
-def test_what_is_kept_is_kept_in_the_fused_graph_too(emoji: Path, pairs: Path) -> None:
+def test_exclusions_apply_to_the_fused_graph_too(emoji: Path, pairs: Path) -> None:
     quantize(
-        emoji, Fp16(keep=("layers.0.qkv", "layers.1.mlp.fc1")), QuantizeRequest(data=pairs, cuda=True), progress=quiet
+        emoji,
+        Fp16(exclude=("layers.0.qkv", "layers.1.mlp.fc1")),
+        QuantizeRequest(data=pairs, cuda=True),
+        progress=quiet,
     )
     graph = onnx.load(emoji / "onnx/vision_model_fp16.cuda.onnx", load_external_data=False).graph
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -97,14 +128,14 @@ def test_what_is_kept_is_kept_in_the_fused_graph_too(emoji: Path, pairs: Path) -
     assert (emoji / "onnx/vision_model_fp16.cuda.onnx").stat().st_size < 200_000
 
 
-def test_a_fusion_that_goes_wrong_is_refused(emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(graph: ir.Graph, stays: object = None) -> dict[str, int]:
-        made = fuse(graph)
+def test_a_wrong_fusion_is_refused(emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong_fuse(graph: ir.Graph, keep_fp32: object = None) -> dict[str, int]:
+        counts = fuse(graph)
         attention = next(node for node in graph if node.op_type == "Attention")
         attention.attributes["scale"] = ir.AttrFloat32("scale", 0.5)
-        return made
+        return counts
 
-    monkeypatch.setattr(variant_builder, "fuse", spoiled)
+    monkeypatch.setattr(tower_builder, "fuse", wrong_fuse)
     before = files(emoji)
     with pytest.raises(QuantizationError, match="differs from the plain one"):
         quantize(emoji, Fp16(), QuantizeRequest(data=pairs, cuda=True), progress=quiet)
@@ -116,61 +147,73 @@ matrices = arrays(np.float32, st.tuples(st.integers(1, 70), st.integers(1, 9)), 
 
 @given(matrices)
 @settings(max_examples=60, deadline=None)
-def test_eight_bit_columns_are_off_by_half_a_step_at_most(matrix: np.ndarray) -> None:  # type: ignore[type-arg]
-    integers, scale = int8.columns(matrix)
+def test_eight_bit_columns_differ_by_half_a_step_at_most(matrix: np.ndarray) -> None:  # type: ignore[type-arg]
+    integers, scale = int8_nodes.quantize_columns(matrix)
     assert np.abs(integers).max() <= 127
     assert (np.abs(integers * scale - matrix) <= scale * 0.501).all()
+
+
+@pytest.mark.parametrize("recipe_class", [Int8, Int8Static])
+@pytest.mark.parametrize(("options", "limit"), [({}, 63), ({"weight_bits": 7}, 63), ({"weight_bits": 8}, 127)])
+def test_weights_of_seven_bits_are_the_default(
+    artifact: Path, recipe_class: type[Int8 | Int8Static], options: dict[str, Any], limit: int
+) -> None:
+    rows = np.random.default_rng(0).integers(0, 2000, (2, 64))
+    tower = CalibrationTower(artifact / "onnx/text_model.onnx", rows)
+    graph = recipe_class(smoothing=False, **options).prepare(tower).derive(frozenset()).graph
+    weights = {name: weight_array(value) for name, value in graph.initializers.items() if name.endswith("weight.int8")}
+    assert len(weights) > 12
+    assert {int(np.abs(array.astype(int)).max()) for array in weights.values()} == {limit}
 
 
 @given(matrices, st.sampled_from([4, 8]))
 @settings(max_examples=60, deadline=None)
 def test_matmulnbits_reads_our_packing(matrix: np.ndarray, bits: int) -> None:  # type: ignore[type-arg]
     """ONNX Runtime unpacks, by multiplying with one-hot rows, what we packed."""
-    packed = weight_only.nearest(matrix, bits)
-    scales, zeros = (np.repeat(part.astype(np.float32), weight_only.BLOCK, 0) for part in (packed.scales, packed.zeros))
-    wanted = ((packed.integers - zeros) * scales)[: len(matrix)]
-    assert np.abs(wanted - matrix).max() <= scales.max() * 0.51 + 1e-6
+    packed = matmul_nbits.round_nearest(matrix, bits)
+    scales, zeros = (
+        np.repeat(part.astype(np.float32), matmul_nbits.BLOCK, 0) for part in (packed.scales, packed.zeros)
+    )
+    expected = ((packed.integers - zeros) * scales)[: len(matrix)]
+    assert np.abs(expected - matrix).max() <= scales.max() * 0.51 + 1e-6
     np.testing.assert_allclose(
-        _unpacked(matrix, packed, bits), wanted, atol=2e-2 * max(1.0, float(np.abs(matrix).max()))
+        _unpacked(matrix, packed, bits), expected, atol=2e-2 * max(1.0, float(np.abs(matrix).max()))
     )
 
 
-def _unpacked(matrix: np.ndarray, packed: weight_only.Packed, bits: int) -> np.ndarray:  # type: ignore[type-arg]
+def _unpacked(matrix: np.ndarray, packed: matmul_nbits.Packed, bits: int) -> np.ndarray:  # type: ignore[type-arg]
     rows, columns = matrix.shape
     x = ir.Value(name="x", shape=ir.Shape(["n", rows]), type=ir.TensorType(ir.DataType.FLOAT))
     w = ir.Value(name="a.weight", shape=ir.Shape(matrix.shape), type=x.type, const_value=ir.Tensor(matrix))
     node = ir.node("MatMul", [x, w])
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", x.type, ir.Shape(["n", columns])
     graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[w], opset_imports={"": 20})
-    from siglip_onnx.quantize.sites import drop_unused, sites
-
     site = sites(graph)["a"]
-    weight_only.write(graph, site, packed, bits)
-    drop_unused(graph)
-    session = bare_session(ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString())
+    matmul_nbits.write_matmul_nbits(graph, site, packed, bits)
+    model = remove_unused(ir.Model(graph, ir_version=10))
+    session = bare_session(ir.to_proto(model).SerializeToString())
     return np.asarray(session.run(None, {"x": np.eye(rows, dtype=np.float32)})[0])
 
 
-def test_gptq_loses_less_than_rounding_to_the_nearest() -> None:
+def test_gptq_has_a_smaller_error_than_rounding_to_the_nearest() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 96)).astype(np.float32) @ rng.normal(size=(96, 96)).astype(np.float32)
     w = rng.normal(size=(96, 40)).astype(np.float32)
 
-    def loss(packed: weight_only.Packed) -> float:
+    def loss(packed: matmul_nbits.Packed) -> float:
         scales, zeros = (np.repeat(p.astype(np.float32), 32, 0) for p in (packed.scales, packed.zeros))
         return float(np.square(x @ ((packed.integers - zeros) * scales - w)).mean())
 
-    assert loss(weight_only.gptq(w, 4, x.T @ x)) < 0.6 * loss(weight_only.nearest(w, 4))
+    assert loss(matmul_nbits.round_gptq(w, 4, x.T @ x)) < 0.6 * loss(matmul_nbits.round_nearest(w, 4))
 
 
-def test_ranges() -> None:
+def test_ranges_of_activations() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=200_000).astype(np.float32)
     x[0] = 50  # one outlier
-    assert int8.min_max(x).high == 50
-    assert 3 < int8.percentile(x).high < 10
-    assert 2 < int8.entropy(x).high < 20
-    span = int8.Range(-1.0, 3.0)
+    assert ranges.min_max(x).high == 50
+    assert 3 < ranges.percentile(x).high < 10
+    assert 2 < ranges.entropy(x).high < 20
+    span = ranges.Range(-1.0, 3.0)
     assert (float(span.zero), round(float(span.scale) * 255, 3)) == (64, 4.0)
-    # ONNX's own definition of QuantizeLinear over that span
-    assert int8.Range(0.5, 3.0).zero == 0  # 0 is always covered
+    assert ranges.Range(0.5, 3.0).zero == 0  # QuantizeLinear needs a range that covers 0

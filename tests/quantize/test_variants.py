@@ -1,4 +1,4 @@
-"""Adding a variant to an artifact: verdicts, data, the command line, and what is left when something goes wrong."""
+"""Adding a variant to an artifact: verdicts, data, the command line, and the artifact after a failure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from siglip_onnx.quantize import RECIPES, Fp16, Int8, QuantizeRequest, QuantizeResult, quantize, variant_builder
+from siglip_onnx.quantize import RECIPES, Fp16, Int8, QuantizeRequest, QuantizeResult, quantize, tower_builder
 from siglip_onnx.runtime import Artifact
 from siglip_onnx.runtime.artifact.artifact import verdict_of
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, ReferenceKind, Role, Verdict
-from siglip_onnx.runtime.errors import (
-    ArtifactError,
-    InconclusiveError,
-    InputError,
-    QuantizationError,
-)
+from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError, QuantizationError
 
 from ..conftest import CHECKPOINT, PAIRS, Command, captions, files, is_one_paragraph, quiet
 
@@ -43,19 +38,19 @@ def test_one_tower_alone_leaves_the_other_float32(emoji: Path, pairs: Path) -> N
     Artifact.open(emoji).verify()
 
 
-def test_a_tower_that_is_there_is_replaced_only_on_request(emoji: Path, pairs: Path) -> None:
+def test_an_existing_tower_is_replaced_only_on_request(emoji: Path, pairs: Path) -> None:
     quantize(emoji, Fp16(), QuantizeRequest(data=pairs, cuda=True), progress=quiet)
     with pytest.raises(QuantizationError, match="at fp16 already"):
         quantize(emoji, Fp16(), QuantizeRequest(data=pairs, towers=(Role.TEXT,)), progress=quiet)
-    quantize(emoji, Fp16(keep=("norm",)), QuantizeRequest(data=pairs, overwrite=True), progress=quiet)
+    quantize(emoji, Fp16(exclude=("norm",)), QuantizeRequest(data=pairs, overwrite=True), progress=quiet)
     contract = Artifact.open(emoji).contract
-    # the CUDA graphs read data that is gone, so they are gone, too
+    # the CUDA graphs used the data that was replaced, so they are removed, too
     assert [variant.target_provider for variant in contract.variants] == [None, None]
     assert not list(emoji.rglob("*.cuda.onnx"))
     Artifact.open(emoji).verify()
 
 
-def test_variants_made_side_by_side_do_not_hide_each_other(
+def test_variants_made_at_the_same_time_are_both_added(
     emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Artifact.stage
@@ -71,7 +66,7 @@ def test_variants_made_side_by_side_do_not_hide_each_other(
     assert have == {Precision.FP32, Precision.BF16, Precision.INT8}
 
 
-def test_an_artifact_that_was_exported_anew_meanwhile_is_left_alone(
+def test_an_artifact_that_was_exported_again_meanwhile_is_left_alone(
     emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Artifact.commit
@@ -95,7 +90,7 @@ def test_a_full_disk_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path, mon
         raise OSError(28, "No space left on device")
 
     before = files(emoji)
-    monkeypatch.setattr(variant_builder, "save", full)
+    monkeypatch.setattr(tower_builder, "save_tower", full)
     with pytest.raises(QuantizationError, match="No space left"):
         quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=quiet)
     assert files(emoji) == before
@@ -116,7 +111,7 @@ def test_an_interruption_leaves_the_artifact_as_it_was(emoji: Path, pairs: Path,
 def test_a_kill_while_files_move_leaves_an_artifact_without_the_variant(
     emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every rename may be the last; what is there afterwards is valid and can be quantized again."""
+    """Whichever rename is the last, the artifact is valid and can be quantized again."""
     real, moves = Path.replace, 0
 
     def killed(self: Path, target: Path) -> Path:
@@ -151,7 +146,7 @@ def test_a_failing_variant_is_kept_only_on_request(
     assert "FAIL" in command("inspect", folder).out
 
 
-def test_nothing_is_proved_by_an_fp32_variant_that_nobody_judged(artifact: Path, pairs: Path, tmp_path: Path) -> None:
+def test_an_fp32_variant_without_a_verdict_is_no_reference(artifact: Path, pairs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(artifact, tmp_path / "emoji"))
     with pytest.raises(InconclusiveError, match="carries no verdict"):
         quantize(folder, Int8(), QuantizeRequest(data=pairs), progress=quiet)
@@ -161,13 +156,13 @@ def test_nothing_is_proved_by_an_fp32_variant_that_nobody_judged(artifact: Path,
     assert (parity.verdict, parity.against) == (Verdict.PASS, ReferenceKind.CHECKPOINT)
 
 
-def test_a_variant_on_an_unjudged_base_is_never_a_pass(artifact: Path, pairs: Path, tmp_path: Path) -> None:
+def test_a_variant_of_an_unvalidated_base_never_passes(artifact: Path, pairs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(artifact, tmp_path / "emoji"))
     result = quantize(folder, Int8(), QuantizeRequest(data=pairs, keep_failing=True), progress=quiet)
     assert result.reports[0].verdict is Verdict.INCONCLUSIVE
 
 
-def test_a_pass_falls_with_the_pass_that_it_stands_on(every: dict[Precision, QuantizeResult]) -> None:
+def test_a_verdict_depends_on_the_verdict_of_the_fp32_variant(every: dict[Precision, QuantizeResult]) -> None:
     contract = every[Precision.INT4].artifact.contract
     variant = contract.variant(Precision.INT8)
     base = contract.variant(Precision.FP32)
@@ -178,7 +173,9 @@ def test_a_pass_falls_with_the_pass_that_it_stands_on(every: dict[Precision, Qua
     assert verdict_of(variant, contract.with_variant(failed)) is Verdict.INCONCLUSIVE
 
 
-def test_a_commit_that_fails_says_what_is_gone(emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_commit_reports_the_missing_variants(
+    emoji: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quantize(emoji, Int8(), QuantizeRequest(data=pairs), progress=quiet)
     real = Path.replace
 
@@ -188,16 +185,16 @@ def test_a_commit_that_fails_says_what_is_gone(emoji: Path, pairs: Path, monkeyp
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(QuantizationError, match="now without it, and without what it was to replace"):
+    with pytest.raises(QuantizationError, match="neither it nor the variant that it was to replace"):
         quantize(emoji, Int8(smoothing=False), QuantizeRequest(data=pairs, overwrite=True), progress=quiet)
     monkeypatch.setattr(Path, "replace", real)
     assert Artifact.open(emoji).contract.variant(Precision.INT8) is None
     Artifact.open(emoji).verify()
 
 
-def test_the_second_tower_keeps_what_is_known_of_the_first(emoji: Path, pairs: Path) -> None:
+def test_the_provenance_of_one_tower_survives_the_other(emoji: Path, pairs: Path) -> None:
     vision = QuantizeRequest(data=pairs, towers=(Role.VISION,), cuda=True)
-    quantize(emoji, Fp16(headroom=4.0, keep=("norm",)), vision, progress=quiet)
+    quantize(emoji, Fp16(headroom=4.0, exclude=("norm",)), vision, progress=quiet)
     quantize(emoji, Fp16(), replace(vision, towers=(Role.TEXT,)), progress=quiet)
     contract = Artifact.open(emoji).contract
     for provider, ending in ((Provider.CPU, "_fp16.onnx"), (Provider.CUDA, "_fp16.cuda.onnx")):
@@ -206,7 +203,7 @@ def test_the_second_tower_keeps_what_is_known_of_the_first(emoji: Path, pairs: P
         assert {graph.path.removeprefix("onnx/") for graph in variant.graphs.values()} == {
             f"{name}{ending}" for name in ("vision_model", "text_model", "model")
         }
-        assert variant.provenance["vision: kept"] == "norm"
+        assert variant.provenance["vision: excluded"] == "norm"
         assert "headroom=4.0" in variant.provenance["vision: options"]
         assert "headroom=8.0" in variant.provenance["text: options"]
     assert (emoji / "reports/quantize-fp16-vision.json").exists()
@@ -215,30 +212,32 @@ def test_the_second_tower_keeps_what_is_known_of_the_first(emoji: Path, pairs: P
 # Data
 
 
-def test_bundled_photos_calibrate_what_is_not_fitted_to_them(emoji: Path) -> None:
+def test_bundled_photos_calibrate_fp16(emoji: Path) -> None:
     result = quantize(emoji, Fp16(), progress=quiet)
     assert (result.record.samples, result.reports[0].data.images) == (5, 8)
 
 
-@pytest.mark.parametrize(("precision", "more"), [("int8-static", ()), ("int8", ("--auto",)), ("int4", ())])
-def test_no_calibration_data(command: Command, emoji: Path, precision: str, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("precision", "more"), [("int8-static", ()), ("int8", ("--search",)), ("int4", ())])
+def test_missing_calibration_data_is_refused(
+    command: Command, emoji: Path, precision: str, more: tuple[str, ...]
+) -> None:
     run = command("quantize", emoji, "--precision", precision, *more)
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
     assert "No calibration data" in run.err
 
 
-def test_towers_have_names(emoji: Path, pairs: Path) -> None:
+def test_unknown_towers_are_refused(emoji: Path, pairs: Path) -> None:
     for towers in ((), (Role.JOINT,)):
-        with pytest.raises(InputError, match="no towers"):
+        with pytest.raises(InputError, match="towers must be"):
             quantize(emoji, Int8(), QuantizeRequest(data=pairs, towers=towers), progress=quiet)
 
 
-def test_what_calibrates_does_not_judge(every: dict[Precision, QuantizeResult]) -> None:
+def test_calibration_pairs_are_not_used_for_validation(every: dict[Precision, QuantizeResult]) -> None:
     for result in every.values():
         assert result.record.samples + result.reports[0].data.images == PAIRS
 
 
-def test_more_samples_than_there_are(command: Command, emoji: Path, pairs: Path) -> None:
+def test_too_many_samples_are_refused(command: Command, emoji: Path, pairs: Path) -> None:
     run = command("quantize", emoji, "--precision", "int8", "--data", pairs, "--samples", "41")
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
     assert "at most 40" in " ".join(run.err.split())
@@ -262,7 +261,7 @@ def test_unreadable_images_are_named_and_left_out_on_request(
 
 
 def test_images_of_any_size_calibrate(emoji: Path, tmp_path: Path) -> None:
-    """They are resized as the model's own are."""
+    """They are resized like any input image."""
     from siglip_onnx.validate.data.samples import BUNDLED
 
     result = quantize(emoji, Int8(), QuantizeRequest(data=BUNDLED, samples=4), progress=quiet)
@@ -273,26 +272,26 @@ def test_images_of_any_size_calibrate(emoji: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_line_adds_a_variant(command: Command, emoji: Path, pairs: Path, lenient: Path) -> None:
-    run = command("quantize", emoji, "--precision", "int8", "--data", pairs, "--keep", "head", "--tower", "text")
+    run = command("quantize", emoji, "--precision", "int8", "--data", pairs, "--exclude", "head", "--tower", "text")
     assert run.code == 0, run.err
     assert "PASS" in run.out
     assert "head" in run.out
     variant = Artifact.open(emoji).contract.variant(Precision.INT8)
     assert variant is not None
-    assert variant.provenance["text: kept"] == "head"
-    assert command("validate", emoji, "--precision", "int8", "--data", pairs, "--gates", lenient).code == 0
+    assert variant.provenance["text: excluded"] == "head"
+    assert command("validate", emoji, "--precision", "int8", "--data", pairs, "--limits", lenient).code == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("--set", "smoothing=perhaps"), "does not fit"),
+        (("--set", "smoothing=perhaps"), "cannot be used"),
         (("--set", "color=red"), "has no option"),
-        (("--keep", "layers.99.qkv"), "No tower has layers.99.qkv to keep"),
+        (("--exclude", "layers.99.qkv"), "exclude names layers.99.qkv"),
         (("--cuda",), "no fused CUDA graph"),
-        (("--auto", "--target", "2"), "is no target"),
-        (("--set", "margin=nan"), "margin of nan"),
-        (("--set", "smoothing=false", "--set", "scores=false", "--samples", "3"), "calibrates nothing"),
+        (("--search", "--target", "2"), "must be between 0 and 1, got 2"),
+        (("--set", "margin=nan"), "margin must be a finite number of at least 0.5, got nan"),
+        (("--set", "smoothing=false", "--set", "scores=false", "--samples", "3"), "needs no calibration"),
     ],
 )
 def test_wrong_options_are_refused(

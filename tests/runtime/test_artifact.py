@@ -1,4 +1,4 @@
-"""An artifact that is not what its contract says is refused, whatever was done to it."""
+"""An artifact that does not match its contract is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from siglip_onnx.runtime.errors import ArtifactError
 from ..conftest import rewrite
 
 
-def test_a_contract_survives_json(artifact: Path) -> None:
+def test_contract_round_trips_through_json(artifact: Path) -> None:
     contract = Artifact.open(artifact).contract
     assert contracts.decode(contracts.encode(contract)) == contract
 
@@ -32,7 +32,7 @@ def test_a_contract_survives_json(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("schema_version",), 2),
+        (("schema_version",), 3),
         (("color_order",), "BGR"),
         (("image", "color_order"), "BGR"),
         (("variants", 0, "graphs", "vision", "inputs", 0, "layout"), "NCHW"),
@@ -49,7 +49,7 @@ def test_a_contract_survives_json(artifact: Path) -> None:
         (("tokenizer", "file"), "a/./b"),
     ],
 )
-def test_a_contract_that_does_not_fit_is_refused(broken: Path, place: tuple[str | int, ...], value: object) -> None:
+def test_invalid_contract_is_refused(broken: Path, place: tuple[str | int, ...], value: object) -> None:
     path = broken / "siglip.json"
     content = json.loads(path.read_text())
     inner = content
@@ -61,13 +61,24 @@ def test_a_contract_that_does_not_fit_is_refused(broken: Path, place: tuple[str 
         Artifact.open(broken)
 
 
+def test_older_schema_version_says_to_export_again(broken: Path) -> None:
+    path = broken / "siglip.json"
+    content = json.loads(path.read_text())
+    content["schema_version"] = 1
+    content["tokenizer"]["canonical"] = content["tokenizer"].pop("canonicalization")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="expected schema_version 2, got 1") as error:
+        Artifact.open(broken)
+    assert "siglip-onnx export" in error.value.next_step
+
+
 @given(st.binary(max_size=300))
-def test_no_bytes_crash_the_contracts_reader(data: bytes) -> None:
+def test_arbitrary_bytes_do_not_crash_the_contract_reader(data: bytes) -> None:
     with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):
         contracts.decode(data)
 
 
-def test_a_file_without_hash_is_refused(broken: Path) -> None:
+def test_file_without_hash_is_refused(broken: Path) -> None:
     content = json.loads((broken / "siglip.json").read_text())
     del content["files"]["onnx/text_model.onnx_data"]
     (broken / "siglip.json").write_text(json.dumps(content))
@@ -76,7 +87,7 @@ def test_a_file_without_hash_is_refused(broken: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["onnx/vision_model.onnx", "onnx/text_model.onnx_data", "spiece.model", "config.json"])
-def test_one_flipped_byte_is_found(broken: Path, name: str) -> None:
+def test_flipped_bit_is_detected(broken: Path, name: str) -> None:
     path = broken / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -85,7 +96,7 @@ def test_one_flipped_byte_is_found(broken: Path, name: str) -> None:
         Artifact.open(broken).verify()
 
 
-def test_the_runtime_checks_what_it_loads(broken: Path) -> None:
+def test_runtime_checks_hashes_when_it_loads_a_tower(broken: Path) -> None:
     model = Siglip.load(broken)
     data = bytearray((broken / "onnx/text_model.onnx_data").read_bytes())
     data[-1] ^= 128
@@ -94,15 +105,15 @@ def test_the_runtime_checks_what_it_loads(broken: Path) -> None:
         model.encode_text(["a cat"])
 
 
-def test_a_swapped_graph_is_found(broken: Path) -> None:
+def test_swapped_graph_is_detected_by_its_hash(broken: Path) -> None:
     onnx_folder = broken / "onnx"
     shutil.copy(onnx_folder / "text_model.onnx", onnx_folder / "vision_model.onnx")
-    with pytest.raises(ArtifactError, match="not the one"):
+    with pytest.raises(ArtifactError, match="was damaged or changed"):
         Siglip.load(broken).session(Role.VISION)
 
 
-def test_a_swapped_graph_with_a_matching_hash_is_found_by_its_interface(broken: Path) -> None:
-    def take_texts_graph(contract: contracts.Contract) -> contracts.Contract:
+def test_swapped_graph_with_a_matching_hash_is_detected_by_its_interface(broken: Path) -> None:
+    def use_text_data(contract: contracts.Contract) -> contracts.Contract:
         variant = contract.variants[0]
         vision, text = variant.graphs[Role.VISION], variant.graphs[Role.TEXT]
         graphs = {**variant.graphs, Role.VISION: replace(vision, data=text.data)}
@@ -110,26 +121,26 @@ def test_a_swapped_graph_with_a_matching_hash_is_found_by_its_interface(broken: 
 
     onnx_folder = broken / "onnx"
     shutil.copy(onnx_folder / "text_model.onnx", onnx_folder / "vision_model.onnx")
-    rewrite(broken, take_texts_graph)
-    with pytest.raises(ArtifactError, match="not those of the contract"):
+    rewrite(broken, use_text_data)
+    with pytest.raises(ArtifactError, match="the contract expects"):
         Siglip.load(broken).session(Role.VISION)
 
 
-def test_a_missing_file_is_named(broken: Path) -> None:
+def test_missing_file_is_named(broken: Path) -> None:
     (broken / "onnx/text_model.onnx_data").unlink()
     with pytest.raises(ArtifactError, match=r"text_model\.onnx_data cannot be read"):
         Siglip.load(broken).session(Role.TEXT)
 
 
 @pytest.mark.parametrize("location", ["../../secret", "/etc/passwd", "model.onnx", "sub/../../../x", ""])
-def test_weights_from_outside_are_refused(broken: Path, location: str) -> None:
+def test_weights_outside_the_artifact_are_refused(broken: Path, location: str) -> None:
     path = broken / "onnx/vision_model.onnx"
     model = onnx.load(path, load_external_data=False)
     entry = next(e for t in model.graph.initializer for e in t.external_data if e.key == "location")
     entry.value = location
     path.write_bytes(model.SerializeToString())
-    rewrite(broken)  # even if whoever did it has hashed the file anew
-    with pytest.raises(ArtifactError, match="wants to read its weights from"):
+    rewrite(broken)  # even if the attacker updated the hash
+    with pytest.raises(ArtifactError, match="reads weights from"):
         Siglip.load(broken).session(Role.VISION)
 
 
@@ -140,7 +151,7 @@ def external(location: str) -> TensorProto:
     return tensor
 
 
-def test_external_data_is_found_wherever_it_hides() -> None:
+def test_external_data_is_found_at_any_depth() -> None:
     branch = helper.make_graph([], "branch", [], [], initializer=[external("in a branch")])
     inner = helper.make_node("Constant", [], ["c"], value=external("in a constant"))
     body = helper.make_graph([inner], "body", [], [])
@@ -154,7 +165,7 @@ def test_external_data_is_found_wherever_it_hides() -> None:
     assert found == {"in a branch", "in a constant", "in f", "in the graph"}
 
 
-def test_a_tag_that_other_readers_cut_short_hides_nothing() -> None:
+def test_overlong_tag_cannot_hide_external_data() -> None:
     entry = b"\x0a\x08location\x12\x06secret"
     tensor = b"\xea\x80\x80\x80\x10" + bytes([len(entry)]) + entry  # field 13 + 2**29, which C++ reads as field 13
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
@@ -162,27 +173,27 @@ def test_a_tag_that_other_readers_cut_short_hides_nothing() -> None:
         external_locations(b"\x3a" + bytes([len(graph)]) + graph)
 
 
-def test_a_graph_may_not_read_elsewhere_even_unverified(broken: Path) -> None:
+def test_weights_outside_the_artifact_are_refused_without_verification(broken: Path) -> None:
     path = broken / "onnx/vision_model.onnx"
     path.write_bytes(path.read_bytes().replace(b"vision_model.onnx_data", b"../../../../etc/passwd"))
-    with pytest.raises(ArtifactError, match="wants to read its weights"):
+    with pytest.raises(ArtifactError, match="reads weights from"):
         Siglip.load(broken, options=SessionOptions(verify=False)).session(Role.VISION)
 
 
-def test_our_reader_agrees_with_onnx(artifact: Path) -> None:
+def test_external_data_reader_agrees_with_onnx(artifact: Path) -> None:
     for path in sorted((artifact / "onnx").glob("*.onnx")):
         model = onnx.load(path, load_external_data=False)
-        wanted = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
-        assert external_locations(path.read_bytes()) == wanted
+        expected = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
+        assert external_locations(path.read_bytes()) == expected
 
 
 @given(st.binary(max_size=400))
-def test_no_bytes_crash_the_graph_reader(data: bytes) -> None:
-    with contextlib.suppress(ValueError):  # the only way it may refuse
+def test_arbitrary_bytes_do_not_crash_the_graph_reader(data: bytes) -> None:
+    with contextlib.suppress(ValueError):  # the only exception that it may raise
         assert isinstance(external_locations(data), frozenset)
 
 
-def test_a_missing_precision_lists_what_there_is(artifact: Path) -> None:
+def test_missing_precision_lists_the_available_ones(artifact: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no vision graph at int8; it has: fp32 \(vision, text, joint\)"):
         Siglip.load(artifact, precision="int8")
     assert Artifact.open(artifact).contract.variant(Precision.INT8) is None

@@ -18,6 +18,7 @@ from siglip_onnx.runtime.bulk import Backend, Cluster, EmbedJob, Inputs, Modalit
 from siglip_onnx.runtime.errors import InputError, ProviderError
 
 from ..conftest import EVAL
+from ..support.interrupt import StoppedError, stop_after
 from .test_embed import collection
 
 pytestmark = pytest.mark.cluster
@@ -80,16 +81,9 @@ def test_a_worker_that_is_killed_costs_no_row(model: Siglip, on_ray: Cluster, tm
 
 @pytest.mark.filterwarnings("ignore::Warning")  # Ray's own
 def test_begun_on_ray_and_finished_in_one_process(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
-    class StoppedError(Exception):
-        pass
-
-    def stop(done: int, errors: int) -> None:
-        if done > 128:
-            raise StoppedError
-
     inputs, out = Inputs((str(collection(tmp_path / "in", 600)),)), tmp_path / "o.parquet"
     with pytest.raises(StoppedError):
-        embed(model, EmbedJob(inputs, out, backend=Backend.RAY, cluster=on_ray, checkpoint_interval=0), stop)
+        embed(model, EmbedJob(inputs, out, backend=Backend.RAY, cluster=on_ray, checkpoint_interval=0), stop_after(129))
     assert embed(model, EmbedJob(inputs, out)).rows == 600
     embed(model, EmbedJob(inputs, whole := tmp_path / "whole.parquet"))
     assert pq.read_table(out).equals(pq.read_table(whole))

@@ -29,6 +29,7 @@ from siglip_onnx.runtime.data import images as data_images
 from siglip_onnx.runtime.errors import InputError, ProviderError
 
 from ..conftest import DATA, EVAL, Command, is_one_paragraph
+from ..support.interrupt import StoppedError, stop_after
 
 FILES = sorted(EVAL.glob("*.webp"))
 BEAR = EVAL / "distorted-noto-1f43b.webp"
@@ -253,18 +254,6 @@ def test_killed_at_random_moments_no_row_is_lost_or_doubled(artifact: Path, mode
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.parquet", "whole.parquet"]
 
 
-class StoppedError(Exception):
-    pass
-
-
-def stop_after(count: int) -> Any:
-    def tell(done: int, errors: int) -> None:
-        if done >= count:
-            raise StoppedError
-
-    return tell
-
-
 @pytest.fixture
 def begun(model: Siglip, tmp_path: Path) -> EmbedJob:
     """A job that was stopped half-way."""
@@ -423,7 +412,7 @@ def test_vectors_without_a_direction_are_errors(model: Siglip, tmp_path: Path, m
     bad = [row for row in rows(out) if row["error"]]
     assert 0 < about.errors == len(bad)
     assert all(row["embedding"] is None and "no finite embedding" in row["error"] for row in bad)
-    with pytest.raises(ProviderError, match="not finite, or zero, for item 0"):
+    with pytest.raises(ProviderError, match="zero or not finite, for item 0"):
         model.encode_image([bad[0]["id"]])
 
 

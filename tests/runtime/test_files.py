@@ -1,4 +1,4 @@
-"""What is written is there whole or not at all."""
+"""Files and folders are written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+def test_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a") as partial:
         (partial / "x").write_text("1")
         assert not (tmp_path / "a").exists()
@@ -22,7 +22,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
-def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
+def test_failure_keeps_the_old_folder(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a") as partial:
         (partial / "x").write_text("old")
 
@@ -37,7 +37,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_folder_is_replaced(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with new_folder(tmp_path / "a", replace=True) as partial:
             (partial / content).write_text(content)
@@ -45,7 +45,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rename_restores_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with new_folder(tmp_path / "a") as partial:
         (partial / "x").write_text("old")
     real = os.rename
@@ -62,7 +62,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatc
     assert names(tmp_path) == ["a"]
 
 
-def test_what_a_dead_process_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+def test_leftovers_of_dead_processes_are_deleted(tmp_path: Path) -> None:
     dead = tmp_path / ".a.partial-999999999-0123abcd"
     others = [tmp_path / f".a.partial-{os.getpid()}-0123abcd", tmp_path / ".a.partial-notes"]
     for folder in (dead, *others):
@@ -72,7 +72,7 @@ def test_what_a_dead_process_left_is_removed_and_what_a_live_one_writes_is_not(t
     assert names(tmp_path) == sorted([*(other.name for other in others), "a"])
 
 
-def test_what_a_killed_replacement_moved_aside_is_put_back(tmp_path: Path) -> None:
+def test_folder_moved_aside_by_a_killed_process_is_restored(tmp_path: Path) -> None:
     aside = tmp_path / ".a.partial-999999999-0123abcd-old"
     aside.mkdir()
     (aside / "x").write_text("old")
@@ -86,7 +86,7 @@ def test_what_a_killed_replacement_moved_aside_is_put_back(tmp_path: Path) -> No
     assert (tmp_path / "a" / "x").read_text() == "old"
 
 
-def test_what_came_to_be_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
+def test_folder_created_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
     def races() -> None:
         with new_folder(tmp_path / "a"):
             (tmp_path / "a").mkdir()
@@ -98,7 +98,7 @@ def test_what_came_to_be_in_the_meantime_is_not_replaced(tmp_path: Path) -> None
     assert (tmp_path / "a" / "x").read_text() == "theirs"
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     write_file(path, b"old")
 
@@ -112,6 +112,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     assert names(tmp_path) == ["x.json"]
 
 
-def test_a_hash_is_the_published_one(tmp_path: Path) -> None:
+def test_sha256_of_a_published_example(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

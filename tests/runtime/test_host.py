@@ -1,4 +1,4 @@
-"""How many cores there really are."""
+"""Usable cores and processor features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from siglip_onnx.runtime.engines import host
 
 
 def groups(folder: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """A tree as under /sys/fs/cgroup, and a file as /proc/self/cgroup."""
+    """A tree like /sys/fs/cgroup, and a file like /proc/self/cgroup."""
     root, own = folder / "cgroup", folder / "self"
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -39,15 +39,15 @@ def test_quotas_of_control_groups(tmp_path: Path, lines: str, files: dict[str, s
     assert list(host.quotas(*groups(tmp_path, lines, files))) == quotas
 
 
-def test_half_a_core_is_one_thread_and_a_quota_counts_more_than_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_limited_by_quotas_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(96))
-    for found, due in (([], 96), ([4.0], 4), ([2.9, 64.0], 2), ([0.5], 1)):
-        monkeypatch.setattr(host, "quotas", lambda found=found: iter(found))
-        assert host.cores() == due
+    for quotas, expected in (([], 96), ([4.0], 4), ([2.9, 64.0], 2), ([0.5], 1)):
+        monkeypatch.setattr(host, "quotas", lambda quotas=quotas: iter(quotas))
+        assert host.cores() == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
-def test_a_process_pinned_to_one_core_starts_one_thread() -> None:
+def test_process_pinned_to_one_core_starts_one_thread() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
     code += "from siglip_onnx.runtime.engines.host import cores; from siglip_onnx.runtime import SessionOptions;"
     code += "from siglip_onnx.runtime.engines.ort import session_config;"
@@ -55,19 +55,19 @@ def test_a_process_pinned_to_one_core_starts_one_thread() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["1", "1"]
 
 
-def test_a_fingerprint_tells_processors_cores_and_options_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_depends_on_processor_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     here = host.fingerprint("f32")
     assert here == host.fingerprint("f32") != host.fingerprint("bf16")
     monkeypatch.setattr(host, "processor", lambda: host.Processor("another"))
     assert host.fingerprint("f32") != here
 
 
-def test_features_have_the_names_of_what_they_are_for() -> None:
+def test_features_of_processor_flags() -> None:
     found = host.Processor("x", ("fpu", "avx512_vnni", "avx_vnni", "amx_bf16", "asimddp")).features
     assert found == {"vnni", "amx-bf16", "dot-product"}
 
 
-def test_the_processor_that_a_system_tells_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_is_read_from_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("vendor_id\t: GenuineIntel\nmodel name\t: Xeon\nflags\t\t: fpu avx2\n")
     monkeypatch.setattr(host, "_CPUINFO", cpuinfo)
@@ -75,6 +75,6 @@ def test_the_processor_that_a_system_tells_of(tmp_path: Path, monkeypatch: pytes
     assert found == host.Processor("Xeon", ("fpu", "avx2"), "GenuineIntel")
 
 
-def test_which_processors_overflow_in_16_bits() -> None:
+def test_processors_without_vnni_saturate() -> None:
     found = {flags: host.Processor("x", flags).saturates for flags in (("avx2",), ("avx2", "avx_vnni"), ("asimd",))}
     assert found == {("avx2",): True, ("avx2", "avx_vnni"): False, ("asimd",): False}

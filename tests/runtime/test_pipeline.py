@@ -1,4 +1,4 @@
-"""Work ahead of need: in order, bounded, and not begun when nobody wants it."""
+"""Prefetching: in order, bounded, and cancelled when the caller stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .test_image import SPEC
 
 
 @given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 4))
-def test_results_come_in_order_and_only_so_many_ahead(count: int, depth: int, workers: int) -> None:
+def test_results_are_in_order_and_prefetching_is_bounded(count: int, depth: int, workers: int) -> None:
     taken, given_out = 0, 0
 
     def items():  # type: ignore[no-untyped-def]
@@ -40,7 +40,7 @@ def test_results_come_in_order_and_only_so_many_ahead(count: int, depth: int, wo
     assert taken == count
 
 
-def test_what_nobody_takes_is_not_begun() -> None:
+def test_waiting_calls_are_cancelled() -> None:
     begun, hold = [], threading.Event()
 
     def work(item: int) -> None:
@@ -60,37 +60,37 @@ def test_what_nobody_takes_is_not_begun() -> None:
 
 
 @given(st.lists(st.integers()), st.integers(1, 7))
-def test_batches_hold_every_item(items: list[int], size: int) -> None:
+def test_batches_contain_every_item(items: list[int], size: int) -> None:
     batches = list(batched(items, size))
     assert [item for batch in batches for item in batch] == items
     assert all(len(batch) == size for batch in batches[:-1])
 
 
-def test_a_truncated_jpeg_in_the_middle_of_a_batch_names_itself(model: Siglip) -> None:
+def test_damaged_jpeg_in_a_batch_is_named(model: Siglip) -> None:
     good, bad = EVAL / "distorted-noto-1f43b.webp", DATA / "images" / "odd" / "BAD_truncated.jpg"
     with pytest.raises(InputError, match=r"BAD_truncated\.jpg cannot be read"):
         model.encode_image([good] * 5 + [bad] + [good] * 5)
     assert model.encode_image([good]).shape == (1, 192)  # the threads are free again
 
 
-def test_pixels_in_threads_are_the_pixels_of_one_by_one(model: Siglip) -> None:
+def test_batches_and_single_images_give_the_same_embeddings(model: Siglip) -> None:
     files = sorted(EVAL.glob("*.webp"))[:20]
     together = model.encode_image(files, batch_size=7)
     np.testing.assert_allclose(together, np.concatenate([model.encode_image([f]) for f in files]), atol=1e-6)
 
 
-def test_threads_that_are_given_the_same_image(model: Siglip, tmp_path: Path) -> None:
+def test_threads_decode_the_same_image(model: Siglip, tmp_path: Path) -> None:
     photo = DATA / "images" / "photos" / "sklearn_china.jpg"
     options = ImageOptions(reduced_jpeg=True)
     fresh = Siglip.load(model.artifact.folder, image_options=options)
     with Image.open(photo) as opened:
         size = opened.size
         found = fresh.encode_image([opened] * 6)
-        assert opened.size == size  # what is not ours is decoded whole
+        assert opened.size == size  # the user's image is decoded at full size
     np.testing.assert_array_equal(found, np.repeat(model.encode_image([photo]), 6, axis=0))
 
 
-def test_a_reduced_jpeg_is_close_and_only_when_asked_for(tmp_path: Path) -> None:
+def test_reduced_jpeg_is_optional_and_close(tmp_path: Path) -> None:
     large = tmp_path / "large.jpg"
     with Image.open(DATA / "images" / "photos" / "sklearn_china.jpg") as photo:
         photo.resize((2560, 1708), Image.Resampling.BICUBIC).save(large, quality=92)
@@ -99,7 +99,7 @@ def test_a_reduced_jpeg_is_close_and_only_when_asked_for(tmp_path: Path) -> None
     assert 0 < drift.mean() < 0.01
     assert drift.max() < 0.35
     same = [DATA / "images" / "photos" / "skimage_chelsea.png", DATA / "images" / "photos" / "sklearn_china.jpg"]
-    for image in same:  # not a JPEG; and a JPEG that is not twice as large as what the model sees
+    for image in same:  # not a JPEG, and a JPEG of less than twice the model's size
         assert np.array_equal(
             ImageProcessor(SPEC)([image]), ImageProcessor(SPEC, ImageOptions(reduced_jpeg=True))([image])
         )

@@ -1,4 +1,4 @@
-"""Nothing leaves the machine: no network socket, and nothing below HOME but the cache that the docs name."""
+"""No network socket is opened, and nothing is written below HOME except the documented cache."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 from siglip_onnx.runtime import privacy
 from siglip_onnx.runtime.bulk import Cluster, ray_backend
 from siglip_onnx.runtime.engines.javascript import process
-from siglip_onnx.validate.matrix import runner
+from siglip_onnx.validate.matrix.processes import Processes
 
 from ..conftest import CHECKPOINT, ROOT
 
 KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR")
 NAMES = [name for name, _ in privacy.OPT_OUTS]
-# Refuses what Python code asks of the network, here and in forks, and notes it, since such errors are often caught.
+# Blocks and prints every network access of Python code, here and in forks; callers often catch the errors.
 WATCH = """
 import os, socket, sys
 def watch(event, arguments):
@@ -49,10 +49,21 @@ assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
 """
 
 
-def commands(artifact: Path, pairs: Path, gates: Path, out: Path, *more: str) -> list[list[str]]:
+def commands(artifact: Path, pairs: Path, limits: Path, out: Path, *more: str) -> list[list[str]]:
     """Classify, embed and validate."""
     image = next(pairs.glob("*.webp"))
-    validate = ["validate", artifact, "--reference", CHECKPOINT, "--data", pairs, "--gates", gates, "--report", out]
+    validate = [
+        "validate",
+        artifact,
+        "--reference",
+        CHECKPOINT,
+        "--data",
+        pairs,
+        "--limits",
+        limits,
+        "--output-dir",
+        out,
+    ]
     found = [
         ["classify", artifact, image, "--label", "a cat", "--label", "a dog", "--provider", "openvino"],
         ["embed", artifact, pairs, "-o", out.with_suffix(".parquet")],
@@ -62,7 +73,7 @@ def commands(artifact: Path, pairs: Path, gates: Path, out: Path, *more: str) ->
 
 
 def at_home(home: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user who has set nothing, and whose home is empty."""
+    """Run a command with an empty HOME and without the user's variables."""
     home.mkdir(exist_ok=True)
     own = {name: os.environ[name] for name in KEPT if name in os.environ}
     return subprocess.run(
@@ -76,13 +87,13 @@ def left(home: Path) -> list[str]:
     return [str(path) for path in below if path.parts[:2] != (".cache", "siglip-onnx")]
 
 
-def test_the_watch_sees_a_socket(tmp_path: Path) -> None:
+def test_watch_detects_a_socket(tmp_path: Path) -> None:
     ask = "try: socket.create_connection(('localhost', 9))\nexcept OSError: pass"
     assert "NETWORK socket.getaddrinfo" in at_home(tmp_path, sys.executable, "-c", WATCH + ask).stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the cache is elsewhere")
-def test_no_python_code_asks_the_network(artifact: Path, pairs: Path, lenient: Path, tmp_path: Path) -> None:
+def test_python_code_does_not_use_the_network(artifact: Path, pairs: Path, lenient: Path, tmp_path: Path) -> None:
     asked = json.dumps(commands(artifact, pairs, lenient, tmp_path / "out"))
     done = at_home(tmp_path / "home", sys.executable, "-c", WATCH + COMMANDS, asked)
     assert done.returncode == 0, done.stderr
@@ -101,21 +112,23 @@ def strace() -> str:
 
 
 @pytest.mark.gate
-def test_no_library_asks_the_network(artifact: Path, pairs: Path, lenient: Path, tmp_path: Path, strace: str) -> None:
-    """What native code does is seen only below Python; `--providers` starts processes of their own."""
-    asked = commands(artifact, pairs, lenient, tmp_path / "out", "--providers", "cpu,openvino")
+def test_libraries_do_not_use_the_network(
+    artifact: Path, pairs: Path, lenient: Path, tmp_path: Path, strace: str
+) -> None:
+    """Native code is only visible to strace; several providers start a process each."""
+    asked = commands(artifact, pairs, lenient, tmp_path / "out", "--provider", "cpu,openvino")
     for number, command in enumerate(asked):
         log = tmp_path / f"{number}.log"
         trace = [strace, "-f", "--seccomp-bpf", "-e", "trace=network", "-o", str(log)]
         done = at_home(tmp_path / "home", *trace, sys.executable, "-m", "siglip_onnx", *command)
         assert done.returncode == 0, done.stderr
-        # Only glibc's question who the user is, which PyTorch asks for; nscd is a program on this machine.
+        # Only glibc's lookup of the user for PyTorch, by nscd on this machine.
         assert set(re.findall(r"\bAF_\w+", calls := log.read_text())) <= {"AF_UNIX"}, calls
         assert set(re.findall(r'sun_path=@?"([^"]*)"', calls)) <= {"/var/run/nscd/socket"}, calls
     assert left(tmp_path / "home") == []
 
 
-def test_a_choice_of_the_users_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
@@ -133,7 +146,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 class Started(Exception):  # noqa: N818  no error
-    """A process would have been started, with this environment."""
+    """Raised instead of starting a process, with its environment."""
 
 
 def popen(*_: Any, env: dict[str, str], **__: Any) -> NoReturn:
@@ -151,7 +164,7 @@ def test_node_gets_the_variables(chosen: dict[str, str], monkeypatch: pytest.Mon
 def test_cells_get_the_variables(chosen: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(Started) as started:
-        runner.Processes()._start([], tmp_path)
+        Processes()._start(tmp_path)
     assert started.value.args == (chosen,)
 
 
@@ -179,7 +192,7 @@ def test_openvino_is_imported_without_its_telemetry(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the answer is elsewhere")
-def test_who_opted_in_to_openvinos_telemetry_keeps_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_openvino_telemetry_is_kept_after_opting_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "intel").mkdir()
     (tmp_path / "intel" / "openvino_telemetry").write_text("1")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -188,6 +201,6 @@ def test_who_opted_in_to_openvinos_telemetry_keeps_it(monkeypatch: pytest.Monkey
         assert sys.modules["openvino_telemetry"] is loaded  # type: ignore[comparison-overlap]
 
 
-def test_the_docs_name_every_variable() -> None:
-    told = (ROOT / "docs" / "dependencies.md").read_text()
-    assert [name for name in NAMES if f"`{name}={dict(privacy.OPT_OUTS)[name]}`" not in told] == []
+def test_docs_list_every_variable() -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    assert [name for name in NAMES if f"`{name}={dict(privacy.OPT_OUTS)[name]}`" not in page] == []

@@ -1,4 +1,4 @@
-"""Texts that are known already, templates, and texts that are too long."""
+"""The text cache, prompt templates, and truncated texts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def counting(model: Siglip, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_equal_texts_are_encoded_once_and_known_ones_not_again(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_and_cached_texts_are_not_encoded_again(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Siglip.load(artifact)
     calls = counting(model, monkeypatch)
     first = model.encode_text(["a bear", "pizza", "a bear", "A BEAR!"])  # the last one has the same ids
@@ -47,25 +47,25 @@ def test_equal_texts_are_encoded_once_and_known_ones_not_again(artifact: Path, m
     assert np.array_equal(again[[0, 2]], first[[1, 0]])
 
 
-def test_models_of_different_weights_share_a_cache_and_nothing_in_it(artifact: Path, outliers: Path) -> None:
+def test_models_with_different_weights_share_a_cache_but_no_entries(artifact: Path, outliers: Path) -> None:
     cache = TextCache()
     one, other = (Siglip.load(folder, text_cache=cache) for folder in (artifact, outliers))
     assert not np.array_equal(one.encode_text(["a bear"]), other.encode_text(["a bear"]))
     assert len(cache) == 2
 
 
-def test_no_cache(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_without_entries(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Siglip.load(artifact, text_cache=TextCache(0))
     calls = counting(model, monkeypatch)
     for _ in range(2):
         model.encode_text(["a bear", "a bear"])
     assert calls == [1, 1]
-    with pytest.raises(InputError, match="cannot hold -1"):
+    with pytest.raises(InputError, match="entries must be at least 0, got -1"):
         TextCache(-1)
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), max_size=12), st.integers(0, 6))
-def test_a_cache_is_bounded_and_never_wrong(calls: list[list[int]], entries: int) -> None:
+def test_cache_is_bounded_and_correct(calls: list[list[int]], entries: int) -> None:
     cache = TextCache(entries)
     for call in calls:
         ids = np.array(call, np.int64)[:, None]
@@ -79,7 +79,7 @@ def test_threads_share_a_cache() -> None:
     turned = [np.roll(ids, k) for k in range(64)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda rows: cache.encode("x", rows, lambda new: new.astype(np.float32)), turned))
-    assert all(np.array_equal(rows, due.astype(np.float32)) for rows, due in zip(found, turned, strict=True))
+    assert all(np.array_equal(rows, expected.astype(np.float32)) for rows, expected in zip(found, turned, strict=True))
 
 
 def test_ten_thousand_labels(model: Siglip) -> None:
@@ -89,7 +89,7 @@ def test_ten_thousand_labels(model: Siglip) -> None:
     assert best[0].label == "bear"
 
 
-def test_an_ensemble_is_the_mean_of_its_prompts(model: Siglip) -> None:
+def test_ensemble_is_the_mean_of_its_prompts(model: Siglip) -> None:
     templates = ["{}", "a photo of {}", "an emoji of {}"]
     found = model.encode_labels(["bear", "pizza"], templates)
     parts = np.stack([model.encode_text([t.replace("{}", label) for label in ("bear", "pizza")]) for t in templates])
@@ -101,29 +101,29 @@ def test_an_ensemble_is_the_mean_of_its_prompts(model: Siglip) -> None:
 @pytest.mark.parametrize(
     ("template", "labels", "message"),
     [
-        ("a photo", ["a"], "no place for a label"),
-        (["{}", "x"], ["a"], "no place"),
-        ([], ["a"], "no template"),
-        ("{}", [3], "no string"),
+        ("a photo", ["a"], r"has no \{\}"),
+        (["{}", "x"], ["a"], r"has no \{\}"),
+        ([], ["a"], "Expected a template"),
+        ("{}", [3], "must be a string, got int"),
     ],
 )
-def test_templates_that_do_not_fit(template: Any, labels: Any, message: str) -> None:
+def test_invalid_templates_are_refused(template: Any, labels: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         format_prompts(template, labels)
 
 
-def test_a_long_text_is_cut_as_the_reference_cuts_it_and_one_is_told_where(model: Siglip) -> None:
+def test_truncated_text_is_reported_with_its_last_words(model: Siglip) -> None:
     words = [f"word{number}" for number in range(60)]
-    with pytest.warns(TextTruncatedWarning, match=r"Text 1 \('word0 word1") as told:
+    with pytest.warns(TextTruncatedWarning, match=r"Text 1 \('word0 word1") as warned:
         long = model.encode_text(["a bear", " ".join(words)])
-    message = str(told[0].message)
-    behind = message.split("cut behind ")[1].strip("'.").split()
-    place = words.index(behind[-2])  # the last one may be cut within
-    assert words[place - 2 : place + 1] == behind[-4:-1]
+    message = str(warned[0].message)
+    last_words = message.split("truncated after ")[1].strip("'.").split()
+    place = words.index(last_words[-2])  # the last word may be incomplete
+    assert words[place - 2 : place + 1] == last_words[-4:-1]
     kept = " ".join(words[: place + 1])
     ids = model.tokenizer([" ".join(words), kept])
     same = int((ids[0] == ids[1]).sum())
-    assert same >= ids.shape[1] - 4  # nothing behind what the warning names is read
+    assert same >= ids.shape[1] - 4  # nothing after the words in the warning is read
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.encode_text([kept])

@@ -1,4 +1,4 @@
-"""Ids equal those of transformers' sentencepiece tokenizer, on published cases and on thousands of odd strings."""
+"""Ids equal those of transformers' sentencepiece tokenizer, on published cases and on thousands of random strings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def ours(folder: Path) -> Tokenizer:
     return Tokenizer.load(folder / "spiece.model", spec_of(folder))
 
 
-def odd_strings(count: int) -> list[str]:
+def random_strings(count: int) -> list[str]:
     """Strings of every kind and length, the same at every call."""
     rng = random.Random(20240)
     lengths = (0, 1, 2, 5, 12, 40, 40, 1500)
@@ -82,16 +82,16 @@ def reference_ids(folder: Path, texts: list[str]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(("text", "ids"), CASES, ids=lambda value: repr(value)[:30])
-def test_published_ids(text: str, ids: list[int]) -> None:
+def test_published_ids_are_reproduced(text: str, ids: list[int]) -> None:
     spec = spec_of(LARGE)
     found = Tokenizer.load(LARGE / "spiece.model", spec).pieces(text)[:63]
     assert [i for i in found if i != spec.eos_id] == ids  # the published rows leave out the id of a literal </s>
 
 
-def test_ten_thousand_odd_strings_have_the_reference_ids(folder: Path, ours: Tokenizer) -> None:
-    texts = odd_strings(10_000)
-    wanted = reference_ids(folder, texts)
-    differ = [text for text, a, b in zip(texts, ours(texts).tolist(), wanted, strict=True) if a != b]
+def test_random_strings_have_the_reference_ids(folder: Path, ours: Tokenizer) -> None:
+    texts = random_strings(10_000)
+    expected = reference_ids(folder, texts)
+    differ = [text for text, a, b in zip(texts, ours(texts).tolist(), expected, strict=True) if a != b]
     assert differ == []
 
 
@@ -100,21 +100,21 @@ def test_tokenizer_json_has_the_reference_ids(folder: Path, ours: Tokenizer) -> 
     texts = [*(text for text, _ in CASES), *TEXT_PROBES, "a </s> cat", "</s>", "x</s>y </s> z", "<front> / </b>"]
     usual = [text for text in texts if "<unk>" not in text]
     assert [fast.encode(text).ids for text in usual] == ours(usual).tolist()
-    odd = [text for text in odd_strings(4000) if "<unk>" not in text]
+    odd = [text for text in random_strings(4000) if "<unk>" not in text]
     differ = [text for text in odd if fast.encode(text).ids != ours([text])[0].tolist()]
     # The tokenizers library loses a combining mark behind a character that it replaces (docs/artifact.md).
     assert len(differ) <= len(odd) // 500
     assert all(re.search(r"[^\x00-\u024f]", text) for text in differ)
 
 
-def test_tokenizer_json_suits_javascript() -> None:
+def test_tokenizer_json_works_in_javascript() -> None:
     content = json.loads(fast_tokenizer(LARGE / "spiece.model", spec_of(LARGE)))
     patterns = [n["pattern"]["Regex"] for n in content["normalizer"]["normalizers"] if "pattern" in n]
     for pattern in patterns:  # in /u mode only these may stand behind a backslash
         assert not re.search(r"\\[^\^$\\.*+?()\[\]{}|/dDwWsSbB]", pattern), pattern
 
 
-def test_a_text_is_closed_cut_and_padded(ours: Tokenizer) -> None:
+def test_text_is_closed_truncated_and_padded(ours: Tokenizer) -> None:
     short, empty, long = ours(["a cat", "", "cat " * 500])
     assert short.shape == (64,)
     assert set(empty) == {1}
@@ -124,7 +124,7 @@ def test_a_text_is_closed_cut_and_padded(ours: Tokenizer) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
-def test_any_text_gives_ids_of_the_vocabulary(text: str) -> None:
+def test_every_text_gives_valid_ids(text: str) -> None:
     spec = spec_of(LARGE)
     ids = TOKENIZER([text])[0]
     assert ids.min() >= 0
@@ -135,24 +135,24 @@ TOKENIZER = Tokenizer.load(LARGE / "spiece.model", spec_of(LARGE))
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"cat", ["cat"], "half \ud800 a pair"])
-def test_what_is_no_text_is_refused(bad: object) -> None:
+def test_invalid_text_is_refused(bad: object) -> None:
     with pytest.raises(InputError):
         TOKENIZER([bad])  # type: ignore[list-item]
 
 
 def test_threads_share_a_tokenizer(ours: Tokenizer) -> None:
-    texts = odd_strings(400)
-    wanted = ours(texts).tolist()
+    texts = random_strings(400)
+    expected = ours(texts).tolist()
     with ThreadPoolExecutor(8) as pool:
-        assert all(found.tolist() == wanted for found in pool.map(ours, [texts] * 16))
+        assert all(found.tolist() == expected for found in pool.map(ours, [texts] * 16))
 
 
-def test_another_vocabulary_is_refused() -> None:
-    with pytest.raises(ArtifactError, match="2000 pieces where the contract says 32000"):
+def test_other_vocabulary_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="has 2000 pieces, the contract expects 32000"):
         Tokenizer.load(CHECKPOINT / "spiece.model", spec_of(LARGE))
 
 
-def test_a_vocabulary_of_another_size_than_the_config_is_refused() -> None:
+def test_vocabulary_size_that_differs_from_the_config_is_refused() -> None:
     from siglip_onnx.runtime.errors import CheckpointError
 
     with pytest.raises(CheckpointError, match="2000 pieces"):

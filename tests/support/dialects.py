@@ -1,6 +1,6 @@
-"""Writes a checkpoint of transformers in the other dialects, as their own libraries would have stored it.
+"""Conversion of a transformers checkpoint to the other dialects, as their own libraries would store it.
 
-This goes the other way than `exporter/checkpoint/dialects.py`, name by name, and shares nothing with it.
+This is the inverse of exporter/checkpoint/dialects.py, and shares no code with it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Tensors = dict[str, Tensor]
 
 
 def to_paddle(checkpoint: Path, target: Path) -> Path:
-    """PaddleNLP: the same names, every nn.Linear turned; metadata format "np"."""
+    """PaddleNLP: the same names, every nn.Linear transposed; metadata format "np"."""
     _copy(checkpoint, target)
     norms = re.compile(r"norm|(position|token)_embedding")
-    turned = {
+    transposed = {
         name: tensor.T.contiguous() if tensor.ndim == 2 and not norms.search(name) else tensor
         for name, tensor in load_file(checkpoint / "model.safetensors").items()
     }
-    save_file(turned, target / "model.safetensors", metadata={"format": "np"})
+    save_file(transposed, target / "model.safetensors", metadata={"format": "np"})
     return target
 
 
@@ -102,7 +102,7 @@ def _text(name: str, tensor: Tensor, all_: Tensors) -> Tensors:
 
 
 def to_big_vision(checkpoint: Path, target: Path, *, stacked: bool = False, compressed: bool = False) -> Path:
-    """big_vision: Flax's nested parameters, flattened into an .npz; `stacked` as under nn.scan."""
+    """big_vision: Flax's nested parameters, flattened into an .npz; `stacked` like nn.scan."""
     _copy(checkpoint, target)
     heads = {
         tower: json.loads((checkpoint / "config.json").read_text())[f"{tower}_config"].get("num_attention_heads", 12)
@@ -182,15 +182,15 @@ def _stack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
     layers: dict[str, dict[int, np.ndarray]] = {}
     for name, value in arrays.items():
-        if found := re.search(r"encoderblock_(\d+)/", name):
-            layers.setdefault(name.replace(found[0], "encoderblock/"), {})[int(found[1])] = value
+        if match := re.search(r"encoderblock_(\d+)/", name):
+            layers.setdefault(name.replace(match[0], "encoderblock/"), {})[int(match[1])] = value
         else:
             out[name] = value
     return out | {name: np.stack([parts[i] for i in range(len(parts))]) for name, parts in layers.items()}
 
 
 def _copy(checkpoint: Path, target: Path) -> None:
-    """Everything but the weights."""
+    """Copy everything but the weights."""
     target.mkdir(parents=True)
     for path in checkpoint.iterdir():
         if path.suffix in (".json", ".model"):

@@ -1,4 +1,4 @@
-"""The SigLIP family in small: random checkpoints with the traits of each published one, as transformers writes them."""
+"""Small random checkpoints with the features of each published SigLIP model, written by transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 from ..conftest import CHECKPOINT, EVAL
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-PIECES = 1000  # of the small Gemma vocabulary
+PIECES = 1000  # size of the small Gemma vocabulary
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")  # in the order of Gemma's ids
 
 Sizes = dict[str, Any]
@@ -27,14 +27,16 @@ GIANT: Sizes = {"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_laye
 
 @dataclass(frozen=True)
 class FamilyMember:
-    """A published model and a small one with its traits.
+    """A published model, and a small model with its features.
 
     Attributes:
-        vision: Its published vision config, where that is not transformers' default.
-        text: Its published text config, likewise.
-        small_vision: What the small one has in the place of the published sizes.
-        small_text: The same for texts.
-        parameters: The published number of parameters, where it was published.
+        vision: The published vision config, without transformers' defaults.
+        text: The published text config, without transformers' defaults.
+        small_vision: Sizes of the small model's vision tower.
+        small_text: Sizes of the small model's text tower.
+        parameters: The published number of parameters, if known.
+        gemma: Whether it has SigLIP 2's Gemma vocabulary.
+        naflex: Whether it is a NaFlex model.
     """
 
     vision: Sizes
@@ -58,7 +60,7 @@ MEMBERS = {
     "siglip-so400m-patch14-384": FamilyMember(
         {**SO400M, "image_size": 384, "patch_size": 14},
         SO400M,
-        {"image_size": 64, "patch_size": 14, "hidden_size": 36},  # 8 pixels are left over, as 6 of 384
+        {"image_size": 64, "patch_size": 14, "hidden_size": 36},  # 8 pixels fill no patch, like 6 of 384
         {"hidden_size": 36},
     ),
     "siglip2-base-patch16-224": FamilyMember(
@@ -78,7 +80,7 @@ MEMBERS = {
 
 
 def small(member: FamilyMember, folder: Path) -> Path:
-    """A random checkpoint with the traits of a published one; every parameter is drawn, so that none is 0 or 1."""
+    """Write a random checkpoint with the features of a published one; all parameters are random, so none is 0 or 1."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     vision = {**SMALL, **member.small_vision}
@@ -104,7 +106,7 @@ def small(member: FamilyMember, folder: Path) -> Path:
 
 
 def write_gemma(folder: Path) -> None:
-    """A small vocabulary in the form of Gemma's: byte-pair encoding with bytes to fall back on, words marked by ▁."""
+    """Write a small vocabulary of Gemma's kind: byte-pair encoding with byte fallback, words marked by ▁."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))  # noqa: S106
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -115,15 +117,15 @@ def write_gemma(folder: Path) -> None:
     tokenizer.train_from_iterator([json.loads(line)["text"] for line in lines], trainer)
     content = json.loads(tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in SPECIALS]
-    content["post_processor"] = _closing()
+    content["post_processor"] = _append_eos()
     (folder / "tokenizer.json").write_text(json.dumps(content))
     config = {name: f"<{name.removesuffix('_token')}>" for name in ("pad_token", "eos_token", "bos_token", "unk_token")}
     config |= {"tokenizer_class": "GemmaTokenizer", "padding_side": "right", "model_max_length": 10**30}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def _closing() -> dict[str, Any]:
-    """As `add_eos_token` has it."""
+def _append_eos() -> dict[str, Any]:
+    """Post-processor of `add_eos_token`."""
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     end = {"SpecialToken": {"id": "<eos>", "type_id": 0}}
     tokens = {"<eos>": {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}}

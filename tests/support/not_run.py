@@ -1,4 +1,4 @@
-"""Tests that this machine cannot run: skipped for the cause that `doctor` gives, and counted when pytest ends."""
+"""Skips tests that this machine cannot run, for the reason that `doctor` gives, and counts them at the end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _has_bf16(processor: Processor) -> bool:
     return "bf16" in processor.features
 
 
-# The processors on which a provider, with OpenVINO's hint where one is given, has to work: a test fails there instead
-# of being skipped, so that no CI loses it unnoticed. Vendor and features are known on Linux only.
+# The processors on which a provider must work, with OpenVINO's precision if it is given: there a test fails instead of
+# being skipped, so that no CI loses it unnoticed. Vendor and features are known on Linux only.
 MUST_RUN: Final[Mapping[tuple[Provider, OpenVinoPrecision | None], Callable[[Processor], bool]]] = {
     (Provider.OPENVINO_ORT, None): _is_intel,
     (Provider.OPENVINO, OpenVinoPrecision.BF16): _has_bf16,
@@ -33,9 +33,8 @@ MUST_RUN: Final[Mapping[tuple[Provider, OpenVinoPrecision | None], Callable[[Pro
 
 
 def register(config: pytest.Config) -> None:
-    """Add the hooks of this module to a run of pytest, once however many conftest.py ask for it."""
-    if not config.pluginmanager.has_plugin(__name__):
-        config.pluginmanager.register(sys.modules[__name__], __name__)
+    """Add the hooks of this module to a run of pytest."""
+    config.pluginmanager.register(sys.modules[__name__], __name__)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -44,29 +43,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def need(provider: Provider, options: SessionOptions) -> None:
-    """Skip the test if the provider does not work here, or fail it if the provider has to work here."""
-    found = preflight.problem(provider, options)
-    if found is None:
+    """Skip the test if the provider does not work here; fail it if the provider must work here."""
+    problem = preflight.check_provider(provider, options)
+    if problem is None:
         return
-    reason = f"{provider}: {found.cause}"
+    reason = f"{provider}: {problem.cause}"
     if must_run(provider, options.openvino_precision, host.processor()):
-        pytest.fail(f"{reason} {found.fix} It has to work on this processor.", pytrace=False)
+        pytest.fail(f"{reason} {problem.fix} It must work on this processor.", pytrace=False)
     pytest.skip(reason)
 
 
 def must_run(provider: Provider, openvino_precision: OpenVinoPrecision | None, processor: Processor) -> bool:
-    """Whether a provider has to work on a processor."""
+    """Whether a provider must work on a processor."""
     expected = MUST_RUN.get((provider, openvino_precision))
     return expected is not None and expected(processor)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Count every test that was skipped, whoever skipped it, by its reason."""
+    """Print the number of skipped tests for each reason."""
     for line in summary(report.longrepr for report in terminalreporter.stats.get("skipped", ())):
         terminalreporter.write_line(line, yellow=True)
 
 
 def summary(skipped: Iterable[object]) -> list[str]:
-    """A line for each reason, from what pytest keeps of a skipped test: (path, line, "Skipped: reason")."""
-    reasons = Counter(str(where[-1]).removeprefix("Skipped: ") for where in skipped if isinstance(where, tuple))
+    """A line for each reason; pytest stores a skipped test as (path, line, "Skipped: reason")."""
+    reasons = Counter(str(entry[-1]).removeprefix("Skipped: ") for entry in skipped if isinstance(entry, tuple))
     return [f"{count} test{'s' * (count > 1)} not run: {reason}" for reason, count in reasons.items()]

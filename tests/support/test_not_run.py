@@ -1,4 +1,4 @@
-"""A test that a machine cannot run is counted with its reason; where it has to run, it fails."""
+"""A test that a machine cannot run is skipped and counted with its reason, or fails if it must run there."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ AMD = Processor("EPYC", ("avx2",), "AuthenticAMD")
 ORT = Provider.OPENVINO_ORT
 
 
-def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: ProviderProblem | None) -> None:
-    """Pretend to be on a machine with this processor, where `doctor` finds this."""
+def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, problem: ProviderProblem | None) -> None:
+    """Simulate a machine with a processor, where `doctor` finds a problem."""
     monkeypatch.setattr(host, "processor", lambda: processor)
-    monkeypatch.setattr(preflight, "problem", lambda provider, options=None: found)
+    monkeypatch.setattr(preflight, "check_provider", lambda provider, options=None: problem)
 
 
 @pytest.mark.parametrize(
-    ("provider", "hint", "processor", "expected"),
+    ("provider", "openvino_precision", "processor", "expected"),
     [
         (ORT, None, INTEL, True),
         (ORT, None, AMD, False),
@@ -38,49 +38,51 @@ def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: ProviderPro
         (Provider.CUDA, None, INTEL, False),
     ],
 )
-def test_what_has_to_run_where(
+def test_processors_on_which_a_provider_must_work(
     provider: Provider, openvino_precision: OpenVinoPrecision | None, processor: Processor, expected: bool
 ) -> None:
     assert not_run.must_run(provider, openvino_precision, processor) is expected
 
 
 def item(*marks: pytest.MarkDecorator) -> pytest.Item:
-    """A test with these marks, as far as the hook looks at it."""
-    found = [mark.mark for mark in marks]
-    return SimpleNamespace(iter_markers=lambda name: [mark for mark in found if mark.name == name])  # type: ignore[return-value]
+    """A test with marks, reduced to what the hook reads."""
+    known = [mark.mark for mark in marks]
+    return SimpleNamespace(iter_markers=lambda name: [mark for mark in known if mark.name == name])  # type: ignore[return-value]
 
 
-def test_a_provider_that_cannot_work_here_skips_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_provider_skips_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, AMD, ProviderProblem("It offers no device.", "Use another."))
     with pytest.raises(pytest.skip.Exception, match=r"openvino-ort: It offers no device\."):
         not_run.pytest_runtest_setup(item(pytest.mark.needs_provider("openvino-ort")))
     not_run.pytest_runtest_setup(item())
 
 
-def test_a_provider_that_has_to_work_here_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_must_work_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, INTEL, ProviderProblem("It offers no device.", "Use another."))
     with pytest.raises(pytest.fail.Exception, match="openvino-ort: It offers no device"):
         not_run.pytest_runtest_setup(item(pytest.mark.needs_provider("openvino-ort")))
 
 
-def test_a_provider_that_works_here_runs_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_provider_runs_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     for processor in (INTEL, AMD):
         on(monkeypatch, processor, None)
         not_run.need(ORT, SessionOptions())
 
 
-def test_each_reason_is_counted_on_a_line_of_its_own() -> None:
-    given = [
+def test_each_reason_has_a_line_with_its_count() -> None:
+    skipped = [
         ("a.py", 1, "Skipped: x: no device"),
         ("b.py", 2, "Skipped: x: no device"),
         ("c.py", 3, "Skipped: no fork"),
     ]
-    assert not_run.summary(given) == ["2 tests not run: x: no device", "1 test not run: no fork"]
+    assert not_run.summary(skipped) == ["2 tests not run: x: no device", "1 test not run: no fork"]
     assert not_run.summary([]) == []
 
 
-def test_the_run_ends_with_what_was_not_run(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest("from tests import not_run\n\ndef pytest_configure(config):\n    not_run.register(config)\n")
+def test_the_run_ends_with_the_skipped_tests(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "from tests.support import not_run\n\ndef pytest_configure(config):\n    not_run.register(config)\n"
+    )
     pytester.makepyfile(
         "import pytest\n"
         "@pytest.mark.skipif(True, reason='there is no fork')\ndef test_a(): pass\n"

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from siglip_onnx.quantize.calibration.split import read as split
+from siglip_onnx.quantize.calibration.split import split_pairs as split
 from siglip_onnx.runtime.bulk import Inputs
 from siglip_onnx.runtime.data.policy import RECORD, REFUSE, Action, ProblemKind
 from siglip_onnx.runtime.errors import InputError
@@ -401,7 +401,7 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
     assert "no column 'bild'" in refused(table, DataOptions(image_column="bild"))
     assert "Its columns are: path, captions" in refused(table, DataOptions(caption_column="satz"))
     assert "sample must be at least 1, got 0" in refused(table, DataOptions(sample=0))
-    assert "no place for a label" in refused(table, DataOptions(templates=("a photo",)))
+    assert "has no {}" in refused(table, DataOptions(templates=("a photo",)))
     assert "cannot be read" in refused(table, DataOptions(labels=tmp_path / "none.txt"))
     assert "is not a table" in refused(images(tmp_path / "b"), DataOptions(class_column="x"))
     assert "no column of images" in refused(tar(tmp_path / "a.tar", shard([A])), DataOptions(image_column="x"))
@@ -589,7 +589,7 @@ def test_calibration_takes_the_same_forms(tmp_path: Path) -> None:
     shards = tar(tmp_path / "a.tar", shard(names) | {"broken.webp": b"", "broken.txt": b"a tree"})
     data = split(shards, 8, None, skip_unreadable=True)
     assert data.skipped == ("a.tar:broken.webp",)
-    assert (len(data.calibration.pairs), len(data.judged.images)) == (8, len(names) - 8)
+    assert (len(data.calibration.pairs), len(data.validation.images)) == (8, len(names) - 8)
     with pytest.raises(InputError, match=r"cannot be read, first a\.tar:broken\.webp"):
         split(shards, 8, None, skip_unreadable=False)
 

@@ -1,4 +1,4 @@
-"""Exports of other tools: what they compute is found without being told, and what cannot be told is asked for."""
+"""External models: exports of other tools are understood from their files, and ambiguous ones are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ from siglip_onnx.runtime.artifact.contract import Graph, IOBinding, Precision, R
 from siglip_onnx.runtime.errors import ArtifactError, InputError, SiglipOnnxError
 from siglip_onnx.runtime.vectors import normalized
 from siglip_onnx.validate.external.graphs import read_graph
-from siglip_onnx.validate.external.open_external import ExternalModel, open_external, precisions, read_mapping
+from siglip_onnx.validate.external.open_external import (
+    ExternalModel,
+    external_precisions,
+    open_external,
+    read_tower_map,
+)
 
 from ..conftest import CHECKPOINT, files, is_one_paragraph, quiet
 
@@ -43,7 +48,7 @@ def inputs(model: Siglip) -> dict[Role, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def towers(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both towers with other names and their weights inside, as anybody may have exported them."""
+    """Both towers with other names and their weights inside, as another tool may have exported them."""
     folder = tmp_path_factory.mktemp("towers")
     tower(artifact, "vision", folder / "a.onnx", "x", "y")
     tower(artifact, "text", folder / "b.onnx", "t", "z")
@@ -64,7 +69,7 @@ def tower(
     embedding: str,
     change: Callable[[ir.Model], None] | None = None,
 ) -> None:
-    """A tower with names of its own, and changed where that is asked for."""
+    """Write a tower with other names, and with a change if one is given."""
     model = ir.load(artifact / "onnx" / f"{role}_model.onnx")
     model.graph.inputs[0].name = given
     model.graph.outputs[1].name = embedding
@@ -73,65 +78,65 @@ def tower(
     ir.save(ir.external_data.load_to_model(model), target)
 
 
-def same(adopted: ExternalModel, model: Siglip, inputs: dict[Role, np.ndarray], within: float = 1e-6) -> None:
+def same(external: ExternalModel, model: Siglip, inputs: dict[Role, np.ndarray], within: float = 1e-6) -> None:
     """Assert that both towers give the embeddings of the artifact that they come from."""
-    with Siglip(adopted.artifact, adopted.precision) as judged:
+    with Siglip(external.artifact, external.precision) as candidate:
         for role, rows in inputs.items():
-            found, wanted = judged.encode(role, rows), model.encode(role, rows)
-            assert found.dtype == np.float32
-            assert np.abs(normalized(found) - normalized(wanted)).max() < within
-            if judged.embedding(role).normalized:
-                assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-3
-        texts = judged.encode_text(TEXTS)
+            actual, expected = candidate.encode(role, rows), model.encode(role, rows)
+            assert actual.dtype == np.float32
+            assert np.abs(normalized(actual) - normalized(expected)).max() < within
+            if candidate.embedding(role).normalized:
+                assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-3
+        texts = candidate.encode_text(TEXTS)
         assert np.abs(texts - model.encode_text(TEXTS)).max() < within
 
 
-# --- what is understood without a word -----------------------------------------------------------------------------
+# --- detected models ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", [Layout.OPTIMUM, Layout.IMMICH])
-def test_a_layout_gives_the_artifacts_embeddings_and_is_left_as_it_is(
+def test_a_layout_gives_the_artifacts_embeddings_and_stays_unchanged(
     artifact: Path, tmp_path: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray], layout: Layout
 ) -> None:
     folder = write_layout(artifact, tmp_path / "layout", layout, copy=True, progress=quiet)
     before = files(folder)
-    adopted = open_external(folder, source)
-    same(adopted, model, inputs)
-    adopted.artifact.verify()
-    assert (adopted.kind, adopted.precision) == (layout, Precision.FP32)
-    assert adopted.has_tokenizer
-    assert adopted.has_joint == adopted.has_preprocessor == (layout is Layout.OPTIMUM)
-    assert adopted.artifact.path("tokenizer.json").read_bytes() == (artifact / "tokenizer.json").read_bytes()
+    external = open_external(folder, source)
+    same(external, model, inputs)
+    external.artifact.verify()
+    assert (external.kind, external.precision) == (layout, Precision.FP32)
+    assert external.has_tokenizer
+    assert external.has_joint == external.has_preprocessor == (layout is Layout.OPTIMUM)
+    assert external.artifact.path("tokenizer.json").read_bytes() == (artifact / "tokenizer.json").read_bytes()
     assert files(folder) == before
 
 
-def test_a_joint_graph_alone_stands_for_both_towers(
+def test_a_joint_graph_alone_serves_as_both_towers(
     artifact: Path, tmp_path: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray]
 ) -> None:
     folder = write_layout(artifact, tmp_path / "flat", Layout.OPTIMUM, copy=True, progress=quiet)
     (folder / "vision_model.onnx").unlink()
     (folder / "text_model.onnx").unlink()
     for path in (folder, folder / "model.onnx"):
-        adopted = open_external(path, source)
-        same(adopted, model, inputs)
-        assert adopted.has_joint
-        assert any("the other is given one blank row" in note for note in adopted.notes)
+        external = open_external(path, source)
+        same(external, model, inputs)
+        assert external.has_joint
+        assert any("the other gets one blank row" in note for note in external.notes)
 
 
-def test_the_folder_of_transformers_js_has_its_own_tokenizer_and_several_precisions(
+def test_a_transformers_js_folder_has_its_tokenizer_and_several_precisions(
     artifact: Path, tmp_path: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray]
 ) -> None:
     folder = Path(shutil.copytree(artifact, tmp_path / "js"))
     for name in ("siglip.json", "spiece.model"):
         (folder / name).unlink()
     half(folder / "onnx" / "text_model.onnx", folder / "onnx" / "text_model_fp16.onnx")
-    assert precisions(folder) == (Precision.FP32, Precision.FP16)
-    adopted = open_external(folder, source, Precision.FP16)
-    same(adopted, model, inputs, within=1e-3)
-    assert adopted.kind == "transformers.js"
-    assert adopted.artifact.graph(Role.TEXT, Precision.FP16).path == "onnx/text_model_fp16.onnx"
-    assert any("vision_model.onnx is fp32, and is judged with the other tower as fp16" in n for n in adopted.notes)
-    assert adopted.artifact.path("spiece.model") == CHECKPOINT / "spiece.model"
+    assert external_precisions(folder) == (Precision.FP32, Precision.FP16)
+    external = open_external(folder, source, Precision.FP16)
+    same(external, model, inputs, within=1e-3)
+    assert external.kind == "transformers.js"
+    assert external.artifact.graph(Role.TEXT, Precision.FP16).path == "onnx/text_model_fp16.onnx"
+    assert any("vision_model.onnx is fp32; with the other tower it counts as fp16" in n for n in external.notes)
+    assert external.artifact.path("spiece.model") == CHECKPOINT / "spiece.model"
     with pytest.raises(ArtifactError, match=r"text_model_fp16\.onnx \(text, fp16\).*--precision") as refusal:
         open_external(folder, source)
     assert is_one_paragraph(str(refusal.value))
@@ -154,17 +159,18 @@ def half(whole: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def test_other_names_are_found_by_their_form(
+def test_inputs_and_outputs_are_found_by_shape(
     towers: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray]
 ) -> None:
-    adopted = open_external(towers, source)
-    same(adopted, model, inputs)
-    assert (adopted.kind, adopted.has_tokenizer, adopted.has_preprocessor, adopted.has_joint) == ("bare", *[False] * 3)
-    assert adopted.artifact.contract.tokenizer == source.tokenizer
-    assert {"vision: a.onnx, from x (float32) to y, which is not scaled."} <= set(adopted.notes)
+    external = open_external(towers, source)
+    same(external, model, inputs)
+    assert external.kind == "bare"
+    assert [external.has_tokenizer, external.has_preprocessor, external.has_joint] == [False] * 3
+    assert external.artifact.contract.tokenizer == source.tokenizer
+    assert {"vision: a.onnx, from x (float32) to y, which is not scaled."} <= set(external.notes)
 
 
-def test_narrow_inputs_and_a_fixed_batch_are_served(
+def test_float16_inputs_and_a_fixed_batch_are_supported(
     artifact: Path, bare: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray]
 ) -> None:
     def narrow(graph: ir.Model) -> None:
@@ -176,11 +182,11 @@ def test_narrow_inputs_and_a_fixed_batch_are_served(
         graph.graph.insert_before(graph.graph.node(0), wide)
 
     tower(artifact, "vision", bare / "a.onnx", "x", "y", narrow)
-    adopted = open_external(bare, source)
-    same(adopted, model, inputs, within=2e-3)
-    assert adopted.artifact.graph(Role.VISION, Precision.FP32).batch == 1
-    with Siglip(adopted.artifact) as judged, pytest.raises(InputError, match="float64"):
-        judged.encode(Role.VISION, inputs[Role.VISION].astype(np.float64))
+    external = open_external(bare, source)
+    same(external, model, inputs, within=2e-3)
+    assert external.artifact.graph(Role.VISION, Precision.FP32).batch == 1
+    with Siglip(external.artifact) as candidate, pytest.raises(InputError, match="float64"):
+        candidate.encode(Role.VISION, inputs[Role.VISION].astype(np.float64))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +200,7 @@ def test_narrow_inputs_and_a_fixed_batch_are_served(
         (["MatMulNBits"], Precision.INT4),
     ],
 )
-def test_the_precision_is_what_the_graph_holds(tmp_path: Path, operators: list[str], precision: Precision) -> None:
+def test_the_precision_is_detected_from_the_graph(tmp_path: Path, operators: list[str], precision: Precision) -> None:
     values = [helper.make_tensor_value_info(name, FLOAT, ["n", 2]) for name in ("x", "y")]
     names = ["x", *(f"v{i}" for i in range(len(operators) - 1)), "y"]
     nodes = [helper.make_node(op, [names[i], "w"], [names[i + 1]]) for i, op in enumerate(operators)]
@@ -203,21 +209,21 @@ def test_the_precision_is_what_the_graph_holds(tmp_path: Path, operators: list[s
     assert read_graph(tmp_path, "g.onnx").precision == precision
 
 
-# --- what is open, and the mapping that settles it -----------------------------------------------------------------
+# --- ambiguous models and tower maps --------------------------------------------------------------------------------
 
 
-def test_the_refusal_of_two_files_names_a_mapping_that_works(
+def test_the_error_for_two_files_has_a_tower_map_that_works(
     bare: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray], tmp_path: Path
 ) -> None:
     shutil.copy(bare / "a.onnx", bare / "other.onnx")
-    with pytest.raises(ArtifactError, match=r"a\.onnx and other\.onnx do the same at fp32") as refusal:
+    with pytest.raises(ArtifactError, match=r"a\.onnx and other\.onnx are the same graph at fp32") as refusal:
         open_external(bare, source)
     assert is_one_paragraph(str(refusal.value))
     (tmp_path / "m.toml").write_text("\n".join(re.findall(r"(?:vision|text) = {[^}]*}", refusal.value.next_step)))
-    same(open_external(bare, source, Precision.FP32, read_mapping(tmp_path / "m.toml")), model, inputs)
+    same(open_external(bare, source, Precision.FP32, read_tower_map(tmp_path / "m.toml")), model, inputs)
 
 
-def test_the_refusal_of_two_outputs_names_a_mapping_that_works(
+def test_the_error_for_two_outputs_has_a_tower_map_that_works(
     artifact: Path, bare: Path, source: Checkpoint, model: Siglip, inputs: dict[Role, np.ndarray], tmp_path: Path
 ) -> None:
     def double(graph: ir.Model) -> None:
@@ -227,24 +233,24 @@ def test_the_refusal_of_two_outputs_names_a_mapping_that_works(
         graph.graph.outputs.append(twice.outputs[0])
 
     tower(artifact, "vision", bare / "a.onnx", "x", "y", double)
-    with pytest.raises(ArtifactError, match="several may be meant for the vision tower: y float32") as refusal:
+    with pytest.raises(ArtifactError, match="fit the vision tower: y float32") as refusal:
         open_external(bare, source)
     assert is_one_paragraph(str(refusal.value))
     (tmp_path / "m.toml").write_text("\n".join(re.findall(r"(?:vision|text) = {[^}]*}", refusal.value.next_step)))
-    same(open_external(bare, source, None, read_mapping(tmp_path / "m.toml")), model, inputs)
+    same(open_external(bare, source, None, read_tower_map(tmp_path / "m.toml")), model, inputs)
 
 
-def test_a_mapping_decides_what_is_judged_and_as_what(bare: Path, source: Checkpoint, tmp_path: Path) -> None:
+def test_a_tower_map_sets_precision_and_normalization(bare: Path, source: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     path.write_text('precision = "int8"\n[vision]\nfile = "a.onnx"\nnormalized = true\n[text]\nfile = "b.onnx"\n')
-    mapping = read_mapping(path)
-    assert precisions(bare, mapping) == (Precision.INT8,)
-    adopted = open_external(bare, source, Precision.INT8, mapping)
-    model = Siglip(adopted.artifact, Precision.INT8)
+    tower_map = read_tower_map(path)
+    assert external_precisions(bare, tower_map) == (Precision.INT8,)
+    external = open_external(bare, source, Precision.INT8, tower_map)
+    model = Siglip(external.artifact, Precision.INT8)
     assert model.embedding(Role.VISION).normalized
     assert not model.embedding(Role.TEXT).normalized
     with pytest.raises(InputError, match="Add --precision int8"):
-        open_external(bare, source, Precision.FP32, mapping)
+        open_external(bare, source, Precision.FP32, tower_map)
 
 
 @pytest.mark.parametrize(
@@ -256,33 +262,33 @@ def test_a_mapping_decides_what_is_judged_and_as_what(bare: Path, source: Checkp
         ("vision = ", "Invalid value"),
     ],
 )
-def test_a_mapping_that_says_nonsense_is_refused(tmp_path: Path, text: str, match: str) -> None:
+def test_a_bad_tower_map_is_refused(tmp_path: Path, text: str, match: str) -> None:
     (tmp_path / "m.toml").write_text(text)
     with pytest.raises(InputError, match=match) as refusal:
-        read_mapping(tmp_path / "m.toml")
+        read_tower_map(tmp_path / "m.toml")
     assert is_one_paragraph(str(refusal.value))
 
 
 @pytest.mark.parametrize(
     ("vision", "match"),
     [
-        ('file = "a.onnx", input = "nothing"', "has no input 'nothing' of the vision tower's form"),
+        ('file = "a.onnx", input = "nothing"', "has no input 'nothing' that fits the vision tower"),
         ('file = "a.onnx", embedding = "last_hidden_state"', "has no output 'last_hidden_state'"),
         ('file = "c.onnx"', "cannot be read"),
-        ('file = "../a.onnx"', "does not lie in"),
+        ('file = "../a.onnx"', "is not inside"),
         ('file = "b.onnx"', "None of the inputs of .* fits the vision tower"),
     ],
 )
-def test_a_mapping_of_what_is_not_there_is_refused(
+def test_a_tower_map_that_does_not_fit_the_files_is_refused(
     bare: Path, source: Checkpoint, tmp_path: Path, vision: str, match: str
 ) -> None:
     (tmp_path / "m.toml").write_text(f'vision = {{ {vision} }}\ntext = {{ file = "b.onnx" }}')
     with pytest.raises(ArtifactError, match=match) as refusal:
-        open_external(bare, source, None, read_mapping(tmp_path / "m.toml"))
+        open_external(bare, source, None, read_tower_map(tmp_path / "m.toml"))
     assert is_one_paragraph(str(refusal.value))
 
 
-# --- what is broken ------------------------------------------------------------------------------------------------
+# --- broken files --------------------------------------------------------------------------------------------------
 
 
 def no_graph(folder: Path) -> None:
@@ -338,19 +344,19 @@ def no_shape(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
-        (no_graph, "is neither an artifact nor a folder with ONNX files"),
+        (no_graph, "is neither an artifact nor an ONNX folder"),
         (no_text, "No graph in .* reads texts; it has a.onnx"),
-        (no_protobuf, "is no ONNX file"),
+        (no_protobuf, "is not an ONNX file"),
         (weights_at("w"), "which is missing"),
-        (weights_at("../w"), "outside of its folder"),
-        (weights_at("/etc/passwd"), "outside of its folder"),
-        (linked_weights, "is a link to a file elsewhere"),
-        (another_input, "wants temperature float32"),
-        (other_size, r"takes x float32 \[batch, 3, 32, 32\], and the checkpoint's vision tower \[3, 64, 64\]"),
-        (no_shape, "does not say which type and shape y has"),
+        (weights_at("../w"), "outside its folder"),
+        (weights_at("/etc/passwd"), "outside its folder"),
+        (linked_weights, "is a link to a file outside its folder"),
+        (another_input, "has the input temperature float32"),
+        (other_size, r"takes x float32 \[batch, 3, 32, 32\], the checkpoint's vision tower takes \[3, 64, 64\]"),
+        (no_shape, "has no type or shape for y"),
     ],
 )
-def test_what_is_broken_is_told_in_a_paragraph(
+def test_broken_files_are_refused_in_one_paragraph(
     bare: Path, source: Checkpoint, damage: Callable[[Path], None], match: str
 ) -> None:
     damage(bare)
@@ -359,12 +365,12 @@ def test_what_is_broken_is_told_in_a_paragraph(
     assert is_one_paragraph(str(refusal.value))
 
 
-def test_weights_that_change_after_adoption_are_not_run(bare: Path, source: Checkpoint) -> None:
-    adopted = open_external(bare, source)
+def test_weights_that_change_after_opening_are_refused(bare: Path, source: Checkpoint) -> None:
+    external = open_external(bare, source)
     with (bare / "a.onnx").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(ArtifactError, match="is not the one"):
-        Siglip(adopted.artifact).session(Role.VISION)
+        Siglip(external.artifact).session(Role.VISION)
 
 
 # --- the contract --------------------------------------------------------------------------------------------------
@@ -373,16 +379,16 @@ def test_weights_that_change_after_adoption_are_not_run(bare: Path, source: Chec
 def test_a_contract_of_ours_is_written_as_before(artifact: Path) -> None:
     written = (artifact / "siglip.json").read_bytes()
     assert encode(decode(written)) == written
-    assert b"usage" not in written
+    assert b'"binding"' not in written
 
 
-def test_a_usage_is_part_of_a_contract_and_has_to_fit_its_graph(artifact: Path) -> None:
+def test_a_binding_is_part_of_a_contract_and_must_fit_its_graph(artifact: Path) -> None:
     contract = Artifact.open(artifact).contract
     variant = contract.variants[0]
-    used = replace(variant.graphs[Role.VISION], usage=IOBinding("pixel_values", "pooler_output", normalized=False))
+    used = replace(variant.graphs[Role.VISION], binding=IOBinding("pixel_values", "pooler_output", normalized=False))
     data = encode(contract.with_variant(replace(variant, graphs={**variant.graphs, Role.VISION: used})))
     read = decode(data).variants[0].graphs[Role.VISION]
     assert read == used
     assert isinstance(read, Graph)
-    with pytest.raises(msgspec.ValidationError, match="the usage feeds pixels, the inputs are pixel_values"):
-        decode(re.sub(rb'"takes": "pixel_values"', b'"takes": "pixels"', data))
+    with pytest.raises(msgspec.ValidationError, match="the binding feeds pixels, the inputs are pixel_values"):
+        decode(re.sub(rb'"input_name": "pixel_values"', b'"input_name": "pixels"', data))

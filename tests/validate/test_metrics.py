@@ -1,4 +1,4 @@
-"""Measurements against values worked out by hand, and against every way a NaN might slip through."""
+"""Error metrics agree with values computed by hand, and never hide a NaN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_cosines() -> None:
     assert metrics.row_cosines(turned, ROWS).tolist() == [0.0, 1.0, -1.0]
 
 
-def test_centered_cosines_see_what_raw_ones_hide() -> None:
+def test_centered_cosines_reveal_errors_that_raw_cosines_hide() -> None:
     common = np.array([100.0, 0.0, 0.0])
     reference = common + np.array([[0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]])
     swapped = reference[[1, 0, 3, 2]]
@@ -44,11 +44,11 @@ def test_sigmoid_at_both_ends() -> None:
 def test_agreement() -> None:
     reference = np.array([[3.0, 2, 1, 0], [0, 1, 2, 3]])
     ours = np.array([[3.0, 2, 1, 0], [0, 1, 3, 2]])
-    found = metrics.agreement(ours, reference, k=2)
-    assert (found.top1, found.topk, found.worst) == (0.5, 1.0, 1)
+    agreement = metrics.agreement(ours, reference, k=2)
+    assert (agreement.top1, agreement.topk, agreement.worst) == (0.5, 1.0, 1)
 
 
-def test_recall_counts_ties_against_and_twins_as_true() -> None:
+def test_recall_ranks_ties_after_false_columns_and_accepts_any_true_column() -> None:
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0], [5.0, 4.0, 3.0]])
     assert metrics.recall(scores, np.eye(3, dtype=bool), 1) == 0
     assert metrics.recall(scores, np.eye(3, dtype=bool), 2) == pytest.approx(2 / 3)
@@ -58,17 +58,17 @@ def test_recall_counts_ties_against_and_twins_as_true() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_no_value_that_is_not_finite_passes(bad: float) -> None:
-    for judge in (at_least, at_most):
-        assert judge(CheckGroup.LOGITS, "x", bad, 0.0).verdict is Verdict.FAIL
-        assert judge(CheckGroup.LOGITS, "x", None, 0.0).verdict is Verdict.INCONCLUSIVE
+def test_values_that_are_not_finite_never_pass(bad: float) -> None:
+    for check in (at_least, at_most):
+        assert check(CheckGroup.LOGITS, "x", bad, 0.0).verdict is Verdict.FAIL
+        assert check(CheckGroup.LOGITS, "x", None, 0.0).verdict is Verdict.INCONCLUSIVE
 
 
-def test_one_nan_reaches_every_measurement() -> None:
+def test_one_nan_reaches_every_metric() -> None:
     ours = ROWS.copy()
     ours[1, 1] = math.nan
-    assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.0))
-    assert math.isnan(metrics.lowest(metrics.row_cosines(ours, ROWS), 0.5))
+    assert math.isnan(metrics.lower_quantile(metrics.row_cosines(ours, ROWS), 0.0))
+    assert math.isnan(metrics.lower_quantile(metrics.row_cosines(ours, ROWS), 0.5))
     assert np.isnan(metrics.centered_cosines(ours, ROWS)).any()
     assert math.isnan(metrics.relative_error(ours, ROWS))
     assert math.isnan(metrics.line_fit(ours, ROWS)[0])
@@ -76,11 +76,11 @@ def test_one_nan_reaches_every_measurement() -> None:
     assert metrics.recall(ours, np.ones((3, 2), bool), 1) < 1
 
 
-def test_a_row_of_zeros_is_no_match() -> None:
+def test_cosine_of_a_zero_row_is_nan() -> None:
     assert np.isnan(metrics.row_cosines(np.zeros_like(ROWS), ROWS)).all()
 
 
-def test_nothing_and_half_a_ladder_are_no_pass() -> None:
+def test_missing_check_groups_are_inconclusive() -> None:
     every = [at_most(group, "x", 0.0, 1.0) for group in CheckGroup]
     assert overall(every) is Verdict.PASS
     assert overall([]) is Verdict.INCONCLUSIVE
@@ -88,14 +88,14 @@ def test_nothing_and_half_a_ladder_are_no_pass() -> None:
     assert overall([*every, failed(CheckGroup.BATCH, "x", "")]) is Verdict.FAIL
 
 
-def test_recall_lost_counts_what_is_clear() -> None:
+def test_recall_lost_ignores_ties() -> None:
     truth = np.eye(4, dtype=bool)
     reference = np.eye(4) * 2.0
     ours = reference.copy()
     ours[0] = [0.0, 1.0, 0.0, 0.0]  # lost
     assert metrics.recall_lost(ours, reference, truth, 1) == 0.25
     assert metrics.recall_lost(reference, ours, truth, 1) == -0.25
-    reference[0] = [0.1, 0.0, 0.0, 0.0]  # was found by a hair
+    reference[0] = [0.1, 0.0, 0.0, 0.0]  # a hit within the tie
     assert metrics.recall_lost(ours, reference, truth, 1) == 0.25
     assert metrics.recall_lost(ours, reference, truth, 1, tie=0.2) == 0.0
-    assert metrics.recall_lost(np.ones((4, 4)), np.eye(4), truth, 1, tie=0.2) == 1.0  # all the same is no find
+    assert metrics.recall_lost(np.ones((4, 4)), np.eye(4), truth, 1, tie=0.2) == 1.0  # equal scores are no hit

@@ -1,4 +1,4 @@
-"""A verdict reads the same on the page, in a CI job's summary, in JUnit's XML and in JSON, whatever texts it holds."""
+"""The HTML page, Markdown, JUnit XML and JSON of a report agree, and escape every text."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,16 +20,15 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from siglip_onnx.quantize.record import Record, TowerRecord
-from siglip_onnx.quantize.search.search import Measurement, SearchStep
+from siglip_onnx.quantize import Measurement, Record, SearchStep, TowerRecord
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Role, Verdict
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.validate.report import formatting, json_schema, plots
-from siglip_onnx.validate.report.html import matrix_page, page
+from siglip_onnx.validate.report.html import cell_page, matrix_page
 from siglip_onnx.validate.report.junit import to_junit
 from siglip_onnx.validate.report.markdown import to_markdown
-from siglip_onnx.validate.report.matrix import Cell, Matrix, together
-from siglip_onnx.validate.report.plot_data import PlotData, Worst
+from siglip_onnx.validate.report.matrix import Cell, Matrix, matrix_verdict
+from siglip_onnx.validate.report.plot_data import PlotData, WorstImage
 from siglip_onnx.validate.report.report import (
     Check,
     CheckGroup,
@@ -55,8 +55,10 @@ def checks(cosine: float = 0.99, difference: float = 0.3) -> tuple[Check, ...]:
     return median, lowest, at_most(CheckGroup.LOGITS, "difference max", difference, 3.0, "240 logits", 0.1)
 
 
-def report(*found: Check, precision: Precision = Precision.INT8, size: int = 4_000_000, time: float = 0.002) -> Report:
-    due = frozenset({CheckGroup.EMBEDDINGS, CheckGroup.LOGITS})
+def report(
+    *results: Check, precision: Precision = Precision.INT8, size: int = 4_000_000, time: float = 0.002
+) -> Report:
+    expected = frozenset({CheckGroup.EMBEDDINGS, CheckGroup.LOGITS})
     return Report(
         created="2031-05-06T07:08:09+00:00",
         seconds=12.5,
@@ -68,31 +70,31 @@ def report(*found: Check, precision: Precision = Precision.INT8, size: int = 4_0
         reference_sha256="e" * 64,
         data=DATA,
         environment={"onnxruntime": "1.2.3"},
-        verdict=overall(found, due),
-        checks=found,
+        verdict=overall(results, expected),
+        checks=results,
         expected=(CheckGroup.EMBEDDINGS, CheckGroup.LOGITS),
         cost=Cost(size, {"vision": time, "text": time / 2}),
     )
 
 
-def evidence(images: int = 12, labels: int = 20, noise: float = 0.1) -> PlotData:
+def plot_data(images: int = 12, labels: int = 20, noise: float = 0.1) -> PlotData:
     rng = np.random.default_rng(0)
     reference = rng.normal(-12, 6, (images, labels)).astype(np.float32)
-    ours = (reference + rng.normal(0, noise, reference.shape)).astype(np.float32)
+    candidate = (reference + rng.normal(0, noise, reference.shape)).astype(np.float32)
     cosines = {Role.VISION: 1 - rng.uniform(1e-5, 1e-3, images), Role.TEXT: 1 - rng.uniform(1e-5, 1e-3, labels)}
     rows = {Role.VISION: tuple(f"{i}.jpg" for i in range(images)), Role.TEXT: tuple(f"a {i}" for i in range(labels))}
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), "teal").save(buffer, "WEBP")
     best = (("cat", 0.75), ("dog", 0.125))
-    return PlotData(ours, reference, cosines, rows, (Worst("cat.jpg", buffer.getvalue(), best[::-1], best),))
+    return PlotData(candidate, reference, cosines, rows, (WorstImage("cat.jpg", buffer.getvalue(), best[::-1], best),))
 
 
-def cell(found: Report, *, required: bool = True) -> Cell:
-    return Cell(found.precision, found.provider, found.verdict, required, found, seconds=found.seconds)
+def cell(of: Report, *, required: bool = True) -> Cell:
+    return Cell(of.precision, of.provider, of.verdict, required, of, seconds=of.seconds)
 
 
 def matrix(*cells: Cell) -> Matrix:
-    return Matrix("2031-05-06T07:08:09+00:00", 60.0, "zoo", "zoo-checkpoint", DATA, together(cells), cells, {})
+    return Matrix("2031-05-06T07:08:09+00:00", 60.0, "zoo", "zoo-checkpoint", DATA, matrix_verdict(cells), cells, {})
 
 
 GOOD = cell(report(*checks(), precision=Precision.FP32))
@@ -102,7 +104,7 @@ ABSENT = Cell(Precision.INT8, Provider.WEB, Verdict.INCONCLUSIVE, required=False
 
 
 class Tags(HTMLParser):
-    """Fails for a tag that is not closed where it must be; keeps every tag and the text."""
+    """HTML parser that collects all tags and texts, and fails for a tag that is not closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -129,119 +131,119 @@ class Tags(HTMLParser):
         return sum(name == tag and (style is None or attrs.get("class") == style) for name, attrs in self.seen)
 
 
-def test_the_page_of_a_cell_says_what_a_release_manager_asks_first() -> None:
-    found = Tags(page(BAD.report, evidence()))
+def test_cell_page_shows_verdict_then_problem_then_checks_then_plots() -> None:
+    page = Tags(cell_page(BAD.report, plot_data()))
     order = ["✕ FAIL", "zoo, int8 on cpu", "do not release", "on 12 images and 20 texts of “holiday photos”"]
-    order += ["450 %", "4.0 MB", "First problem.", "Found 0.91, needed at least 0.98", "requiredallowednoise floor"]
+    order += ["450 %", "4.0 MB", "First problem.", "Measured 0.91, limit at least 0.98", "measuredlimitnoise"]
     order += [
-        "Our logits over the reference's",
-        "How far logits moved",
+        "Candidate logits over reference logits",
+        "Distribution of logit differences",
         "by row: vision",
         "by row: text",
-        "Images that",
+        "Images with the largest",
     ]
-    places = [found.text.index(words) for words in order]
+    places = [page.text.index(words) for words in order]
     assert places == sorted(places)
-    assert "do not release" not in page(GOOD.report, evidence())
+    assert "do not release" not in cell_page(GOOD.report, plot_data())
 
 
-def test_the_page_asks_nobody_and_names_every_plot() -> None:
-    html = page(GOOD.report, evidence())
-    found = Tags(html)
-    policy = next(attrs["content"] for tag, attrs in found.seen if tag == "meta" and "http-equiv" in attrs)
+def test_page_makes_no_requests_and_labels_every_plot() -> None:
+    html = cell_page(GOOD.report, plot_data())
+    page = Tags(html)
+    policy = next(attrs["content"] for tag, attrs in page.seen if tag == "meta" and "http-equiv" in attrs)
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert not any(word in html for word in ("<script", "http://", "https://", "@import", "url(", "javascript:"))
     assert all(
-        str(attrs[key]).startswith(("data:", "#")) for _, attrs in found.seen for key in attrs.keys() & {"src", "href"}
+        str(attrs[key]).startswith(("data:", "#")) for _, attrs in page.seen for key in attrs.keys() & {"src", "href"}
     )
-    plotted = [attrs for tag, attrs in found.seen if tag == "svg"]
+    plotted = [attrs for tag, attrs in page.seen if tag == "svg"]
     assert len(plotted) == FIGURES
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plotted)
 
 
-def test_what_stands_elsewhere_than_before_is_marked_in_the_worst_images() -> None:
-    found = Tags(page(GOOD.report, evidence()))
-    assert found.count("li") == 4
-    assert found.count("li", "moved") == 2
-    assert found.count("img") == 1
+def test_labels_at_another_rank_are_marked_in_the_worst_images() -> None:
+    page = Tags(cell_page(GOOD.report, plot_data()))
+    assert page.count("li") == 4
+    assert page.count("li", "moved") == 2
+    assert page.count("img") == 1
 
 
-def test_a_verdict_on_the_bundled_photos_says_what_it_does_not_say() -> None:
+def test_verdict_on_the_bundled_photos_states_its_limitation() -> None:
     bundled = replace(DATA, bundled=True)
-    alone = page(replace(GOOD.report, data=bundled), None)
+    alone = cell_page(replace(GOOD.report, data=bundled), None)
     gate = replace(matrix(GOOD), data=bundled)
     for text in (alone, matrix_page(gate, {}), to_markdown(gate)):
-        assert "say nothing of accuracy" in text
-    assert "does not say" not in page(GOOD.report, None)
+        assert "say nothing about accuracy" in text
+    assert "Limitation" not in cell_page(GOOD.report, None)
 
 
-def test_an_artifact_that_could_not_run_has_a_page_without_plots() -> None:
-    found = Tags(page(BAD.report, None))
-    assert found.count("svg") == 0
-    assert "could not run that far" in found.text
+def test_page_of_an_artifact_that_could_not_run_has_no_plots() -> None:
+    page = Tags(cell_page(BAD.report, None))
+    assert page.count("svg") == 0
+    assert "could not run far enough" in page.text
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_counted_and_not_drawn(bad: float) -> None:
-    some = evidence()
-    some.ours[:3, 0] = bad
-    some.cosines[Role.VISION][5] = np.nan
-    found = Tags(page(BAD.report, some))
-    assert "3 of 240 logits are NaN or infinite" in found.text
-    assert "1 of 12 rows are NaN or infinite" in found.text
-    assert found.count("svg") == FIGURES
-    assert "nan" not in "".join(str(attrs.get("d")) for tag, attrs in found.seen if tag == "path")
-    for array in (some.ours, some.reference, *some.cosines.values()):
+def test_values_that_are_not_finite_are_counted_and_not_plotted(bad: float) -> None:
+    data = plot_data()
+    data.candidate[:3, 0] = bad
+    data.cosines[Role.VISION][5] = np.nan
+    page = Tags(cell_page(BAD.report, data))
+    assert "3 of 240 logits are NaN or infinite" in page.text
+    assert "1 of 12 rows are NaN or infinite" in page.text
+    assert page.count("svg") == FIGURES
+    assert "nan" not in "".join(str(attrs.get("d")) for tag, attrs in page.seen if tag == "path")
+    for array in (data.candidate, data.reference, *data.cosines.values()):
         array[:] = bad
-    found = Tags(page(BAD.report, some))
-    assert found.count("svg") == 0
-    assert found.text.count("no finite number to draw") == FIGURES
+    page = Tags(cell_page(BAD.report, data))
+    assert page.count("svg") == 0
+    assert page.text.count("no finite number to plot") == FIGURES
 
 
-def test_odd_evidence_is_drawn_too() -> None:
+def test_unusual_plot_data_is_plotted() -> None:
     for shape in ((0, 0), (1, 1), (3000, 2)):
-        Tags(page(GOOD.report, evidence(*shape)))
-    same = evidence(noise=0.0)
+        Tags(cell_page(GOOD.report, plot_data(*shape)))
+    same = plot_data(noise=0.0)
     same = replace(same, cosines={role: np.ones(len(rows), np.float32) for role, rows in same.rows.items()})
-    assert Tags(page(GOOD.report, same)).count("svg") == FIGURES
-    assert len(page(GOOD.report, evidence(2000, 100))) < 200_000
+    assert Tags(cell_page(GOOD.report, same)).count("svg") == FIGURES
+    assert len(cell_page(GOOD.report, plot_data(2000, 100))) < 200_000
 
 
-def test_the_page_of_a_gate_shows_every_cell_and_what_to_choose() -> None:
+def test_page_of_a_gate_shows_all_cells_and_the_pareto_front() -> None:
     small = cell(report(*checks(0.985), precision=Precision.INT4, size=3_000_000))
-    beaten = cell(report(*checks(0.984), precision=Precision.BF16, size=5_000_000, time=0.003))
-    gate = matrix(GOOD, small, beaten, CRASHED, ABSENT)
-    found = Tags(matrix_page(gate, {GOOD.name: evidence(), small.name: evidence()}))
-    assert "✕ FAIL" in found.text
-    assert "3 of 4 required cells pass, 1 optional" in found.text
-    assert "Its process ended with SIGSEGV." in found.text
-    assert "Without numbers: int8 on openvino, int8 on web" in found.text
-    assert found.count("svg") == 2 * FIGURES + 2
-    assert found.count("circle", "PASS best") == 2 * 2  # fp32, which is exact, and int4, which is small
-    assert found.count("circle", "PASS beaten") == 2 * 1
-    anchors = {attrs["id"] for _, attrs in found.seen if "id" in attrs}
-    assert {str(attrs["href"])[1:] for tag, attrs in found.seen if tag == "a"} == anchors
-    opened = {attrs["id"] for tag, attrs in found.seen if tag == "details" and "open" in attrs}
+    dominated = cell(report(*checks(0.984), precision=Precision.BF16, size=5_000_000, time=0.003))
+    gate = matrix(GOOD, small, dominated, CRASHED, ABSENT)
+    page = Tags(matrix_page(gate, {GOOD.name: plot_data(), small.name: plot_data()}))
+    assert "✕ FAIL" in page.text
+    assert "3 of 4 required cells pass, 1 optional" in page.text
+    assert "Its process ended with SIGSEGV." in page.text
+    assert "Without numbers: int8 on openvino, int8 on web" in page.text
+    assert page.count("svg") == 2 * FIGURES + 2
+    assert page.count("circle", "PASS pareto") == 2 * 2  # fp32 is the most exact, int4 the smallest
+    assert page.count("circle", "PASS dominated") == 2 * 1
+    anchors = {attrs["id"] for _, attrs in page.seen if "id" in attrs}
+    assert {str(attrs["href"])[1:] for tag, attrs in page.seen if tag == "a"} == anchors
+    opened = {attrs["id"] for tag, attrs in page.seen if tag == "details" and "open" in attrs}
     assert opened == {"int8-openvino"}
 
 
-def test_the_page_tells_how_a_variant_was_made() -> None:
+def test_page_shows_how_a_variant_was_derived() -> None:
     steps = [SearchStep(("a",) * n, Measurement(1 - 10.0**-n, 0.9, None, 0.01, n * 1_000_000, 1.5)) for n in (1, 2, 3)]
     untimed = SearchStep((), Measurement(None, None, None, None, 500_000))
     tower = TowerRecord(3_000_000, 12_000_000, ("a", "a"), {"layers.0.qkv": "float32"}, (untimed, *steps), 9.0)
-    made = Record("", Precision.INT8, {"bits": 8}, "sigma 0.2", "pairs", "0", 48, (), {Role.TEXT: tower}, {}, {})
-    found = Tags(page(GOOD.report, None, made))
-    assert "Towers that the search measured: 4" in found.text
-    assert "layers.0.qkv" in found.text
-    assert (found.count("circle", "beaten"), found.count("circle", "best")) == (2, 1)
+    record = Record("", Precision.INT8, {"bits": 8}, "sigma 0.2", "pairs", "0", 48, (), {Role.TEXT: tower}, {}, {})
+    page = Tags(cell_page(GOOD.report, None, record))
+    assert "Tower variants that the search measured: 4" in page.text
+    assert "layers.0.qkv" in page.text
+    assert (page.count("circle", "dominated"), page.count("circle", "pareto")) == (2, 1)
 
 
 def parsed(xml: bytes) -> ET.Element:
-    return ET.fromstring(xml)  # noqa: S314  it is our own
+    return ET.fromstring(xml)  # noqa: S314  our own XML
 
 
 def shown(xml: bytes) -> list[str]:
-    """What is wrong, as a CI system would list it."""
+    """Problems as a CI system lists them."""
     return [
         f"{case.get('classname')}: {problem.tag}: {problem.get('message')}"
         for case in parsed(xml).iter("testcase")
@@ -249,27 +251,26 @@ def shown(xml: bytes) -> list[str]:
     ]
 
 
-def test_a_ci_system_lists_what_is_wrong_with_its_numbers() -> None:
+def test_junit_lists_problems_with_their_numbers() -> None:
     unsure = inconclusive(CheckGroup.RETRIEVAL, "pairs", "3; 8 are needed")
-    thin = cell(
-        replace(report(*checks(), unsure, precision=Precision.FP16), due=(*GOOD.report.expected, CheckGroup.BATCH))
-    )
+    incomplete = report(*checks(), unsure, precision=Precision.FP16)
+    thin = cell(replace(incomplete, expected=(*GOOD.report.expected, CheckGroup.BATCH)))
     assert shown(to_junit(matrix(GOOD, BAD, thin, CRASHED, ABSENT))) == [
-        "int8 on cpu.embeddings: failure: required 0.91, allowed at least 0.98, noise 0.0002; worst: 'cat.jpg'",
-        "fp16 on cpu.retrieval: error: required –, allowed –; 3; 8 are needed",
-        "fp16 on cpu.batch: error: no check was made",
+        "int8 on cpu.embeddings: failure: measured 0.91, limit at least 0.98, noise 0.0002; worst: 'cat.jpg'",
+        "fp16 on cpu.retrieval: error: measured –, limit –; 3; 8 are needed",
+        "fp16 on cpu.batch: error: no checks ran",
         "int8 on openvino: error: Its process ended with SIGSEGV.",
         "int8 on web: skipped: optional: Chromium is missing.",
     ]
 
 
-def test_what_is_wrong_with_an_optional_cell_does_not_turn_a_job_red() -> None:
+def test_problems_of_an_optional_cell_are_skipped_in_junit() -> None:
     gate = matrix(GOOD, replace(BAD, required=False))
     assert gate.verdict is Verdict.PASS
     assert [line.split(": ")[1] for line in shown(to_junit(gate))] == ["skipped"]
 
 
-def test_a_gate_that_judged_nothing_is_red() -> None:
+def test_gate_without_required_cells_is_an_error_in_junit() -> None:
     assert shown(to_junit(matrix(ABSENT)))[-1] == "gate: error: INCONCLUSIVE"
 
 
@@ -277,17 +278,19 @@ VERDICTS = st.sampled_from([GOOD, BAD, CRASHED, ABSENT, cell(report(checks()[0])
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.builds(lambda kind, due: replace(kind, required=due), VERDICTS, st.booleans()), max_size=4))
-def test_junit_is_red_exactly_where_the_gate_is_no_pass_and_its_counts_are_right(cells: list[Cell]) -> None:
+@given(
+    st.lists(st.builds(lambda kind, required: replace(kind, required=required), VERDICTS, st.booleans()), max_size=4)
+)
+def test_junit_has_problems_if_and_only_if_the_gate_does_not_pass(cells: list[Cell]) -> None:
     gate = matrix(*cells)
     root = parsed(to_junit(gate))
     totals: Counter[str] = Counter()
     for suite in root:
-        found = Counter(problem.tag for case in suite.iter("testcase") for problem in case)
-        told = {key: int(suite.get(key, "-1")) for key in ("tests", "failures", "errors", "skipped")}
-        wanted = {"failures": found["failure"], "errors": found["error"], "skipped": found["skipped"]}
-        assert told == {"tests": len(list(suite.iter("testcase"))), **wanted}
-        totals.update(told)
+        tags = Counter(problem.tag for case in suite.iter("testcase") for problem in case)
+        counts = {key: int(suite.get(key, "-1")) for key in ("tests", "failures", "errors", "skipped")}
+        expected = {"failures": tags["failure"], "errors": tags["error"], "skipped": tags["skipped"]}
+        assert counts == {"tests": len(list(suite.iter("testcase"))), **expected}
+        totals.update(counts)
     assert {key: int(root.get(key, "-1")) for key in ("tests", "failures", "errors", "skipped")} == {
         key: totals[key] for key in ("tests", "failures", "errors", "skipped")
     }
@@ -295,48 +298,48 @@ def test_junit_is_red_exactly_where_the_gate_is_no_pass_and_its_counts_are_right
 
 
 def rendered(markdown: str) -> Tags:
-    """As GitHub shows it: CommonMark with tables and HTML."""
+    """Render as GitHub does: CommonMark with tables and HTML."""
     return Tags(MarkdownIt("commonmark").enable("table").render(markdown))
 
 
-def test_the_summary_of_a_ci_job_says_the_verdict_first_and_folds_what_passed() -> None:
+def test_markdown_starts_with_the_verdict_and_folds_passing_cells() -> None:
     text = to_markdown(matrix(GOOD, BAD, CRASHED, ABSENT))
     assert text.splitlines()[0] == "# ❌ FAIL: zoo"
     assert "1 of 3 required cells pass, 1 optional" in text
     assert "| int8 | ❌ FAIL | ❌ FAIL | ➖ not run (optional) |" in text
     row = "| ❌ FAIL | embeddings | vision centered cosine min | 0.91 | at least 0.98 | 0.0002 | worst: 'cat.jpg' |"
     assert text.index(row) < text.index("<details>")
-    found = rendered(text)
-    assert found.text.index("SIGSEGV") < found.text.index("✅ PASS fp32 on cpu: 3 checks")
-    assert found.count("details") == 2
+    page = rendered(text)
+    assert page.text.index("SIGSEGV") < page.text.index("✅ PASS fp32 on cpu: 3 checks")
+    assert page.count("details") == 2
 
 
-def test_texts_stay_texts_in_every_form() -> None:
+def test_texts_are_escaped_in_every_form() -> None:
     check = replace(BAD.report.checks[1], name=HOSTILE, detail=HOSTILE)
     bad = replace(BAD, report=replace(BAD.report, artifact=HOSTILE, checks=(check, *BAD.report.checks[1:])))
     crashed = replace(CRASHED, problem=HOSTILE)
     gate = replace(matrix(bad, crashed), artifact=HOSTILE, reference=HOSTILE)
-    named = evidence()
+    named = plot_data()
     named = replace(named, rows={role: (HOSTILE,) * len(rows) for role, rows in named.rows.items()})
-    for html in (page(bad.report, named), matrix_page(gate, {bad.name: named})):
+    for html in (cell_page(bad.report, named), matrix_page(gate, {bad.name: named})):
         assert "<script>alert(1)</script> | `x` *y* [z](q) &amp; ]]>" in Tags(html).text
         assert "<script" not in html
         html.encode()
     text = to_markdown(gate)
     text.encode()
-    found = rendered(text)
-    assert "<script>alert(1)</script> | `x` *y* [z](q) &amp; ]]> \\x00\\x1b\\ud800 # '\"" in found.text
-    assert not {"script", "code", "em", "a"} & {tag for tag, _ in found.seen}
-    # Two tables of checks with two columns of texts: no bar in a text has made a column.
-    assert found.count("td") == 3 + 7 * (2 + 3)
+    page = rendered(text)
+    assert "<script>alert(1)</script> | `x` *y* [z](q) &amp; ]]> \\x00\\x1b\\ud800 # '\"" in page.text
+    assert not {"script", "code", "em", "a"} & {tag for tag, _ in page.seen}
+    # Two tables of checks: no vertical bar in a text made an additional column.
+    assert page.count("td") == 3 + 7 * (2 + 3)
     case = next(case for case in parsed(to_junit(gate)).iter("testcase") if "alert" in str(case.get("name")))
     assert "\\x00\\x1b\\ud800\n#" in str(case.get("name"))
 
 
-def test_the_published_schemas_are_those_of_the_code() -> None:
+def test_published_schemas_match_the_code() -> None:
     published = {path.name: path.read_bytes() for path in (ROOT / "docs" / "schema").iterdir()}
     assert published == json_schema.schemas(), "run: python -m siglip_onnx.validate.report.json_schema docs/schema"
-    assert set(published) == {"report-2.json", "matrix-1.json"}
+    assert set(published) == {"report-3.json", "matrix-2.json"}
 
 
 @cache
@@ -354,28 +357,44 @@ def valid(kind: str, value: object) -> bool:
     "wrong",
     [
         {"verdict": "MAYBE"},
-        {"schema_version": 1},
+        {"schema_version": 2},
         {"precision": "fp8"},
         {"checks": [{"group": "logits"}]},
         {"data": None},
-        {"due": "logits"},
+        {"expected": "logits"},
     ],
 )
-def test_a_report_is_what_its_schema_says_and_a_wrong_one_is_not(wrong: dict[str, object]) -> None:
+def test_report_conforms_to_its_schema_and_a_wrong_one_does_not(wrong: dict[str, object]) -> None:
     written = json.loads(BAD.report.to_json())
-    assert valid("report-2", written)
-    assert not valid("report-2", written | wrong)
-    assert all(not valid("report-2", {k: v for k, v in written.items() if k != name}) for name in written)
+    assert valid("report-3", written)
+    assert not valid("report-3", written | wrong)
+    assert all(not valid("report-3", {k: v for k, v in written.items() if k != name}) for name in written)
 
 
-def test_the_report_of_a_gate_is_what_its_schema_says_and_a_wrong_one_is_not() -> None:
+def test_gate_report_conforms_to_its_schema_and_a_wrong_one_does_not() -> None:
     written = json.loads(matrix(GOOD, BAD, CRASHED, ABSENT).to_json())
-    assert valid("matrix-1", written)
-    written["cells"][1]["report"]["checks"][0]["value"] = "0.99"
-    assert not valid("matrix-1", written)
+    assert valid("matrix-2", written)
+    written["cells"][1]["report"]["checks"][0]["measured"] = "0.99"
+    assert not valid("matrix-2", written)
 
 
-def test_schemas_that_cannot_be_written_say_where(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 4, "3", None])
+def test_report_of_another_schema_version_is_refused(version: object) -> None:
+    for kind, written, current in ((Report, BAD.report, 3), (Matrix, matrix(BAD), 2)):
+        assert kind.from_json(written.to_json()) == written
+        content = json.loads(written.to_json()) | {"schema_version": version}
+        with pytest.raises(msgspec.DecodeError, match=f"schema_version is .*, expected {current}"):
+            kind.from_json(json.dumps(content).encode())
+
+
+def test_report_without_a_schema_version_is_refused() -> None:
+    content = json.loads(BAD.report.to_json())
+    del content["schema_version"]
+    with pytest.raises(msgspec.DecodeError, match="schema_version is missing, expected 3"):
+        Report.from_json(json.dumps(content).encode())
+
+
+def test_unwritable_schema_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         json_schema.write(tmp_path / "file" / "schema")
@@ -393,14 +412,14 @@ def test_schemas_that_cannot_be_written_say_where(tmp_path: Path) -> None:
         (inconclusive(CheckGroup.LOGITS, "", ""), None),
     ],
 )
-def test_how_much_of_what_is_allowed_is_used(check: Check, share: float | None) -> None:
-    assert formatting.used(check) == (None if share is None else pytest.approx(share))
+def test_used_headroom(check: Check, share: float | None) -> None:
+    assert formatting.used_headroom(check) == (None if share is None else pytest.approx(share))
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_an_axis_has_a_few_round_ticks_between_its_ends(low: float, width: float) -> None:
-    axis = plots.straight([low, low + width], "")
+def test_linear_axis_has_a_few_round_ticks_between_its_ends(low: float, width: float) -> None:
+    axis = plots.linear_axis([low, low + width], "")
     ticks = np.array(axis.ticks())
     room = (axis.high - axis.low) * 1e-6
     assert 3 <= len(ticks) <= 8
@@ -411,10 +430,10 @@ def test_an_axis_has_a_few_round_ticks_between_its_ends(low: float, width: float
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(-16, 3), st.integers(0, 18))
-def test_a_logarithmic_axis_has_powers_of_ten(low: int, decades: int) -> None:
-    axis = plots.powers([10.0**low * 1.5, 10.0 ** (low + decades) * 1.5], "")
+def test_logarithmic_axis_has_powers_of_ten_as_ticks(low: int, decades: int) -> None:
+    axis = plots.log_axis([10.0**low * 1.5, 10.0 ** (low + decades) * 1.5], "")
     ticks = axis.ticks()
     assert 2 <= len(ticks) <= 6
     assert all(axis.low * 0.999 <= tick <= axis.high * 1.001 for tick in ticks)
-    assert axis.place(axis.low) == 0
-    assert axis.place(axis.high) == 1
+    assert axis.position(axis.low) == 0
+    assert axis.position(axis.high) == 1

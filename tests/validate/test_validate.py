@@ -1,4 +1,4 @@
-"""A verdict can be trusted: good artifacts pass every time, and each seeded fault fails on the group it belongs to."""
+"""Verdicts: good artifacts pass every time, and each seeded fault fails in the check group that it belongs to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.artifact.artifact import verdict_of
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import ArtifactError, InconclusiveError, InputError, ParityError
-from siglip_onnx.validate import DEFAULT_LIMITS, CheckGroup, Report, report_path, store, validate
+from siglip_onnx.validate import DEFAULT_LIMITS, CheckGroup, Report, report_path, store_verdict, validate
 from siglip_onnx.validate.report.plot_data import WORST
 from siglip_onnx.validate.report.report import DataRecord
 
@@ -47,8 +47,8 @@ def data_folder(folder: Path, pairs: int) -> Path:
     return folder
 
 
-def judge(artifact: Path, data: Path | None) -> Report:
-    return validate(Siglip.load(artifact), CHECKPOINT, data, FEW, progress=quiet).report
+def validated(artifact: Path, data: Path | None) -> Report:
+    return validate(Siglip.load(artifact), CHECKPOINT, data, limits=FEW, progress=quiet).report
 
 
 def by_name(report: Report) -> dict[str, float | None]:
@@ -56,15 +56,15 @@ def by_name(report: Report) -> dict[str, float | None]:
 
 
 def test_fp32_parity_on_the_whole_evaluation_set(artifact: Path) -> None:
-    report = judge(artifact, EVAL)
-    found = by_name(report)
+    report = validated(artifact, EVAL)
+    measured = by_name(report)
     assert report.verdict is Verdict.PASS, report.first_problem()
     assert report.data.images == 256
     for tower in ("vision", "text"):
-        assert found[f"embeddings/{tower} cosine min"] >= 0.999999
-        assert found[f"embeddings/{tower} relative error"] <= 1e-5
-    assert found["logits/difference max"] <= 0.02
-    assert found["ranking/top-1 agreement"] == 1
+        assert measured[f"embeddings/{tower} cosine min"] >= 0.999999
+        assert measured[f"embeddings/{tower} relative error"] <= 1e-5
+    assert measured["logits/difference max"] <= 0.02
+    assert measured["ranking/top-1 agreement"] == 1
     assert {check.group for check in report.checks} == set(report.expected)
     assert set(CheckGroup) - set(report.expected) == {
         CheckGroup.ACCURACY,
@@ -75,10 +75,10 @@ def test_fp32_parity_on_the_whole_evaluation_set(artifact: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pad id 0", "bilinear resize", "erf Gelu", "one NaN row", "logit bias dropped"])
-def test_a_seeded_fault_fails_on_its_rung(broken: Path, few: Path, name: str) -> None:
+def test_a_seeded_fault_fails_in_its_check_group(broken: Path, few: Path, name: str) -> None:
     fault = FAULTS[name]
     fault.make(broken)
-    report = judge(broken, few)
+    report = validated(broken, few)
     problem = report.first_problem()
     assert report.verdict is Verdict.FAIL
     assert problem is not None
@@ -97,9 +97,9 @@ def test_a_fault_ends_the_command_with_1_and_an_untouched_artifact_with_0(
         CHECKPOINT,
         "--data",
         few,
-        "--gates",
+        "--limits",
         lenient,
-        "--report",
+        "--output-dir",
         tmp_path / "reports",
     )
     bad, good = command(*arguments, broken), command(*arguments, artifact)
@@ -113,23 +113,23 @@ def test_a_fault_ends_the_command_with_1_and_an_untouched_artifact_with_0(
 def test_a_damaged_file_fails_the_contract(broken: Path, few: Path) -> None:
     path = broken / "onnx/model.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
-    problem = judge(broken, few).first_problem()
+    problem = validated(broken, few).first_problem()
     assert problem is not None
     assert problem.group is CheckGroup.CONTRACT
 
 
 def test_the_bundled_photos_are_enough_for_a_verdict(artifact: Path) -> None:
-    report = judge(artifact, None)
+    report = validated(artifact, None)
     assert (report.verdict, report.data.name) == (Verdict.PASS, "bundled photos")
 
 
 def test_too_little_data_is_inconclusive(command: Command, artifact: Path, tmp_path: Path) -> None:
-    report = judge(artifact, data_folder(tmp_path, 3))
+    report = validated(artifact, data_folder(tmp_path, 3))
     assert report.verdict is Verdict.INCONCLUSIVE
     with pytest.raises(InconclusiveError, match="are needed"):
         report.require_pass()
     run = command(
-        "validate", artifact, "--reference", CHECKPOINT, "--data", tmp_path, "--report", tmp_path / "r", "--json"
+        "validate", artifact, "--reference", CHECKPOINT, "--data", tmp_path, "--output-dir", tmp_path / "r", "--json"
     )
     assert run.code == 4
     assert json.loads(run.out)["verdict"] == "INCONCLUSIVE"
@@ -148,22 +148,22 @@ def test_too_little_data_is_inconclusive(command: Command, artifact: Path, tmp_p
         ('{"image": "nowhere.png", "text": "x"}', "not there"),
     ],
 )
-def test_data_that_cannot_be_read_is_refused(artifact: Path, tmp_path: Path, content: str | None, message: str) -> None:
+def test_unreadable_data_are_refused(artifact: Path, tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "captions.jsonl").write_text(content)
     with pytest.raises(InputError, match=message):
-        judge(artifact, tmp_path)
+        validated(artifact, tmp_path)
 
 
-def test_an_unreadable_image_never_passes(artifact: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_refused(artifact: Path, tmp_path: Path) -> None:
     folder = data_folder(tmp_path, PAIRS)
     next(folder.glob("*.webp")).write_bytes(b"not an image")
     with pytest.raises(InputError, match="cannot be read"):
-        judge(artifact, folder)
+        validated(artifact, folder)
 
 
-def test_one_pair_alone_is_inconclusive_too(artifact: Path, tmp_path: Path) -> None:
-    assert judge(artifact, data_folder(tmp_path, 1)).verdict is Verdict.INCONCLUSIVE
+def test_a_single_pair_is_inconclusive(artifact: Path, tmp_path: Path) -> None:
+    assert validated(artifact, data_folder(tmp_path, 1)).verdict is Verdict.INCONCLUSIVE
 
 
 MORE_FAULTS = {
@@ -196,42 +196,42 @@ def in_joint(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MORE_FAULTS)
-def test_whatever_else_is_wrong_is_no_pass(broken: Path, few: Path, name: str) -> None:
+def test_further_faults_do_not_pass(broken: Path, few: Path, name: str) -> None:
     MORE_FAULTS[name](broken)
-    assert judge(broken, few).verdict is Verdict.FAIL
+    assert validated(broken, few).verdict is Verdict.FAIL
 
 
-def test_a_report_that_is_no_pass_never_counts_as_one() -> None:
+def test_an_inconclusive_report_raises() -> None:
     data = DataRecord("none", "0", 0, 0, 0)
     report = Report("", 0, "x", "", Precision.FP32, Provider.CPU, "", "", data, {}, Verdict.INCONCLUSIVE, ())
     with pytest.raises(InconclusiveError):
         report.require_pass()
 
 
-def test_a_verdict_edited_by_hand_is_found(broken: Path, few: Path) -> None:
+def test_an_edited_report_is_detected(broken: Path, few: Path) -> None:
     model = Siglip.load(broken)
-    report, html, _ = validate(model, CHECKPOINT, few, FEW, progress=quiet)
-    path = store(model.artifact, report, html).path(report_path(report))
+    result = validate(model, CHECKPOINT, few, limits=FEW, progress=quiet)
+    path = store_verdict(model.artifact, result).path(report_path(result.report))
     path.write_text(path.read_text().replace("PASS", "FAIL"))
-    with pytest.raises(ArtifactError, match="verdict PASS stands on"):
+    with pytest.raises(ArtifactError, match="of the verdict PASS is missing or was changed"):
         Artifact.open(broken).verify()
 
 
 def test_a_verdict_on_another_artifact_is_not_stored(broken: Path, few: Path) -> None:
     model = Siglip.load(broken)
-    report, html, _ = validate(model, CHECKPOINT, few, FEW, progress=quiet)
+    result = validate(model, CHECKPOINT, few, limits=FEW, progress=quiet)
     in_contract("logits", bias=-1.0)(broken)
     with pytest.raises(ArtifactError, match="changed while it was judged"):
-        store(model.artifact, report, html)
+        store_verdict(model.artifact, result)
 
 
 def test_the_report_is_kept_in_the_artifact_and_its_verdict_in_the_contract(
     command: Command, broken: Path, few: Path
 ) -> None:
     model = Siglip.load(broken)
-    report, html, _ = validate(model, CHECKPOINT, few, FEW, progress=quiet)
-    path = store(model.artifact, report, html).path(report_path(report))
-    assert Report.from_json(path.read_bytes()) == report
+    result = validate(model, CHECKPOINT, few, limits=FEW, progress=quiet)
+    path = store_verdict(model.artifact, result).path(report_path(result.report))
+    assert Report.from_json(path.read_bytes()) == result.report
     contract = Artifact.open(broken).contract
     variant = contract.variant(Precision.FP32)
     assert variant is not None
@@ -244,7 +244,7 @@ def test_the_report_is_kept_in_the_artifact_and_its_verdict_in_the_contract(
 
 
 def test_the_page_is_self_contained(artifact: Path, few: Path) -> None:
-    html = validate(Siglip.load(artifact), CHECKPOINT, few, FEW, progress=quiet).html
+    html = validate(Siglip.load(artifact), CHECKPOINT, few, limits=FEW, progress=quiet).html()
     assert html.count("data:image/webp") == WORST
     assert 'class="dots"' in html
     assert "default-src 'none'" in html
@@ -253,9 +253,11 @@ def test_the_page_is_self_contained(artifact: Path, few: Path) -> None:
 
 def test_a_read_only_artifact_says_what_to_do(command: Command, artifact: Path, few: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    run = command("validate", artifact, "--reference", CHECKPOINT, "--data", few, "--report", tmp_path / "file" / "x")
+    run = command(
+        "validate", artifact, "--reference", CHECKPOINT, "--data", few, "--output-dir", tmp_path / "file" / "x"
+    )
     assert (run.code, is_one_paragraph(run.err)) == (8, True)
 
 
-def test_every_precision_has_a_gate() -> None:
+def test_every_precision_has_default_limits() -> None:
     assert set(DEFAULT_LIMITS) == set(Precision)

@@ -1,1 +1,1 @@
-"""Checks: what is compared, group by group, from hashes to retrieval."""
+"""Checks of a candidate against a reference, group by group, from file hashes to retrieval."""

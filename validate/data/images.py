@@ -14,7 +14,8 @@ from ...runtime.data.images import ImagePlace
 from ...runtime.errors import InputError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import FORMATS
-from ..reference.pytorch import ImageSource
+
+ImageSource = Path | Image.Image
 
 
 class Images(Mapping[str, ImageSource]):

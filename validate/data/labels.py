@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime.errors import InputError
-from ...runtime.labels import read_labels
+from ...runtime.preprocessing.prompts import read_labels
 from .annotations import AnnotatedImage, DataOptions
 
 LABELS_FILE: Final = "labels.txt"

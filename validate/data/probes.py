@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...runtime.arrays import ByteArray
-from ..reference.pytorch import ImageSource
+from .images import ImageSource
 
 # Texts on which tokenizers are known to differ: punctuation, case, white space, scripts, special tokens, length.
 TEXT_PROBES: Final = (

@@ -12,9 +12,8 @@ from typing import Final
 
 from ...runtime.errors import InputError
 from ...runtime.preprocessing.prompts import format_prompts
-from ..reference.pytorch import ImageSource
 from .annotations import AnnotatedImage, DataOptions, printable
-from .images import Images
+from .images import Images, ImageSource
 from .probes import TEXT_PROBES, image_probes
 from .sources import read_source
 

@@ -1,4 +1,4 @@
-"""The walk from a failing report down to nodes: which tower, which nodes, what would mend it, and what shows it."""
+"""Leads from a failing report to the faulty nodes: first the tower, then the nodes, the smallest fix and a replay."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...runtime.arrays import AnyArray
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Role, Verdict
 from ...runtime.errors import InputError, SiglipOnnxError
@@ -18,153 +18,158 @@ from ...runtime.files import new_folder
 from ...runtime.model import Siglip
 from ..report.report import Check, CheckGroup, Report, describe
 from .explanation import Explanation, TowerState
-from .local_error import error_of
-from .localize import Trace, trace_foreign, trace_kin
-from .match_values import are_kin
-from .probe import Probe, Side, side, trusted_model
+from .local_error import relative_error
+from .localize import Localization, localize_by_names, localize_by_values
+from .match_values import share_names
+from .probe import Probe, ProbedTower, reference_model, run_tower
 
-Array = NDArray[Any]
 FILE: Final = "explanation.json"
 
-# Check groups below the towers: what fails there is not made by nodes.
-_BELOW: Final = {
-    CheckGroup.CONTRACT: "The artifact's files or interfaces are not what they have to be; no node is to blame.",
-    CheckGroup.PROVIDER: "The provider does not run all of the graph itself; no node is to blame.",
-    CheckGroup.TOKENS: "The tower is given other ids than the reference reads; the tokenizer or what the contract "
-    "says of it "
-    "is to blame, no node.",
-    CheckGroup.PIXELS: "The tower is given other pixels than the reference sees; the preprocessing or what the "
-    "contract says "
-    "of it is to blame, no node.",
+# Check groups before the towers: nodes cannot cause these failures.
+_BEFORE_TOWERS: Final = {
+    CheckGroup.CONTRACT: "The artifact's files or interfaces are wrong; no node is at fault.",
+    CheckGroup.PROVIDER: "The provider does not run the whole graph itself; no node is at fault.",
+    CheckGroup.TOKENS: "The tower reads other ids than the PyTorch reference; the tokenizer or the contract's "
+    "tokenizer section is at fault, no node.",
+    CheckGroup.PIXELS: "The tower reads other pixels than the PyTorch reference; the preprocessing or the contract's "
+    "image section is at fault, no node.",
 }
-# What is left where the towers are right row by row.
-_ABOVE: Final = {
-    CheckGroup.DETERMINISM: "The same input gives another result when it is run again; row by row the towers pass, "
-    "so the "
-    "provider's threads or algorithms are to blame, no node.",
-    CheckGroup.BATCH: "Row by row the towers pass: how the graph treats batches is to blame, such as a batch that "
-    "was fixed "
-    "when it was traced.",
-    CheckGroup.LATENCY: "It computes what it should and takes too long.",
+# Check groups whose failures remain possible when the towers pass row by row.
+_AFTER_TOWERS: Final = {
+    CheckGroup.DETERMINISM: "The same input gives another result on a second run. Row by row the towers pass, so the "
+    "provider's threads or algorithms are at fault, no node.",
+    CheckGroup.BATCH: "Row by row the towers pass, so the graph handles batches wrongly; for example, the batch size "
+    "was fixed during tracing.",
+    CheckGroup.LATENCY: "The results are correct, but the run takes too long.",
 }
-_JOINT: Final = "joint graph"  # how checks of the joint graph are called
+_JOINT: Final = "joint graph"  # the prefix of the names of its checks
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is to be explained; see `explain`."""
+class DiagnosisInput:
+    """Everything that a diagnosis needs; see `explain` for the fields."""
 
     model: Siglip
-    trusted: Artifact
-    rows: Mapping[Role, Array]
+    reference: Artifact
+    rows: Mapping[Role, AnyArray]
     report: Report
-    enough: Callable[[Role, Array], bool]
+    passes: Callable[[Role, AnyArray], bool]
     progress: Callable[[str], None]
 
 
-def walk(case: Case, folder: Path) -> Explanation:
-    """Explain, and fill the folder; see `explain`."""
+def diagnose(case: DiagnosisInput, folder: Path) -> Explanation:
+    """Explain a failing report and write the explanation to a folder; see `explain`."""
     try:
         with new_folder(folder, replace=True) as partial:
-            explanation = _explained(case, partial)
+            explanation = _explain(case, partial)
             (partial / FILE).write_bytes(explanation.to_json())
             return explanation
     except OSError as error:
         raise InputError(
-            f"The explanation cannot be written to {folder} ({error.strerror or error}).", "Name another folder."
+            f"Cannot write the explanation to {folder} ({error.strerror or error}).", "Name another folder."
         ) from error
 
 
-def _explained(case: Case, folder: Path) -> Explanation:
+def _explain(case: DiagnosisInput, folder: Path) -> Explanation:
     problem = case.report.first_problem()
     if problem is None or case.report.verdict is Verdict.PASS:
-        return _said(case, problem, {}, "Nothing fails, so there is nothing to explain.")
+        return _without_nodes(case, problem, {}, "Nothing fails, so there is nothing to explain.")
     towers = {role: _TowerDiagnosis(case, role) for role in case.rows}
     states = {role: tower.state for role, tower in towers.items()}
-    if problem.group in _BELOW:
-        return _said(case, problem, states, _BELOW[problem.group])
-    if untrusted := [role for role, tower in towers.items() if tower.trusted and not tower.is_trusted]:
-        what = f"The {untrusted[0]} tower that was to be trusted would not pass either, so nothing can be told."
-        return _said(case, problem, states, what)
-    if broken := [role for role, state in states.items() if state.enough is None]:
-        return _said(case, problem, states, f"The {broken[0]} tower does not run: {states[broken[0]].problem}")
-    off = [role for role, state in states.items() if not state.enough]
-    if not off:
-        return _said(case, problem, states, _above(case, problem))
-    role = next((role for role in off if problem.name.startswith(role)), off[0])
-    others = tuple(f"The {other} tower is off as well; mend this one first." for other in off if other != role)
-    return _looked_into(case, problem, states, towers[role], others, folder)
+    if conclusion := _obstacle(problem, towers):
+        return _without_nodes(case, problem, states, conclusion)
+    failing = [role for role, state in states.items() if not state.passes]
+    if not failing:
+        return _without_nodes(case, problem, states, _outside_towers(case, problem))
+    role = next((role for role in failing if problem.name.startswith(role)), failing[0])
+    notes = tuple(f"The {other} tower fails as well; fix this one first." for other in failing if other != role)
+    return _examine(case, problem, states, towers[role], notes, folder)
 
 
-def _looked_into(
-    case: Case,
+def _obstacle(problem: Check, towers: Mapping[Role, _TowerDiagnosis]) -> str:
+    """The conclusion where comparing nodes is pointless or impossible; empty where it is not."""
+    if problem.group in _BEFORE_TOWERS:
+        return _BEFORE_TOWERS[problem.group]
+    for role, tower in towers.items():
+        if tower.reference is not None and not tower.reference_passes:
+            return f"The {role} tower of the reference artifact fails as well, so the nodes cannot be compared."
+    for role, tower in towers.items():
+        if tower.state.passes is None:
+            return f"The {role} tower does not run: {tower.state.problem}"
+    return ""
+
+
+def _examine(
+    case: DiagnosisInput,
     problem: Check,
     states: dict[Role, TowerState],
     tower: _TowerDiagnosis,
     notes: tuple[str, ...],
     folder: Path,
 ) -> Explanation:
-    judged, trusted = tower.judged, tower.trusted
-    assert judged is not None and trusted is not None  # noqa: S101, PT018  it ran
+    candidate, reference = tower.candidate, tower.reference
+    assert candidate is not None and reference is not None  # noqa: S101, PT018  `_obstacle` found none
     with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
-        bench = Probe(Path(scratch), judged, trusted, case.progress)
-        trace = trace_kin if are_kin(judged.net, trusted.net) else trace_foreign
-        found: Trace = trace(bench, lambda embeddings: case.enough(tower.role, embeddings), folder)
+        probe = Probe(Path(scratch), candidate, reference, case.progress)
+        localize = localize_by_names if share_names(candidate.graph, reference.graph) else localize_by_values
+        result: Localization = localize(probe, lambda embeddings: case.passes(tower.role, embeddings), folder)
     return replace(
-        _said(case, problem, states, found.conclusion),
+        _without_nodes(case, problem, states, result.conclusion),
         role=tower.role,
-        culprit=found.culprit,
-        remedy=found.remedy,
-        replay=found.replay,
-        notes=(*notes, *found.notes),
+        culprit=result.culprit,
+        minimal_fix=result.minimal_fix,
+        replay=result.replay,
+        notes=(*notes, *result.notes),
     )
 
 
 class _TowerDiagnosis:
-    """A tower of both artifacts, run on a few rows."""
+    """One tower of both artifacts, run on a few rows."""
 
-    def __init__(self, case: Case, role: Role) -> None:
+    def __init__(self, case: DiagnosisInput, role: Role) -> None:
         self.role = role
-        self.judged: Side | None = None
-        self.trusted: Side | None = None
+        self.candidate: ProbedTower | None = None
+        self.reference: ProbedTower | None = None
         self.problem = ""
         case.progress(f"Running the {role} tower on {len(case.rows[role])} rows")
         try:
-            with trusted_model(case.trusted, case.model.options) as right:
-                self.trusted = side(right, role, case.rows[role], "trusted")
-            self.judged = side(case.model, role, case.rows[role], "judged")
+            with reference_model(case.reference, case.model.options) as model:
+                self.reference = run_tower(model, role, case.rows[role], "reference")
+            self.candidate = run_tower(case.model, role, case.rows[role], "candidate")
         except SiglipOnnxError as error:
             self.problem = str(error)
-        self.is_trusted = self.trusted is not None and case.enough(role, self.trusted.embeddings)
+        self.reference_passes = self.reference is not None and case.passes(role, self.reference.embeddings)
         self.state = self._state(case)
 
-    def _state(self, case: Case) -> TowerState:
-        if self.judged is None or self.trusted is None:
+    def _state(self, case: DiagnosisInput) -> TowerState:
+        if self.candidate is None or self.reference is None:
             return TowerState(None, problem=self.problem)
-        found = self.judged.embeddings
-        error = error_of(found, self.trusted.embeddings)
-        return TowerState(case.enough(self.role, found), error if np.isfinite(error) else None)
+        embeddings = self.candidate.embeddings
+        error = relative_error(embeddings, self.reference.embeddings)
+        return TowerState(case.passes(self.role, embeddings), error if np.isfinite(error) else None)
 
 
-def _above(case: Case, problem: Check) -> str:
-    """What is to blame where every tower passes."""
-    ours, theirs = case.model.contract.logits, case.trusted.contract.logits
-    if problem.group in _ABOVE:
-        return _ABOVE[problem.group]
+def _outside_towers(case: DiagnosisInput, problem: Check) -> str:
+    """The conclusion where every tower passes."""
+    actual, expected = case.model.contract.logits, case.reference.contract.logits
+    if problem.group in _AFTER_TOWERS:
+        return _AFTER_TOWERS[problem.group]
     for name in ("scale", "bias"):
-        mine, right = getattr(ours, name), getattr(theirs, name)
-        if mine != right:
-            return f"Both towers pass; the contract's logit {name} is {mine:g}, where {right:g} is right."
+        value, correct = getattr(actual, name), getattr(expected, name)
+        if value != correct:
+            return f"Both towers pass; the contract's logit {name} is {value:g}, expected {correct:g}."
     if problem.name.startswith(_JOINT):
-        return "Both towers pass; the joint graph, which has nodes of its own behind them, is to blame."
+        return "Both towers pass; the nodes that the joint graph adds after the towers are at fault."
     return (
-        "Both towers pass on the rows that were looked at, and so do scale and bias: what the runtime makes of the "
-        "embeddings is to blame, or rows that were not looked at."
+        "Both towers pass on the examined rows, and logit scale and bias are correct: either the runtime's code after "
+        "the towers is at fault, or only rows that were not examined fail."
     )
 
 
-def _said(case: Case, problem: Check | None, states: dict[Role, TowerState], conclusion: str) -> Explanation:
-    """An explanation of what is known before nodes are looked at."""
+def _without_nodes(
+    case: DiagnosisInput, problem: Check | None, states: dict[Role, TowerState], conclusion: str
+) -> Explanation:
+    """An explanation that names no nodes."""
     report = case.report
     return Explanation(
         artifact=report.artifact,

@@ -1,4 +1,4 @@
-"""Why a cell fails: what `explain` needs, from the same job that the cell was judged by."""
+"""Explains the failing report of a cell, from the request that the cell was validated with."""
 
 from __future__ import annotations
 
@@ -7,115 +7,114 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...runtime.arrays import AnyArray
 from ...runtime.artifact.artifact import Artifact, verdict_of
 from ...runtime.artifact.contract import Precision, Provider, Role, Verdict
-from ..checks.context import CheckContext, Progress
+from ..checks.context import CheckContext
 from ..data.samples import Samples
-from ..matrix.worker import Job
 from ..open_model import is_artifact, open_model
+from ..open_reference import open_context
+from ..progress import Progress
 from ..report.report import Report
+from ..request import ValidationRequest
 from ..stats import metrics
-from ..validate_variant import Terms, prepared
 from . import Explanation, explain
 
-Array = NDArray[Any]
-_WORST: Final = 4  # rows of each tower that are looked at
+_WORST: Final = 4  # rows of each tower to examine
 
 
-def explain_report(job: Job, report: Report, folder: Path, *, progress: Progress) -> Explanation:
-    """Look for the node that is to blame for a report's FAIL, and leave what shows it in a folder.
+def explain_report(request: ValidationRequest, report: Report, folder: Path, *, progress: Progress) -> Explanation:
+    """Find the nodes that cause a report's FAIL, and write the explanation to a folder.
 
     Raises:
-        SiglipOnnxError: As `validate`, and as `explain`.
+        SiglipOnnxError: See `validate` and `explain`.
     """
-    subject = open_model(job, report.precision, report.provider)
-    terms = Terms(job.limits, dialect=job.dialect, without=subject.without, answers=job.answers)
-    samples = Samples.read(job.data, job.data_options)
-    context = prepared(subject.model, job.checkpoint, samples, terms, progress=progress)
-    worst = {role: _worst(context, role) for role in context.towers}
+    subject = open_model(request, report.precision, report.provider)
+    samples = Samples.read(request.data, request.data_options)
+    context = open_context(subject.model, request, samples, progress=progress)
+    worst = {role: _worst(context, role) for role in context.roles}
 
-    def enough(role: Role, found: Array) -> bool:
-        return _would_pass(context, worst[role], found)
+    def passes(role: Role, embeddings: AnyArray) -> bool:
+        return _would_pass(context, worst[role], embeddings)
 
-    rows = {role: some.inputs for role, some in worst.items()}
-    with _trusted(job, context, progress) as trusted:
-        return explain(subject.model, trusted, rows, report, folder, enough=enough, progress=progress)
+    inputs = {role: rows.inputs for role, rows in worst.items()}
+    with _reference_artifact(request, context, progress) as reference:
+        return explain(subject.model, reference, inputs, report, folder, passes=passes, progress=progress)
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of a tower that are furthest off.
+class _WorstRows:
+    """The rows of a tower with the largest errors.
 
     Attributes:
-        inputs: As the graphs take them.
-        wanted: The reference's embeddings of them, [rows, size].
-        mean: The mean of the reference's embeddings of all rows, of length 1 each.
-        normalized: Whether our graph scales its embeddings to length 1.
+        inputs: Input rows as the graphs take them.
+        expected: The reference embeddings of these rows, float32 [rows, size].
+        mean: Mean of the reference embeddings of all rows, each scaled to length 1.
+        normalized: Whether the candidate graph scales its embeddings to length 1.
     """
 
-    inputs: Array
-    wanted: Array
-    mean: Array
+    inputs: AnyArray
+    expected: AnyArray
+    mean: AnyArray
     normalized: bool
 
 
-def _worst(context: CheckContext, role: Role) -> _Rows:
+def _worst(context: CheckContext, role: Role) -> _WorstRows:
     try:
         tower = context.tower(role)
-        cosines = metrics.row_cosines(tower.found, tower.wanted)
+        cosines = metrics.row_cosines(tower.actual, tower.expected)
         chosen = np.argsort(np.nan_to_num(cosines, nan=-np.inf), kind="stable")[:_WORST].tolist()
-    except Exception:  # a tower that does not run: then any rows will do to find out why
+    except Exception:  # the tower does not run; any rows show why
         chosen = list(range(_WORST))
-    inputs, wanted = dict[int, Array](), list[Array]()
-    for number, (theirs, given, _) in enumerate(context.inputs(role)):
-        wanted.append(context.answers.embeddings(role, theirs[None])[0])
+    inputs, embeddings = dict[int, AnyArray](), list[AnyArray]()
+    for number, row in enumerate(context.inputs.rows(role)):
+        embeddings.append(context.reference.embeddings(role, row.reference[None])[0])
         if number in chosen:
-            inputs[number] = given
-    every = np.stack(wanted)
+            inputs[number] = row.fed
+    expected = np.stack(embeddings)
     chosen = [row for row in chosen if row in inputs]
-    mean, unit = metrics.unit(every).mean(0), context.model.embedding(role).normalized
-    return _Rows(np.stack([inputs[row] for row in chosen]), every[chosen], mean, unit)
+    mean, normalized = metrics.unit_rows(expected).mean(0), context.model.embedding(role).normalized
+    return _WorstRows(np.stack([inputs[row] for row in chosen]), expected[chosen], mean, normalized)
 
 
-def _would_pass(context: CheckContext, rows: _Rows, found: Array) -> bool:
+def _would_pass(context: CheckContext, rows: _WorstRows, actual: AnyArray) -> bool:
     """Whether embeddings are within the limits of EMBEDDINGS."""
-    gate, wanted = context.gate, rows.wanted
-    if found.shape != wanted.shape or not np.isfinite(found).all():
+    limits, expected = context.limits, rows.expected
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
         return False
     if rows.normalized:
-        wanted = metrics.unit(wanted).astype(np.float32)
+        expected = metrics.unit_rows(expected).astype(np.float32)
     return bool(
-        metrics.row_cosines(found, wanted).min() >= gate.cosine
-        and metrics.centered_cosines(found, wanted, rows.mean).min() >= gate.centered_cosine
-        and metrics.relative_error(found, wanted) <= gate.relative_error
+        metrics.row_cosines(actual, expected).min() >= limits.cosine
+        and metrics.centered_cosines(actual, expected, rows.mean).min() >= limits.centered_cosine
+        and metrics.relative_error(actual, expected) <= limits.relative_error
     )
 
 
 @contextmanager
-def _trusted(job: Job, context: CheckContext, progress: Progress) -> Iterator[Artifact]:
-    """The artifact itself where its fp32 graphs have passed on the CPU, else the checkpoint exported anew."""
+def _reference_artifact(request: ValidationRequest, context: CheckContext, progress: Progress) -> Iterator[Artifact]:
+    """The artifact itself if its fp32 graphs passed on the CPU, else a new export of the checkpoint."""
     model = context.model
-    base = model.contract.variant(Precision.FP32) if is_artifact(job.artifact) else None
+    base = model.contract.variant(Precision.FP32) if is_artifact(request.artifact) else None
     is_base = (model.precision, model.options.provider) == (Precision.FP32, Provider.CPU)
     passed = base is not None and verdict_of(base, model.contract, Provider.CPU) is Verdict.PASS
-    if (passed and not is_base) or context.source is None:
+    if (passed and not is_base) or context.checkpoint is None:
         yield model.artifact
         return
     from ...exporter.export_artifact import export
-    from ...exporter.options import ExportOptions, ImageInput
+    from ...exporter.options import ExportOptions, GraphInput
 
     contract = model.contract
     options = ExportOptions(
-        dialect=context.source.weights.dialect,
+        dialect=context.checkpoint.weights.dialect,
         image_size=contract.image.height if contract.image.resize == "stretch" else None,
         batch=contract.batch,
         normalized=contract.embedding.normalized,
-        image_input=ImageInput(contract.image.input),
+        image_input=GraphInput(contract.image.input),
     )
-    with tempfile.TemporaryDirectory(prefix="siglip-onnx-trusted-") as folder:
-        yield export(str(job.checkpoint), Path(folder) / "artifact", options, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="siglip-onnx-reference-") as folder:
+        yield export(str(request.reference), Path(folder) / "artifact", options, progress=progress)

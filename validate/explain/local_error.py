@@ -1,6 +1,6 @@
-"""How far off each segment is by itself: what it made of what it was given, beside what the trusted nodes make of it.
+"""Local error of each segment: its outputs compared with those of the reference nodes for the same inputs.
 
-Errors that come from before do not count, since the trusted nodes are given the judged tower's own values.
+Errors inherited from earlier nodes do not count, because the reference nodes receive the candidate tower's own values.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...runtime.arrays import AnyArray
 from ...runtime.artifact.contract import Precision
 from ...runtime.engines.base import Engine
 from ...runtime.errors import SiglipOnnxError
 from .graph_view import Segment, segments
-from .probe import ChangedError, Probe
-from .subgraph import cut
+from .probe import ObservationError, Probe
+from .subgraph import extract
 
-Array = NDArray[Any]
-# Least and most that a segment may be off, relative to its largest element; in between it is JUMP times what other
-# segments of the same operators are. docs/explain.md says where the numbers come from.
+# Smallest and largest limit for a segment's error, relative to its largest element; between them the limit is JUMP
+# times the median of segments with the same operators. docs/explain.md says where the numbers come from.
 LIMITS: Final = {
     Precision.FP32: (2e-5, 2e-5),
     Precision.FP16: (4e-3, 1e-2),
@@ -32,17 +31,17 @@ LIMITS: Final = {
     Precision.INT4: (0.06, 0.3),
 }
 JUMP: Final = 8.0
-_ROUNDS: Final = 8  # of looking through changes of form; each leaves fewer values
+_ROUNDS: Final = 8  # of joining segments; each round leaves fewer values
 
 
 @dataclass(frozen=True)
-class Own:
-    """How far a segment is off by itself.
+class LocalError:
+    """The error that one segment adds.
 
     Attributes:
-        error: Largest difference of an element relative to the trusted nodes' largest one, of the worst row; infinite
-            where the segment makes NaN or infinities of finite values, or another shape.
-        row: The worst row.
+        error: Largest absolute difference from the reference nodes' outputs, relative to their largest element, of
+            the worst row; infinite if the segment turns finite values into NaN or infinities, or changes a shape.
+        row: Index of the worst row.
     """
 
     error: float
@@ -50,190 +49,204 @@ class Own:
 
 
 @dataclass
-class LocalError:
-    """What is known of the segments of a tower.
+class TowerErrors:
+    """The segments of a tower and their local errors.
 
     Attributes:
-        segments: In the order of the graph.
-        own: Of each segment, by itself; absent where its inputs are not finite, or it could not be looked at.
-        types: dtype of the judged tower's values, by name.
-        hidden: Values that cannot be looked at without changing what is computed.
-        looked_through: Values that were given up because the nodes behind them expect them in another form.
-        unseen: Segments that could not be looked at at all.
+        segments: Segments in graph order.
+        errors: Local error of each segment; absent if its inputs are not finite or it could not be observed.
+        types: dtype of the candidate tower's values, by name.
+        hidden: Names of values that cannot be observed without changing the result.
+        compensated: Names of values that were dropped because later nodes expect them in another form.
+        unobserved: Segments that could not be observed at all.
     """
 
     segments: list[Segment]
-    own: dict[Segment, Own] = field(default_factory=dict)
+    errors: dict[Segment, LocalError] = field(default_factory=dict)
     types: dict[str, np.dtype[Any]] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
-    looked_through: list[str] = field(default_factory=list)
-    unseen: list[Segment] = field(default_factory=list)
+    compensated: list[str] = field(default_factory=list)
+    unobserved: list[Segment] = field(default_factory=list)
 
 
-def error_of(found: Array, wanted: Array) -> float:
-    """Largest difference of an element, relative to the largest wanted one; infinite where there is nothing finite."""
-    if found.shape != wanted.shape or not np.isfinite(found).all() or not np.isfinite(wanted).all():
+def relative_error(actual: AnyArray, expected: AnyArray) -> float:
+    """Largest absolute difference relative to the largest expected element; infinite for other shapes or non-finite."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all() or not np.isfinite(expected).all():
         return np.inf
-    difference = np.abs(found.astype(np.float64) - wanted).max(initial=0.0)
-    return float(difference / (np.abs(wanted.astype(np.float64)).max(initial=0.0) or 1.0))
+    difference = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)
+    return float(difference / (np.abs(expected.astype(np.float64)).max(initial=0.0) or 1.0))
 
 
-def measure(bench: Probe, shared: Sequence[str]) -> LocalError:
-    """How far each segment between shared values is off by itself.
+def measure(probe: Probe, shared: Sequence[str]) -> TowerErrors:
+    """Measure the local error of every segment between shared values.
 
     Args:
-        bench: Both towers.
-        shared: Names of the values that both compute.
+        probe: Both towers.
+        shared: Names of the values that both graphs compute.
     """
-    judged = bench.judged.net
-    seen = bench.visible(bench.judged, [name for name in shared if name != judged.embedding])
-    seen.append(judged.embedding)
-    known = LocalError(segments(judged, bench.trusted.net, seen), hidden=[name for name in shared if name not in seen])
-    _measure(bench, known, known.segments)
-    _settle(bench, known)
-    stood: set[Segment] = set()
+    candidate = probe.candidate.graph
+    observable = probe.observable(probe.candidate, [name for name in shared if name != candidate.embedding])
+    observable.append(candidate.embedding)
+    tower = TowerErrors(
+        segments(candidate, probe.reference.graph, observable),
+        hidden=[name for name in shared if name not in observable],
+    )
+    _measure(probe, tower, tower.segments)
+    _join_unobserved(probe, tower)
+    rejected: set[Segment] = set()
     for _ in range(_ROUNDS):
-        undone = _undone(bench, known, stood)
-        if not undone:
+        compensated = _compensated(probe, tower, rejected)
+        if not compensated:
             break
-        known.looked_through += undone
-        _without(bench, known, undone)
-        _settle(bench, known)
-    return known
+        tower.compensated += compensated
+        _drop_values(probe, tower, compensated)
+        _join_unobserved(probe, tower)
+    return tower
 
 
-def _settle(bench: Probe, known: LocalError) -> None:
-    """Join segments that cannot be looked at to their neighbors, until all can be or none is left to join."""
+def _join_unobserved(probe: Probe, tower: TowerErrors) -> None:
+    """Join segments that cannot be observed to their neighbors until all can be, or no neighbor is left."""
     for _ in range(_ROUNDS):
-        ends = {bench.judged.net.embedding, *bench.judged.net.inputs}
-        gone = {name for segment in known.unseen for name in (*segment.outputs, *segment.inputs)} - ends
-        if not gone:
+        ends = {probe.candidate.graph.embedding, *probe.candidate.graph.inputs}
+        dropped = {name for segment in tower.unobserved for name in (*segment.outputs, *segment.inputs)} - ends
+        if not dropped:
             return
-        known.hidden += sorted(gone)
-        _without(bench, known, gone)
+        tower.hidden += sorted(dropped)
+        _drop_values(probe, tower, dropped)
 
 
-def _without(bench: Probe, known: LocalError, gone: Collection[str]) -> None:
-    """Cut the graphs anew, without some values, and measure what is new."""
-    known.segments = _cut_without(bench, known, gone)
-    known.own = {segment: own for segment, own in known.own.items() if segment in known.segments}
-    known.unseen = []
-    _measure(bench, known, [segment for segment in known.segments if segment not in known.own])
+def _drop_values(probe: Probe, tower: TowerErrors, dropped: Collection[str]) -> None:
+    """Divide the graphs again without some values, and measure the new segments."""
+    tower.segments = _segments_without(probe, tower, dropped)
+    tower.errors = {segment: error for segment, error in tower.errors.items() if segment in tower.segments}
+    tower.unobserved = []
+    _measure(probe, tower, [segment for segment in tower.segments if segment not in tower.errors])
 
 
-def _cut_without(bench: Probe, known: LocalError, gone: Collection[str]) -> list[Segment]:
-    kept = [name for segment in known.segments for name in segment.outputs if name not in gone]
-    return segments(bench.judged.net, bench.trusted.net, kept)
+def _segments_without(probe: Probe, tower: TowerErrors, dropped: Collection[str]) -> list[Segment]:
+    kept = [name for segment in tower.segments for name in segment.outputs if name not in dropped]
+    return segments(probe.candidate.graph, probe.reference.graph, kept)
 
 
-def _measure(bench: Probe, known: LocalError, some: Sequence[Segment]) -> None:
-    for number, chunk in enumerate(_chunks(bench, some)):
-        bench.progress(f"Comparing nodes, part {number + 1}")
-        _measure_chunk(bench, known, chunk)
+def _measure(probe: Probe, tower: TowerErrors, pending: Sequence[Segment]) -> None:
+    for number, chunk in enumerate(_chunks(probe, pending)):
+        probe.progress(f"Comparing nodes, part {number + 1}")
+        _measure_chunk(probe, tower, chunk)
 
 
-def _measure_chunk(bench: Probe, known: LocalError, chunk: Sequence[Segment]) -> None:
-    """Halved where looking at so much changes what is computed."""
+def _measure_chunk(probe: Probe, tower: TowerErrors, chunk: Sequence[Segment]) -> None:
+    """Measure a chunk; halve it if observing all of it changes the result."""
     try:
-        found = list(_errors(bench, known, chunk))
-    except (ChangedError, SiglipOnnxError):
+        results = list(_errors(probe, tower, chunk))
+    except (ObservationError, SiglipOnnxError):
         if len(chunk) < 2:
-            known.unseen += chunk
+            tower.unobserved += chunk
             return
         half = len(chunk) // 2
-        _measure_chunk(bench, known, chunk[:half])
-        _measure_chunk(bench, known, chunk[half:])
+        _measure_chunk(probe, tower, chunk[:half])
+        _measure_chunk(probe, tower, chunk[half:])
         return
-    for segment, own in found:
-        if segment not in known.own or own.error > known.own[segment].error:
-            known.own[segment] = own
+    for segment, result in results:
+        if segment not in tower.errors or result.error > tower.errors[segment].error:
+            tower.errors[segment] = result
 
 
-def _errors(bench: Probe, known: LocalError, chunk: Sequence[Segment]) -> Iterator[tuple[Segment, Own]]:
+def _errors(probe: Probe, tower: TowerErrors, chunk: Sequence[Segment]) -> Iterator[tuple[Segment, LocalError]]:
     outputs = [name for segment in chunk for name in segment.outputs]
     names = list(dict.fromkeys([*(name for segment in chunk for name in segment.inputs), *outputs]))
     engine: Engine | None = None
-    given: dict[str, str] = {}
-    for row, values in enumerate(bench.look(bench.judged, names)):
-        known.types |= {name: array.dtype for name, array in values.items()}
-        feeds = inputs_of(chunk, values)
+    output_names: dict[str, str] = {}
+    for row, values in enumerate(probe.values(probe.candidate, names)):
+        tower.types |= {name: array.dtype for name, array in values.items()}
+        feeds = reference_feeds(chunk, values)
         if engine is None:
-            made = cut(bench.trusted.net, {i for s in chunk for i in s.theirs}, feeds, outputs)
-            engine, given = bench.load(bench.trusted, made.model), made.given
-        wanted = dict(zip(outputs, engine.run([given[name] for name in outputs], feeds), strict=True))
+            part = extract(probe.reference.graph, {i for s in chunk for i in s.reference}, feeds, outputs)
+            engine, output_names = probe.load(probe.reference, part.model), part.output_names
+        expected = dict(zip(outputs, engine.run([output_names[name] for name in outputs], feeds), strict=True))
         for segment in chunk:
             if all(np.isfinite(values[name]).all() for name in segment.inputs):
-                yield segment, Own(max(error_of(values[name], wanted[name]) for name in segment.outputs), row)
+                error = max(relative_error(values[name], expected[name]) for name in segment.outputs)
+                yield segment, LocalError(error, row)
 
 
-def inputs_of(chunk: Sequence[Segment], values: Mapping[str, Array]) -> dict[str, Array]:
-    """What the trusted nodes of segments are given: the judged tower's values, floats as float32."""
+def reference_feeds(chunk: Sequence[Segment], values: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+    """Inputs for the reference nodes of segments: the candidate tower's values, floats as float32."""
     names = dict.fromkeys(name for segment in chunk for name in segment.inputs)
-    return {name: _single(values[name]) for name in names}
+    return {name: _as_float32(values[name]) for name in names}
 
 
-def _single(array: Array) -> Array:
+def _as_float32(array: AnyArray) -> AnyArray:
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def _chunks(bench: Probe, some: Sequence[Segment]) -> Iterator[list[Segment]]:
-    by_first = {segment.outputs[0]: segment for segment in some}
-    for names in bench.chunks(bench.judged, list(by_first)):
+def _chunks(probe: Probe, pending: Sequence[Segment]) -> Iterator[list[Segment]]:
+    by_first = {segment.outputs[0]: segment for segment in pending}
+    for names in probe.chunks(probe.candidate, list(by_first)):
         yield [by_first[name] for name in names]
 
 
-def peers_of(bench: Probe, known: LocalError, segment: Segment) -> list[float]:
-    """How far off the other segments of the same operators are."""
-    operators = bench.trusted.net.operators
-    kind = operators(segment.theirs)
-    return [own.error for s, own in known.own.items() if s is not segment and operators(s.theirs) == kind]
+def peer_errors(probe: Probe, tower: TowerErrors, segment: Segment) -> list[float]:
+    """Local errors of the other segments with the same operators."""
+    operators = probe.reference.graph.operators
+    own = operators(segment.reference)
+    return [
+        result.error
+        for other, result in tower.errors.items()
+        if other is not segment and operators(other.reference) == own
+    ]
 
 
-def limit_of(bench: Probe, known: LocalError, segment: Segment) -> float:
-    """How far a segment may be off by itself."""
-    least, most = LIMITS[bench.judged.precision]
-    peers = peers_of(bench, known, segment)
-    return float(np.clip(JUMP * np.median(peers), least, most)) if peers else most
+def limit_of(probe: Probe, tower: TowerErrors, segment: Segment) -> float:
+    """Largest local error allowed for a segment."""
+    smallest, largest = LIMITS[probe.candidate.precision]
+    peers = peer_errors(probe, tower, segment)
+    return float(np.clip(JUMP * np.median(peers), smallest, largest)) if peers else largest
 
 
-def suspects(bench: Probe, known: LocalError) -> list[Segment]:
-    """The segments that are further off than they may be, in the order of the graph."""
-    return [s for s in known.segments if s in known.own and known.own[s].error > limit_of(bench, known, s)]
+def suspects(probe: Probe, tower: TowerErrors) -> list[Segment]:
+    """Segments whose local error exceeds their limit, in graph order."""
+    return [
+        segment
+        for segment in tower.segments
+        if segment in tower.errors and tower.errors[segment].error > limit_of(probe, tower, segment)
+    ]
 
 
-def _undone(bench: Probe, known: LocalError, stood: set[Segment]) -> list[str]:
-    """Values that are only in another form: the nodes behind undo it.
+def _compensated(probe: Probe, tower: TowerErrors, rejected: set[Segment]) -> list[str]:
+    """Names of values that differ only in form: later nodes compensate the difference.
 
-    Smoothing, for one, divides the channels of a norm and multiplies the weights behind it: each of the two is off by
-    itself, and both together are right. A fault is not mended by what is behind it, which treats it as it should.
+    SmoothQuant, for example, divides the channels of a norm and multiplies the weights after it: each of the two steps
+    is wrong alone, and together they are right. Later nodes do not compensate a fault.
 
     Args:
-        bench: Both towers.
-        known: Their segments and errors.
-        stood: Segments that were tried before, to which those are added that are off.
+        probe: Both towers.
+        tower: Their segments and local errors.
+        rejected: Segments that were tested before and are not compensated; newly tested ones are added.
     """
-    off = suspects(bench, known)
-    behind_others = {name for segment in off for name in segment.outputs}
-    heads = [s for s in off if s not in stood and behind_others.isdisjoint(s.inputs)]
-    heads = [s for s in heads if bench.judged.net.embedding not in s.outputs]
+    failing = suspects(probe, tower)
+    failing_outputs = {name for segment in failing for name in segment.outputs}
+    heads = [s for s in failing if s not in rejected and failing_outputs.isdisjoint(s.inputs)]
+    heads = [s for s in heads if probe.candidate.graph.embedding not in s.outputs]
     if not heads:
         return []
-    merged = _cut_without(bench, known, {name for segment in heads for name in segment.outputs})
-    trial = LocalError([s for s in merged if s not in known.own])
-    _measure(bench, trial, trial.segments)
-    known.types |= trial.types
-    stood.update(head for head in heads if not _is_undone(bench, known, trial, head))
-    return sorted(name for head in heads if head not in stood for name in head.outputs)
+    merged = _segments_without(probe, tower, {name for segment in heads for name in segment.outputs})
+    trial = TowerErrors([s for s in merged if s not in tower.errors])
+    _measure(probe, trial, trial.segments)
+    tower.types |= trial.types
+    rejected.update(head for head in heads if not _is_compensated(probe, tower, trial, head))
+    return sorted(name for head in heads if head not in rejected for name in head.outputs)
 
 
-def _is_undone(bench: Probe, known: LocalError, trial: LocalError, head: Segment) -> bool:
-    """Whether every user of a segment is off by itself, and right together with it."""
-    users = [s for s in known.segments if s is not head and not set(head.outputs).isdisjoint(s.inputs)]
-    most = LIMITS[bench.judged.precision][1]
-    for user in users:
-        whole = next((s for s in trial.segments if user.ours <= s.ours and head.ours <= s.ours), None)
-        if whole is None or whole not in trial.own or user not in known.own:
+def _is_compensated(probe: Probe, tower: TowerErrors, trial: TowerErrors, head: Segment) -> bool:
+    """Whether every reader of a segment is wrong alone, and right when it is joined with the segment."""
+    readers = [s for s in tower.segments if s is not head and not set(head.outputs).isdisjoint(s.inputs)]
+    largest = LIMITS[probe.candidate.precision][1]
+    for reader in readers:
+        joined = next(
+            (s for s in trial.segments if reader.candidate <= s.candidate and head.candidate <= s.candidate), None
+        )
+        if joined is None or joined not in trial.errors or reader not in tower.errors:
             return False
-        if not trial.own[whole].error <= min(most, known.own[user].error / 2):
+        if not trial.errors[joined].error <= min(largest, tower.errors[reader].error / 2):
             return False
-    return bool(users)
+    return bool(readers)

@@ -1,194 +1,202 @@
-"""The first difference between two graphs that call nothing by the same name: values are matched by what they hold."""
+"""Finds the first difference between two graphs without common names: values are matched by their content."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...runtime.arrays import AnyArray, Float64Array
 from .graph_view import GraphView, Segment
-from .local_error import LIMITS, error_of
-from .probe import ChangedError, Probe, Side
-from .root_cause import Scene
-from .subgraph import overridden
+from .local_error import LIMITS, relative_error
+from .probe import ObservationError, Probe, ProbedTower
+from .root_cause import FaultScene
+from .subgraph import with_override
 
-Array = NDArray[Any]
 _QUANTILES: Final = np.linspace(0, 1, 33)
-_NEAREST: Final = 6  # values of the judged graph that are tried for one of the trusted graph
-_TRIES: Final = 200  # of handing a value of one graph to the other
-_KIN: Final = 0.5  # share of the weights
+_NEAREST: Final = 6  # values of the candidate graph to try for each value of the reference graph
+_TRIES: Final = 200  # runs of one graph with a value of the other
+_SHARED: Final = 0.5  # share of the weights
 
 
-def are_kin(ours: GraphView, theirs: GraphView) -> bool:
-    """Whether one exporter made both graphs: half of the trusted weights stand in the other by name.
+def share_names(candidate: GraphView, reference: GraphView) -> bool:
+    """Whether both graphs come from the same exporter: half of the reference weights have their names in the other.
 
-    Quantized weights are called after those that they were made of. Names of inner values prove nothing, since an
-    exporter numbers them.
+    Quantized weights start with the name of the original weight. Names of inner values prove nothing, because
+    exporters number them.
     """
-    mine = sorted(ours.weights)
-    found = sum(any(name == own or own.startswith(f"{name}.") for own in mine) for name in theirs.weights)
-    same = ours.embedding == theirs.embedding and set(ours.inputs) == set(theirs.inputs)
-    return same and found >= _KIN * len(theirs.weights)
+    names = sorted(candidate.weights)
+    count = sum(any(own == name or own.startswith(f"{name}.") for own in names) for name in reference.weights)
+    same = candidate.embedding == reference.embedding and set(candidate.inputs) == set(reference.inputs)
+    return same and count >= _SHARED * len(reference.weights)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A value of the judged graph and the one of the trusted graph that it stands for."""
+    """Names of a value of the candidate graph and of the corresponding value of the reference graph."""
 
-    ours: str
-    theirs: str
+    candidate: str
+    reference: str
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Which values of two graphs agree.
+    """The values of two graphs that agree.
 
     Attributes:
-        pairs: Names of the judged graph's values and of what they agree with.
-        ours: The judged graph's values behind the last agreement, in order.
-        theirs: The trusted one's.
-        sizes: How many elements the judged graph's values have.
-        tolerance: How far values that agree may be apart, relative to their largest element.
+        pairs: Names of the candidate graph's values and of the reference values that they agree with.
+        candidate: The candidate graph's values after the last agreement, in order.
+        reference: The reference graph's values after the last agreement, in order.
+        sizes: Number of elements of the candidate graph's values, by name.
+        tolerance: Largest difference of values that agree, relative to their largest element.
     """
 
     pairs: dict[str, str]
-    ours: list[str]
-    theirs: list[str]
+    candidate: list[str]
+    reference: list[str]
     sizes: dict[str, int]
     tolerance: float
 
 
-def match(bench: Probe) -> Matching:
-    """Match values of the first row by size and distribution, whatever their shapes."""
-    tolerance, _ = LIMITS[bench.judged.precision]
-    mine = _prints(bench, bench.judged, bench.visible(bench.judged, bench.judged.net.floats))
-    right = _prints(bench, bench.trusted, bench.visible(bench.trusted, bench.trusted.net.floats))
+def match_values(probe: Probe) -> Matching:
+    """Match values of the first row by size and distribution; shapes and order may differ."""
+    tolerance, _ = LIMITS[probe.candidate.precision]
+    candidates = _fingerprints(probe, probe.candidate)
+    references = _fingerprints(probe, probe.reference)
     pairs = {}
-    for name, found in mine.items():
-        distances = {other: found.distance(wanted) for other, wanted in right.items() if found.size == wanted.size}
+    for name, print_ in candidates.items():
+        distances = {other: print_.distance(known) for other, known in references.items() if known.size == print_.size}
         best = min(distances, key=lambda other: distances[other], default=None)
         if best is not None and distances[best] <= tolerance:
             pairs[name] = best
-    ours = _behind(bench.judged.net, mine, pairs)
-    theirs = _behind(bench.trusted.net, right, set(pairs.values()))
-    return Matching(pairs, ours, theirs, {name: found.size for name, found in mine.items()}, tolerance)
+    candidate = _after(probe.candidate.graph, candidates, pairs)
+    reference = _after(probe.reference.graph, references, set(pairs.values()))
+    return Matching(pairs, candidate, reference, {name: known.size for name, known in candidates.items()}, tolerance)
 
 
-def _behind(net: GraphView, names: Iterable[str], matched: Iterable[str]) -> list[str]:
-    """The values that nothing is computed from which agrees."""
-    used, _ = net.behind(matched, ())
-    return [name for name in names if net.makers[name] not in used]
+def _after(graph: GraphView, names: Iterable[str], matched: Iterable[str]) -> list[str]:
+    """The values that no matched value depends on."""
+    upstream, _ = graph.upstream(matched, ())
+    return [name for name in names if graph.producers[name] not in upstream]
 
 
 @dataclass(frozen=True)
-class _Print:
-    """What a value holds, without its shape and order."""
+class _Fingerprint:
+    """Size and distribution of a value, without its shape and order."""
 
     size: int
     scale: float
-    numbers: Array
+    numbers: Float64Array
 
-    def distance(self, wanted: _Print) -> float:
+    def distance(self, other: _Fingerprint) -> float:
         with np.errstate(invalid="ignore"):
-            far = float(np.abs(self.numbers - wanted.numbers).max() / (wanted.scale or 1.0))
-        return far if np.isfinite(far) else np.inf
+            distance = float(np.abs(self.numbers - other.numbers).max() / (other.scale or 1.0))
+        return distance if np.isfinite(distance) else np.inf
 
 
-def _prints(bench: Probe, side: Side, names: Sequence[str]) -> dict[str, _Print]:
-    found: dict[str, _Print] = {}
-    for some in bench.chunks(side, names):
-        for values in bench.look(side, some, [0]):
-            found |= {name: _print(values[name]) for name in some if values[name].dtype.kind == "f"}
-    return found
+def _fingerprints(probe: Probe, tower: ProbedTower) -> dict[str, _Fingerprint]:
+    prints: dict[str, _Fingerprint] = {}
+    for names in probe.chunks(tower, probe.observable(tower, tower.graph.float_values)):
+        for values in probe.values(tower, names, [0]):
+            prints |= {name: _fingerprint(values[name]) for name in names if values[name].dtype.kind == "f"}
+    return prints
 
 
-def _print(array: Array) -> _Print:
+def _fingerprint(array: AnyArray) -> _Fingerprint:
     flat = array.astype(np.float64).ravel()
     with np.errstate(invalid="ignore", over="ignore"):
         numbers = [*np.quantile(flat, _QUANTILES), flat.mean(), np.sqrt((flat * flat).mean())]
-        return _Print(flat.size, float(np.abs(flat).max(initial=0.0)), np.asarray(numbers))
+        return _Fingerprint(flat.size, float(np.abs(flat).max(initial=0.0)), np.asarray(numbers))
 
 
-def first_difference(bench: Probe, known: Matching) -> Pair | None:
-    """The earliest values that stand for each other and differ; None where none were found.
+def first_difference(probe: Probe, matching: Matching) -> Pair | None:
+    """The earliest corresponding values that differ; None if none were found.
 
-    Proof that they do: the trusted graph, given the judged one's value, gives the judged one's embedding.
+    Proof of correspondence: the reference graph with the candidate's value gives the candidate's embedding.
     """
-    left = _TRIES
-    failing = error_of(bench.judged.found[0], bench.trusted.found[0])
-    tolerance = min(known.tolerance, failing / 4)
-    for theirs in known.theirs:
-        if theirs == bench.trusted.net.embedding or left <= 0:
+    tries_left = _TRIES
+    failing = relative_error(probe.candidate.outputs[0], probe.reference.outputs[0])
+    tolerance = min(matching.tolerance, failing / 4)
+    for reference in matching.reference:
+        if reference == probe.reference.graph.embedding or tries_left <= 0:
             continue
-        wanted = next(bench.look(bench.trusted, [theirs], [0]))[theirs]
-        fitting = [name for name in known.ours if known.sizes[name] == wanted.size][:_NEAREST]
-        left -= len(fitting)
-        bench.progress(f"Looking for what stands for {theirs}")
-        values = _values(bench, bench.judged, fitting)
-        run = _with_value(bench, bench.trusted, theirs, wanted)
-        for ours, value in values.items():
-            if _agree(run(0, value), bench.judged.found[0], tolerance):
-                return Pair(ours, theirs)
+        expected = next(probe.values(probe.reference, [reference], [0]))[reference]
+        same_size = [name for name in matching.candidate if matching.sizes[name] == expected.size][:_NEAREST]
+        tries_left -= len(same_size)
+        probe.progress(f"Looking for the value that corresponds to {reference}")
+        values = _values(probe, probe.candidate, same_size)
+        run = _runner(probe, probe.reference, reference, expected)
+        for name, value in values.items():
+            if _agree(run(0, value), probe.candidate.outputs[0], tolerance):
+                return Pair(name, reference)
     return None
 
 
-def _values(bench: Probe, side: Side, names: Sequence[str]) -> dict[str, Array]:
-    """Values of the first row; those that can only be looked at alone are looked at alone."""
+def _values(probe: Probe, tower: ProbedTower, names: Sequence[str]) -> dict[str, AnyArray]:
+    """Values of the first row; those that cannot be observed together are observed alone."""
     if not names:
         return {}
     try:
-        found = next(bench.look(side, names, [0]))
-        return {name: found[name] for name in names}
-    except ChangedError:
+        values = next(probe.values(tower, names, [0]))
+        return {name: values[name] for name in names}
+    except ObservationError:
         if len(names) == 1:
             return {}
-        return {name: value for one in names for name, value in _values(bench, side, [one]).items()}
+        return {name: value for single in names for name, value in _values(probe, tower, [single]).items()}
 
 
-def _agree(found: Array, wanted: Array, tolerance: float) -> bool:
-    if not np.isfinite(wanted).all():
-        return np.array_equal(np.isfinite(found), np.isfinite(wanted))
-    return error_of(found, wanted) <= tolerance
+def _agree(actual: AnyArray, expected: AnyArray, tolerance: float) -> bool:
+    if not np.isfinite(expected).all():
+        return np.array_equal(np.isfinite(actual), np.isfinite(expected))
+    return relative_error(actual, expected) <= tolerance
 
 
-def _with_value(bench: Probe, side: Side, name: str, like: Array) -> Callable[[int, Array], Array]:
-    """Runs a row of a tower, one of whose values is given."""
-    engine = bench.load(side, overridden(side.net, name, like))
+def _runner(probe: Probe, tower: ProbedTower, name: str, like: AnyArray) -> Callable[[int, AnyArray], AnyArray]:
+    """A function that runs a row of a tower with one of its values replaced, and returns the embedding."""
+    engine = probe.load(tower, with_override(tower.graph, name, like))
 
-    def run(row: int, value: Array) -> Array:
-        feeds = {**side.feeds[row], name: value.reshape(like.shape).astype(like.dtype)}
-        return engine.run([side.net.embedding], feeds)[0]
+    def run(row: int, value: AnyArray) -> AnyArray:
+        feeds = {**tower.feeds[row], name: value.reshape(like.shape).astype(like.dtype)}
+        return engine.run([tower.graph.embedding], feeds)[0]
 
     return run
 
 
-def scene_between(bench: Probe, known: Matching, pair: Pair) -> Scene:
-    """The nodes between the last values that agree and the first that do not, on the first row.
+def scene_between(probe: Probe, matching: Matching, pair: Pair) -> FaultScene:
+    """Capture the nodes between the last values that agree and the first that do not, on the first row.
 
     Raises:
-        ChangedError: Looking at them changes what is computed.
-        SiglipOnnxError: The provider does not give their values.
+        ObservationError: Observing the values changes the result.
+        SiglipOnnxError: The provider does not return the values.
     """
-    ours, enters = bench.judged.net.behind([pair.ours], known.pairs)
-    theirs, _ = bench.trusted.net.behind([pair.theirs], set(known.pairs.values()))
-    segment = Segment((pair.ours,), tuple(sorted(enters)), ours, theirs)
-    values = next(bench.look(bench.judged, [*segment.inputs, pair.ours], [0]))
-    wanted = next(bench.look(bench.trusted, [pair.theirs], [0]))[pair.theirs].reshape(values[pair.ours].shape)
-    given = {name: values[name] for name in segment.inputs}
-    return Scene(bench, segment, 0, given, {pair.ours: values[pair.ours]}, {pair.ours: wanted}, exact=False, kin=False)
+    nodes, sources = probe.candidate.graph.upstream([pair.candidate], matching.pairs)
+    reference_nodes, _ = probe.reference.graph.upstream([pair.reference], set(matching.pairs.values()))
+    segment = Segment((pair.candidate,), tuple(sorted(sources)), nodes, reference_nodes)
+    values = next(probe.values(probe.candidate, [*segment.inputs, pair.candidate], [0]))
+    actual = values[pair.candidate]
+    expected = next(probe.values(probe.reference, [pair.reference], [0]))[pair.reference].reshape(actual.shape)
+    return FaultScene(
+        probe,
+        segment,
+        row=0,
+        inputs={name: values[name] for name in segment.inputs},
+        actual={pair.candidate: actual},
+        expected={pair.candidate: expected},
+        exact=False,
+        shares_names=False,
+    )
 
 
-def mended(bench: Probe, pair: Pair) -> Array:
-    """Embeddings of the judged graph when it is given the trusted value, float32 [rows, size].
+def embeddings_with_fix(probe: Probe, pair: Pair) -> AnyArray:
+    """Embeddings of the candidate graph with its value replaced by the reference value, float32 [rows, size].
 
     Raises:
-        ChangedError: Looking at the values changes what is computed.
-        SiglipOnnxError: The provider does not run it.
+        ObservationError: Observing the values changes the result.
+        SiglipOnnxError: The provider does not run the graph.
     """
-    like = next(bench.look(bench.judged, [pair.ours], [0]))[pair.ours]
-    run = _with_value(bench, bench.judged, pair.ours, like)
-    rows = (values[pair.theirs] for values in bench.look(bench.trusted, [pair.theirs]))
+    like = next(probe.values(probe.candidate, [pair.candidate], [0]))[pair.candidate]
+    run = _runner(probe, probe.candidate, pair.candidate, like)
+    rows = (values[pair.reference] for values in probe.values(probe.reference, [pair.reference]))
     return np.concatenate([run(row, value)[:1] for row, value in enumerate(rows)])

@@ -1,4 +1,4 @@
-"""The fewest segments that make a tower pass when they are taken from the trusted graph."""
+"""Finds the fewest segments that make a tower pass when they are replaced by the reference graph's."""
 
 from __future__ import annotations
 
@@ -6,147 +6,143 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...runtime.arrays import AnyArray
 from ...runtime.errors import SiglipOnnxError
-from .explanation import Remedy
+from .explanation import MinimalFix
 from .graph_view import Segment
-from .local_error import LocalError
+from .local_error import TowerErrors
 from .probe import Probe
 from .subgraph import hybrid
 
-Array = NDArray[Any]
 _T = TypeVar("_T")
-BUDGET: Final = 200  # graphs; at full size one takes seconds
+BUDGET: Final = 200  # graphs; at full size each takes seconds
 
 
 class OutOfBudgetError(Exception):
-    """So many sets were tried that the search ends without a proof."""
+    """The search reached its limit of trials before it proved a result."""
 
 
-class Trial:
-    """Tries sets of items, each once.
+class TrialBudget:
+    """Tests sets of items, each set once, up to a limit.
 
     Args:
-        good: Whether a set is good.
-        budget: How many sets may be tried.
+        passes: Whether a set passes.
+        budget: Largest number of sets to test.
 
     Attributes:
-        evaluations: How many were.
-        best: The smallest good set so far.
+        best: The smallest passing set so far; None before the first.
     """
 
-    def __init__(self, good: Callable[[Sequence[Any]], bool], budget: int = BUDGET) -> None:
-        self._good, self._budget = good, budget
-        self._known: dict[frozenset[Any], bool] = {}
+    def __init__(self, passes: Callable[[Sequence[Any]], bool], budget: int = BUDGET) -> None:
+        self._passes, self._budget = passes, budget
+        self._results: dict[frozenset[Any], bool] = {}
         self.best: list[Any] | None = None
 
     @property
-    def evaluations(self) -> int:
-        """How many sets were tried."""
-        return len(self._known)
+    def trials(self) -> int:
+        """Number of sets tested so far."""
+        return len(self._results)
 
     def __call__(self, items: Sequence[Any]) -> bool:
-        """Whether a set is good; raises OutOfBudgetError."""
+        """Test a set; raises OutOfBudgetError if the budget is used up."""
         key = frozenset(items)
-        if key not in self._known:
-            if len(self._known) == self._budget:
+        if key not in self._results:
+            if len(self._results) == self._budget:
                 raise OutOfBudgetError
-            self._known[key] = self._good(items)
-        if self._known[key] and (self.best is None or len(items) < len(self.best)):
+            self._results[key] = self._passes(items)
+        if self._results[key] and (self.best is None or len(items) < len(self.best)):
             self.best = list(items)
-        return self._known[key]
+        return self._results[key]
 
 
-def ddmin(items: Sequence[_T], good: Callable[[Sequence[_T]], bool]) -> list[_T]:
-    """A part of a good set that is good and of which nothing can be spared.
+def ddmin(items: Sequence[_T], passes: Callable[[Sequence[_T]], bool]) -> list[_T]:
+    """Reduce a passing set until no single item can be removed.
 
     Delta debugging, algorithm ddmin of Zeller and Hildebrandt, IEEE Transactions on Software Engineering 28, 2002.
 
     Args:
-        items: A good set.
-        good: Whether a set is good; the empty one is not.
+        items: A passing set.
+        passes: Whether a set passes; the empty set must not.
     """
-    found, parts = list(items), 2
-    while len(found) > 1:
-        size = -(-len(found) // parts)
-        some = [found[i : i + size] for i in range(0, len(found), size)]
-        rest = [[item for item in found if item not in part] for part in some]
-        kept = next(filter(good, some), None)
-        if kept is not None:
-            found, parts = kept, 2
-            continue
-        kept = next(filter(good, rest), None)
-        if kept is not None:
-            found, parts = kept, max(parts - 1, 2)
-        elif parts >= len(found):
+    current, parts = list(items), 2
+    while len(current) > 1:
+        size = -(-len(current) // parts)
+        subsets = [current[i : i + size] for i in range(0, len(current), size)]
+        complements = [[item for item in current if item not in subset] for subset in subsets]
+        if (smaller := next(filter(passes, subsets), None)) is not None:
+            current, parts = smaller, 2
+        elif (smaller := next(filter(passes, complements), None)) is not None:
+            current, parts = smaller, max(parts - 1, 2)
+        elif parts >= len(current):
             break
         else:
-            parts = min(2 * parts, len(found))
-    return found
+            parts = min(2 * parts, len(current))
+    return current
 
 
-def find_remedy(
-    bench: Probe, known: LocalError, first: Segment | None, enough: Callable[[Array], bool]
-) -> Remedy | str:
-    """The fewest segments that must be taken from the trusted graph, or why they were not found.
+def find_minimal_fix(
+    probe: Probe, tower: TowerErrors, first: Segment | None, passes: Callable[[AnyArray], bool]
+) -> MinimalFix | str:
+    """Find the fewest segments to replace; return a sentence with the reason if there is no result.
 
     Args:
-        bench: Both towers.
-        known: Their segments and errors.
-        first: What is most likely enough.
-        enough: Whether the tower would pass with these embeddings.
+        probe: Both towers.
+        tower: Their segments and local errors.
+        first: The segment to try first.
+        passes: Whether the tower would pass with the given embeddings.
     """
-    if problem := _opsets_differ(bench):
+    if problem := _opsets_differ(probe):
         return problem
-    order = _likely(known, first)
-    said: list[SiglipOnnxError] = []
+    order = _by_suspicion(tower, first)
+    errors: list[SiglipOnnxError] = []
 
-    def good(chosen: Sequence[Segment]) -> bool:
-        bench.progress(f"Trying {len(chosen)} of {len(order)} steps in fp32, graph {trial.evaluations + 1}")
+    def is_fixed(chosen: Sequence[Segment]) -> bool:
+        probe.progress(f"Trying {len(chosen)} of {len(order)} steps in fp32, graph {trial.trials + 1}")
         try:
-            return enough(bench.run(bench.judged, hybrid(bench.judged.net, bench.trusted.net, chosen, known.types)))
-        except SiglipOnnxError as error:  # such a mixture does not run, so it is no remedy
-            said.append(error)
+            mixed = hybrid(probe.candidate.graph, probe.reference.graph, chosen, tower.types)
+            return passes(probe.run(probe.candidate, mixed))
+        except SiglipOnnxError as error:  # a mixed graph that does not run is no fix
+            errors.append(error)
             return False
 
-    trial = Trial(good)
+    trial = TrialBudget(is_fixed)
     try:
         passing = next((order[:size] for size in _sizes(len(order)) if trial(order[:size])), None)
         if passing is None:
-            reason = f" ({said[-1]})" if said else ""
-            return f"Not even with every step from the trusted graph does the tower pass on this provider{reason}."
-        found, minimal = ddmin(passing, trial), True
+            reason = f" ({errors[-1]})" if errors else ""
+            return f"Even with every step replaced by the reference graph's, the tower fails on this provider{reason}."
+        steps, minimal = ddmin(passing, trial), True
     except OutOfBudgetError:
         if trial.best is None:
-            return f"No set of steps was found that mends the tower, in {BUDGET} graphs."
-        found, minimal = trial.best, False
-    found = [segment for segment in known.segments if segment in found]
-    names = tuple(bench.judged.net.names(segment.ours) for segment in found)
-    return Remedy(names, trial.evaluations, minimal, len(order))
+            return f"No set of steps that fixes the tower was found within {BUDGET} graphs."
+        steps, minimal = trial.best, False
+    names = tuple(probe.candidate.graph.node_names(s.candidate) for s in tower.segments if s in steps)
+    return MinimalFix(names, trial.trials, minimal, len(order))
 
 
-def _likely(known: LocalError, first: Segment | None) -> list[Segment]:
-    """Segments, the most likely first: the first culprit, then by their own error.
+def _by_suspicion(tower: TowerErrors, first: Segment | None) -> list[Segment]:
+    """Segments, the most suspicious first: the first faulty one, then by local error.
 
-    Those whose inputs are not finite have none; they come early, in the order of the graph.
+    Segments whose inputs are not finite have no local error; they follow the first one in graph order.
     """
-    errors = {segment: known.own[segment].error if segment in known.own else np.inf for segment in known.segments}
-    return sorted(known.segments, key=lambda segment: (segment != first, -errors[segment]))
+    errors = {s: tower.errors[s].error if s in tower.errors else np.inf for s in tower.segments}
+    return sorted(tower.segments, key=lambda segment: (segment != first, -errors[segment]))
 
 
 def _sizes(count: int) -> list[int]:
+    """1, 2, 4, … and the count itself."""
     sizes = [1]
     while sizes[-1] < count:
         sizes.append(min(2 * sizes[-1], count))
     return sizes
 
 
-def _opsets_differ(bench: Probe) -> str:
-    ours, theirs = (
-        {entry.domain or "": entry.version for entry in one.net.model.opset_import}
-        for one in (bench.judged, bench.trusted)
+def _opsets_differ(probe: Probe) -> str:
+    candidate, reference = (
+        {entry.domain or "": entry.version for entry in tower.graph.model.opset_import}.get("")
+        for tower in (probe.candidate, probe.reference)
     )
-    if ours.get("") == theirs.get(""):
+    if candidate == reference:
         return ""
-    return f"The graphs cannot be mixed: opset {ours.get('')} and {theirs.get('')}."
+    return f"The graphs cannot be mixed: the candidate has opset {candidate}, the reference opset {reference}."

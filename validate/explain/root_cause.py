@@ -1,10 +1,10 @@
-"""What is different about nodes that are off: where the fault is, in which channels, attributes and weights."""
+"""Describes faulty nodes: where the fault lies, and the channels, attributes and weights that differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
@@ -12,90 +12,90 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from ...runtime.arrays import AnyArray
 from .explanation import Culprit, Origin
 from .graph_view import GraphView, Segment
-from .local_error import error_of, inputs_of
+from .local_error import reference_feeds, relative_error
 from .probe import Probe
-from .subgraph import Subgraph, content, cut, inlined
+from .subgraph import Subgraph, extract, inline_weights, load_weight
 
-Array = NDArray[Any]
 FP16_LARGEST: Final = 65504.0  # IEEE 754-2008 binary16
-_FEW: Final = 0.25  # share of the channels or rows up to which they are named
+_FEW: Final = 0.25  # largest share of the channels that are listed one by one
 _SHOWN: Final = 8
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A segment with what it was given, what it made of it, and what it should have made.
+class FaultScene:
+    """A faulty segment with its inputs, its outputs and the expected outputs.
 
     Attributes:
-        bench: Both towers.
-        segment: What is off.
-        row: Which row shows it.
-        given: What the segment was given, by name, as the judged graph has it.
-        made: What it made of it.
-        wanted: What the trusted nodes make of it.
-        exact: Whether that was computed in float64, else in float32.
-        kin: Whether both graphs call the same things by the same names.
+        probe: Both towers.
+        segment: The faulty segment.
+        row: Index of the input row that shows the fault.
+        inputs: The segment's inputs by name, as the candidate graph computes them.
+        actual: The segment's outputs by name.
+        expected: The reference nodes' outputs for the same inputs.
+        exact: Whether these were computed in float64 instead of float32.
+        shares_names: Whether both graphs use the same names for the same values.
     """
 
-    bench: Probe
+    probe: Probe
     segment: Segment
     row: int
-    given: dict[str, Array]
-    made: dict[str, Array]
-    wanted: dict[str, Array]
+    inputs: dict[str, AnyArray]
+    actual: dict[str, AnyArray]
+    expected: dict[str, AnyArray]
     exact: bool
-    kin: bool = True
+    shares_names: bool = True
 
     @property
-    def ours(self) -> Subgraph:
-        """The judged nodes as a graph with its weights inside."""
-        net = self.bench.judged.net
-        part = cut(net, self.segment.ours, self.given, self.segment.outputs)
-        return Subgraph(inlined(net, part.model), part.given)
+    def candidate_part(self) -> Subgraph:
+        """The candidate nodes as a graph with its weights inside."""
+        graph = self.probe.candidate.graph
+        part = extract(graph, self.segment.candidate, self.inputs, self.segment.outputs)
+        return Subgraph(inline_weights(graph, part.model), part.output_names)
 
-    def as_written(self) -> dict[str, Array] | None:
-        """What the judged nodes make by the letter of ONNX; None where its reference implementation has not all."""
-        part = self.ours
+    def specified_outputs(self) -> dict[str, AnyArray] | None:
+        """Outputs of the candidate nodes by ONNX's reference implementation; None if it lacks an operator."""
+        part = self.candidate_part
         try:
             with np.errstate(all="ignore"):
-                arrays = ReferenceEvaluator(part.model).run(list(part.given.values()), dict(self.given))
-        except Exception:  # whatever an operator without an implementation raises
+                arrays = ReferenceEvaluator(part.model).run(list(part.output_names.values()), dict(self.inputs))
+        except Exception:  # an operator without an implementation may raise anything
             return None
-        return {name: np.asarray(array) for name, array in zip(part.given, arrays, strict=True)}
+        return {name: np.asarray(array) for name, array in zip(part.output_names, arrays, strict=True)}
 
 
-def scene_of(bench: Probe, segment: Segment, row: int) -> Scene:
-    """What a segment of two graphs with the same names does on a row.
+def capture_scene(probe: Probe, segment: Segment, row: int) -> FaultScene:
+    """Capture a segment's inputs and outputs on a row, in graphs that share their names.
 
     Raises:
-        ChangedError: Looking at it changes what is computed.
-        SiglipOnnxError: The provider does not give its values.
+        ObservationError: Observing the values changes the result.
+        SiglipOnnxError: The provider does not return the values.
     """
     names = list(dict.fromkeys([*segment.inputs, *segment.outputs]))
-    values = next(bench.look(bench.judged, names, [row]))
-    wanted, exact = _wanted(bench, segment, inputs_of([segment], values))
-    given = {name: values[name] for name in segment.inputs}
-    return Scene(bench, segment, row, given, {name: values[name] for name in segment.outputs}, wanted, exact)
+    values = next(probe.values(probe.candidate, names, [row]))
+    expected, exact = _expected(probe, segment, reference_feeds([segment], values))
+    inputs = {name: values[name] for name in segment.inputs}
+    return FaultScene(probe, segment, row, inputs, {name: values[name] for name in segment.outputs}, expected, exact)
 
 
-def _wanted(bench: Probe, segment: Segment, feeds: dict[str, Array]) -> tuple[dict[str, Array], bool]:
-    """What the trusted nodes make of feeds, and whether it was computed in float64."""
-    net = bench.trusted.net
-    part = cut(net, segment.theirs, feeds, segment.outputs)
-    names = [part.given[name] for name in segment.outputs]
+def _expected(probe: Probe, segment: Segment, feeds: dict[str, AnyArray]) -> tuple[dict[str, AnyArray], bool]:
+    """The reference nodes' outputs, and whether they were computed in float64."""
+    graph = probe.reference.graph
+    part = extract(graph, segment.reference, feeds, segment.outputs)
+    names = [part.output_names[name] for name in segment.outputs]
     exact = True
     try:
-        reference = ReferenceEvaluator(doubled(inlined(net, part.model)))
-        arrays = reference.run(names, {name: _double(array) for name, array in feeds.items()})
-    except Exception:  # whatever an operator without an implementation, or of float32 alone, raises
-        arrays, exact = bench.load(bench.trusted, part.model).run(names, feeds), False
+        evaluator = ReferenceEvaluator(to_float64(inline_weights(graph, part.model)))
+        arrays = evaluator.run(names, {name: _as_float64(array) for name, array in feeds.items()})
+    except Exception:  # an operator without an implementation, or one for float32 only, may raise anything
+        arrays, exact = probe.load(probe.reference, part.model).run(names, feeds), False
     return {name: np.asarray(array) for name, array in zip(segment.outputs, arrays, strict=True)}, exact
 
 
-def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 graph in float64."""
+def to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a float32 graph that computes in float64."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for value in copy.graph.input:
@@ -103,32 +103,32 @@ def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
     for tensor in copy.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(_double(numpy_helper.to_array(tensor)), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(_as_float64(numpy_helper.to_array(tensor)), tensor.name))
     for attribute in (a for node in copy.graph.node if node.op_type == "Cast" for a in node.attribute):
         if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.DOUBLE
     return copy
 
 
-def _double(array: Array) -> Array:
+def _as_float64(array: AnyArray) -> AnyArray:
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
-def culprit_of(scene: Scene, limit: float, peers: Sequence[float]) -> Culprit:
-    """Everything that can be told about a segment that is off.
+def describe_culprit(scene: FaultScene, limit: float, peers: Sequence[float]) -> Culprit:
+    """Collect the facts about a faulty segment.
 
     Args:
-        scene: What it does.
-        limit: How far off it may be.
-        peers: How far off others of the same operators are.
+        scene: The segment with its inputs and outputs.
+        limit: Largest relative error allowed for it.
+        peers: Local errors of the other segments with the same operators.
     """
-    segment, ours, theirs = scene.segment, scene.bench.judged.net, scene.bench.trusted.net
-    error = _error(scene.made, scene.wanted)
+    segment, candidate, reference = scene.segment, scene.probe.candidate.graph, scene.probe.reference.graph
+    error = _largest_error(scene.actual, scene.expected)
     return Culprit(
-        nodes=ours.names(segment.ours),
-        operators=ours.operators(segment.ours),
-        trusted_nodes=theirs.names(segment.theirs),
-        trusted_operators=theirs.operators(segment.theirs),
+        nodes=candidate.node_names(segment.candidate),
+        operators=candidate.operators(segment.candidate),
+        reference_nodes=reference.node_names(segment.reference),
+        reference_operators=reference.operators(segment.reference),
         inputs=segment.inputs,
         outputs=segment.outputs,
         error=error if np.isfinite(error) else None,
@@ -141,49 +141,49 @@ def culprit_of(scene: Scene, limit: float, peers: Sequence[float]) -> Culprit:
     )
 
 
-def _error(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
-    return max(error_of(found[name], array) for name, array in wanted.items())
+def _largest_error(actual: Mapping[str, AnyArray], expected: Mapping[str, AnyArray]) -> float:
+    return max(relative_error(actual[name], array) for name, array in expected.items())
 
 
-def _origin(scene: Scene, limit: float) -> Origin:
-    written = scene.as_written()
-    if written is None:
+def _origin(scene: FaultScene, limit: float) -> Origin:
+    specified = scene.specified_outputs()
+    if specified is None:
         return Origin.UNKNOWN
-    return Origin.FILE if _error(written, scene.wanted) > limit else Origin.PROVIDER
+    return Origin.FILE if _largest_error(specified, scene.expected) > limit else Origin.PROVIDER
 
 
-def reasons(scene: Scene) -> list[str]:
-    """What is different, a sentence each, the most telling first."""
-    ours, theirs, segment = scene.bench.judged.net, scene.bench.trusted.net, scene.segment
-    found = differences(ours, theirs, segment, wiring=scene.kin)
-    for name in segment.outputs:
-        found += _overflow(name, scene.made[name], scene.wanted[name])
-        found += _channels(name, scene.made[name], scene.wanted[name])
-    return found
+def reasons(scene: FaultScene) -> list[str]:
+    """Differences, one sentence each, the most informative first."""
+    candidate, reference = scene.probe.candidate.graph, scene.probe.reference.graph
+    sentences = differences(candidate, reference, scene.segment, wiring=scene.shares_names)
+    for name in scene.segment.outputs:
+        sentences += _overflow(name, scene.actual[name], scene.expected[name])
+        sentences += _channels(name, scene.actual[name], scene.expected[name])
+    return sentences
 
 
-def differences(ours: GraphView, theirs: GraphView, segment: Segment, *, wiring: bool) -> list[str]:
-    """Attributes, weights and wiring that differ, where both graphs have the same operators in a segment."""
-    mine, right = sorted(segment.ours), sorted(segment.theirs)
-    if ours.operators(mine) != theirs.operators(right):
+def differences(candidate: GraphView, reference: GraphView, segment: Segment, *, wiring: bool) -> list[str]:
+    """Attributes, weights and, with `wiring`, connections that differ; empty if the operators differ themselves."""
+    ours, theirs = sorted(segment.candidate), sorted(segment.reference)
+    if candidate.operators(ours) != reference.operators(theirs):
         return []
-    found = []
-    for a, b in zip((ours.nodes[i] for i in mine), (theirs.nodes[i] for i in right), strict=True):
-        found += _attributes(a, b)
-        found += _wiring(a, b) if wiring else []
+    sentences = []
+    for a, b in zip((candidate.nodes[i] for i in ours), (reference.nodes[i] for i in theirs), strict=True):
+        sentences += _attributes(a, b)
+        sentences += _wiring(a, b) if wiring else []
         for name, other in zip(a.input, b.input, strict=False):
-            if name in ours.weights and other in theirs.weights:
-                found += _weight(content(ours, name), content(theirs, other))
-    return found
+            if name in candidate.weights and other in reference.weights:
+                sentences += _weight(load_weight(candidate, name), load_weight(reference, other))
+    return sentences
 
 
-def _attributes(ours: onnx.NodeProto, theirs: onnx.NodeProto) -> list[str]:
-    mine, right = ({a.name: _shown(a) for a in node.attribute} for node in (ours, theirs))
+def _attributes(candidate: onnx.NodeProto, reference: onnx.NodeProto) -> list[str]:
+    ours, theirs = ({a.name: _shown(a) for a in node.attribute} for node in (candidate, reference))
     return [
-        f"{ours.name}: {name} is {mine.get(name, 'not given')}, where the trusted graph has "
-        f"{right.get(name, 'none given')}."
-        for name in sorted(mine.keys() | right.keys())
-        if mine.get(name) != right.get(name)
+        f"{candidate.name}: {name} is {ours.get(name, 'missing')}, the reference graph has "
+        f"{theirs.get(name, 'no such attribute')}."
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
     ]
 
 
@@ -192,64 +192,69 @@ def _shown(attribute: onnx.AttributeProto) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _wiring(ours: onnx.NodeProto, theirs: onnx.NodeProto) -> list[str]:
-    pairs = (("reads", ours.input, theirs.input), ("gives", ours.output, theirs.output))
+def _wiring(candidate: onnx.NodeProto, reference: onnx.NodeProto) -> list[str]:
+    pairs = (("reads", candidate.input, reference.input), ("returns", candidate.output, reference.output))
     return [
-        f"{ours.name} {verb} {', '.join(mine)}, where the trusted graph's {verb} {', '.join(right)}."
-        for verb, mine, right in pairs
-        if list(mine) != list(right)
+        f"{candidate.name} {verb} {', '.join(ours)}; the node of the reference graph {verb} {', '.join(theirs)}."
+        for verb, ours, theirs in pairs
+        if list(ours) != list(theirs)
     ]
 
 
-def _weight(ours: TensorProto, theirs: TensorProto) -> list[str]:
-    """In which rows or columns two weights differ."""
-    if ours.raw_data and ours.raw_data == theirs.raw_data:
+def _weight(candidate: TensorProto, reference: TensorProto) -> list[str]:
+    """The rows or columns in which two weights differ."""
+    if candidate.raw_data and candidate.raw_data == reference.raw_data:
         return []
-    mine, right = numpy_helper.to_array(ours), numpy_helper.to_array(theirs)
-    if mine.dtype.kind == right.dtype.kind == "f":
+    ours, theirs = numpy_helper.to_array(candidate), numpy_helper.to_array(reference)
+    if ours.dtype.kind == theirs.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            right = right.astype(mine.dtype)
-    if mine.shape != right.shape:
-        return [f"{ours.name} is {list(mine.shape)}, where the trusted graph has {list(right.shape)}."]
-    different = mine != right
+            theirs = theirs.astype(ours.dtype)
+    if ours.shape != theirs.shape:
+        return [f"{candidate.name} has shape {list(ours.shape)}, the reference graph {list(theirs.shape)}."]
+    different = ours != theirs
     if not different.any():
         return []
-    where = f"{int(different.sum())} of {different.size} elements"
-    if different.ndim == 2:
-        rows, columns = np.flatnonzero(different.any(1)), np.flatnonzero(different.any(0))
-        kind, places = min((("rows", rows), ("columns", columns)), key=lambda pair: len(pair[1]))
-        where += f", in {kind if len(places) > 1 else kind[:-1]} {_numbers(places)}"
-    zero = " There it is zero." if not mine[different].any() else ""
-    return [f"{ours.name} differs from the trusted one in {where}.{zero}"]
+    zero = " All of these are zero." if not ours[different].any() else ""
+    return [f"{candidate.name} differs from the reference weight in {_location(different)}.{zero}"]
 
 
-def _overflow(name: str, made: Array, wanted: Array) -> list[str]:
-    largest = float(np.abs(wanted).max(initial=0.0)) if wanted.dtype.kind == "f" else 0.0
-    if made.dtype != np.float16 or largest <= FP16_LARGEST:
+def _location(different: NDArray[np.bool_]) -> str:
+    """Number of the elements that differ, and the rows or columns of a matrix that they lie in."""
+    count = f"{int(different.sum())} of {different.size} elements"
+    if different.ndim != 2:
+        return count
+    rows, columns = np.flatnonzero(different.any(1)), np.flatnonzero(different.any(0))
+    axis, indices = min((("rows", rows), ("columns", columns)), key=lambda pair: len(pair[1]))
+    return f"{count}, in {axis if len(indices) > 1 else axis[:-1]} {_numbers(indices)}"
+
+
+def _overflow(name: str, actual: AnyArray, expected: AnyArray) -> list[str]:
+    largest = float(np.abs(expected).max(initial=0.0)) if expected.dtype.kind == "f" else 0.0
+    if actual.dtype != np.float16 or largest <= FP16_LARGEST:
         return []
-    return [f"{name} reaches {largest:.4g}, and float16 ends at {FP16_LARGEST:g}."]
+    return [f"{name} reaches {largest:.4g}; the largest float16 is {FP16_LARGEST:g}."]
 
 
-def _channels(name: str, made: Array, wanted: Array) -> list[str]:
-    """Which channels, along the last axis, the error is in, where these are few; and by which factor they are off."""
-    if made.shape != wanted.shape or made.ndim < 2 or wanted.dtype.kind != "f":
+def _channels(name: str, actual: AnyArray, expected: AnyArray) -> list[str]:
+    """The channels, along the last axis, with the error, if they are few; and the factor that they are wrong by."""
+    if actual.shape != expected.shape or actual.ndim < 2 or expected.dtype.kind != "f":
         return []
-    found, right = (a.astype(np.float64).reshape(-1, a.shape[-1]) for a in (made, wanted))
+    ours, theirs = (a.astype(np.float64).reshape(-1, a.shape[-1]) for a in (actual, expected))
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(found - right).max(0)
+        error = np.abs(ours - theirs).max(0)
     error[~np.isfinite(error)] = np.inf
     worst = error.max(initial=0.0)
-    bad = np.flatnonzero(error > worst / 4) if np.isfinite(worst) else np.flatnonzero(np.isinf(error))
-    if not 0 < len(bad) <= _FEW * len(error):
+    wrong = np.flatnonzero(error > worst / 4) if np.isfinite(worst) else np.flatnonzero(np.isinf(error))
+    if not 0 < len(wrong) <= _FEW * len(error):
         return []
-    said = f"{name} is off in {len(bad)} of {len(error)} channels ({_numbers(bad)})"
-    x, y = right[:, bad].ravel(), found[:, bad].ravel()
+    sentence = f"{name} is wrong in {len(wrong)} of {len(error)} channels ({_numbers(wrong)})"
+    x, y = theirs[:, wrong].ravel(), ours[:, wrong].ravel()
     slope = float(x @ y / (x @ x)) if np.isfinite(y).all() and x.any() else np.nan
     if np.isfinite(slope) and np.abs(y - slope * x).max() < np.abs(y - x).max() / 4:
-        return [f"{said}, where it is {slope:.3g} times what it should be."]
-    return [f"{said}."]
+        return [f"{sentence}, by a factor of {slope:.3g}."]
+    return [f"{sentence}."]
 
 
-def _numbers(places: Sequence[int] | NDArray[np.intp]) -> str:
-    shown = ", ".join(str(int(i)) for i in places[:_SHOWN])
-    return f"{shown}, …" if len(places) > _SHOWN else shown
+def _numbers(indices: Sequence[int] | NDArray[np.intp]) -> str:
+    shown = ", ".join(str(int(i)) for i in indices[:_SHOWN])
+    return f"{shown}, …" if len(indices) > _SHOWN else shown

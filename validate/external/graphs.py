@@ -1,4 +1,4 @@
-"""What an ONNX file of anybody's says of itself: what it reads and gives, and which precision its weights have."""
+"""Describe an external ONNX file: its inputs and outputs, its weights, and its precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BROKEN: Final = "Export or copy it again."
 _PIXELS: Final = ("float32", "float16")
 _IDS: Final = ("int64", "int32")
 
-# Operators that tell the precision, the most telling first. ONNX Runtime's quantize_dynamic makes DynamicQuantizeLinear
+# Operators that show the precision, most specific first. ONNX Runtime's quantize_dynamic makes DynamicQuantizeLinear
 # and MatMulInteger, its quantize_static QuantizeLinear or QLinearMatMul; transformers.js's bnb4 is MatMulBnb4.
 _OPERATORS: Final = (
     (Precision.INT4, {"MatMulBnb4"}),
@@ -31,7 +31,7 @@ _OPERATORS: Final = (
 _FLOATS: Final = {ir.DataType.FLOAT16: Precision.FP16, ir.DataType.BFLOAT16: Precision.BF16}
 _NARROW: Final = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
 
-# What may stand between the division by a length and the output, and between the length and the division.
+# Operators that may follow a division by a length, and operators that may lead from a sum of squares to it.
 _SAME_ROWS: Final = frozenset({"Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "Reshape", "Squeeze"})
 _OF_LENGTH: Final = _SAME_ROWS | {"Unsqueeze", "Expand", "Clip", "Max", "Add", "Sqrt", "Pow", "Reciprocal"}
 _SQUARES: Final = frozenset({"Mul", "Pow", "Abs"})
@@ -43,9 +43,9 @@ class ExternalGraph:
     """An ONNX file.
 
     Attributes:
-        graph: Its place, weights and interface.
-        precision: What its weights and operators say.
-        units: Outputs whose rows the graph itself scales to length 1.
+        graph: Its path, weights and interface.
+        precision: Precision of its operators and weights.
+        units: Outputs whose rows the graph scales to length 1.
     """
 
     graph: Graph
@@ -54,86 +54,84 @@ class ExternalGraph:
 
     @property
     def images(self) -> tuple[TensorSpec, ...]:
-        """Inputs that may take pixel_values: floating point [batch, 3, height, width]."""
+        """Inputs that fit pixel_values: floating point [batch, 3, height, width]."""
         return tuple(s for s in self.graph.inputs if s.dtype in _PIXELS and _fits(s, (None, 3, None, None)))
 
     @property
     def ids(self) -> tuple[TensorSpec, ...]:
-        """Inputs that may take input_ids: integers [batch, length]."""
+        """Inputs that fit input_ids: integers [batch, length]."""
         return tuple(s for s in self.graph.inputs if s.dtype in _IDS and _fits(s, (None, None)) and not is_mask(s))
 
     @property
     def role(self) -> Role | None:
-        """What it reads; None where it reads neither images nor texts."""
+        """The tower that its inputs fit; None if they fit neither."""
         reads = (bool(self.images), bool(self.ids))
         return {(True, True): Role.JOINT, (True, False): Role.VISION, (False, True): Role.TEXT}.get(reads)
 
     @property
     def complete(self) -> bool:
-        """Whether it gives all that a joint graph gives."""
+        """Whether it has every output of a joint graph."""
         return {spec.name for spec in self.graph.outputs}.issuperset(JOINT_OUTPUTS)
 
 
 def is_mask(spec: TensorSpec) -> bool:
-    """Whether an input says which ids or patches count; SigLIP's towers were trained without."""
+    """Whether an input masks ids or patches; SigLIP's towers were trained without a mask."""
     return "mask" in spec.name and len(spec.shape) == 2
 
 
 def _fits(spec: TensorSpec, shape: tuple[int | None, ...]) -> bool:
     if len(spec.shape) != len(shape):
         return False
-    return all(
-        want is None or isinstance(have, str) or have == want for have, want in zip(spec.shape, shape, strict=True)
-    )
+    return all(due is None or isinstance(size, str) or size == due for size, due in zip(spec.shape, shape, strict=True))
 
 
 def read_graph(folder: Path, inner: str) -> ExternalGraph:
     """Read an ONNX file without its external weights.
 
     Args:
-        folder: What is judged.
-        inner: Where in it the file lies, with forward slashes.
+        folder: Folder of the model.
+        inner: Path of the file in it, with forward slashes.
 
     Raises:
-        ArtifactError: It is missing or no ONNX file, lies or reads weights outside of the folder, or has an input or
-            output without a type and shape.
+        ArtifactError: The file is missing or not ONNX, lies or reads weights outside the folder, or has an input or
+            output without a type or shape.
     """
     path = folder / inner
     if PurePosixPath(inner).is_absolute() or ".." in PurePosixPath(inner).parts:
-        raise ArtifactError(f"{inner!r} does not lie in {folder}.", "Name a file below it.")
+        raise ArtifactError(f"{inner!r} is not inside {folder}.", "Name a file inside it.")
     try:
         data = _data(path, inner)
         model = ir.load(path)
     except ArtifactError:
         raise
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read ({error.strerror}).", "Name a file that is there.") from error
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}).", "Name a file that exists.") from error
     except Exception as error:  # protobuf's, onnx's and onnx-ir's errors have no common base but this
-        raise ArtifactError(f"{path} is no ONNX file ({error}).", _BROKEN) from error
+        raise ArtifactError(f"{path} is not an ONNX file ({error}).", _BROKEN) from error
     return ExternalGraph(_describe(path, model, inner, data), _precision(model), _units(model))
 
 
 def _data(path: Path, inner: str) -> tuple[str, ...]:
-    """The files that a graph reads weights from, which have to lie where ONNX Runtime would look for them."""
+    """The files that a graph reads weights from, which must be where ONNX Runtime looks for them."""
     allowed = {path.parent.resolve(), path.resolve().parent}
-    found = []
+    files = []
     for location in sorted(external_locations(path.read_bytes())):
         place = path.parent / location
         if PurePosixPath(location).is_absolute() or ".." in PurePosixPath(location).parts or "\\" in location:
-            raise ArtifactError(f"{path} wants to read weights from {location!r}, outside of its folder.", _BROKEN)
+            raise ArtifactError(f"{path} reads weights from {location!r}, outside its folder.", _BROKEN)
         if not place.is_file():
             raise ArtifactError(f"{path} reads weights from {place}, which is missing.", "Put that file beside it.")
         if not any(place.resolve().is_relative_to(folder) for folder in allowed):
             raise ArtifactError(
-                f"{place}, the weights of {path.name}, is a link to a file elsewhere.",
+                f"{place}, the weights of {path.name}, is a link to a file outside its folder.",
                 "Copy the folder with its links followed (cp -rL).",
             )
-        found.append((PurePosixPath(inner).parent / location).as_posix())
-    return tuple(found)
+        files.append((PurePosixPath(inner).parent / location).as_posix())
+    return tuple(files)
 
 
 def _describe(path: Path, model: ir.Model, inner: str, data: tuple[str, ...]) -> Graph:
-    weights = model.graph.initializers  # which old exporters list among the inputs, too
+    weights = model.graph.initializers  # old exporters also list them among the inputs
     inputs = [value for value in model.graph.inputs if value.name not in weights]
     return Graph(
         path=inner,
@@ -147,7 +145,7 @@ def _describe(path: Path, model: ir.Model, inner: str, data: tuple[str, ...]) ->
 def _tensor(path: Path, value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None:
         raise ArtifactError(
-            f"{path} does not say which type and shape {value.name} has.",
+            f"{path} has no type or shape for {value.name}.",
             "Run onnx.shape_inference.infer_shapes_path on it first.",
         )
     shape = tuple(d if isinstance(d, int) else d.value or UNKNOWN for d in value.shape)
@@ -161,15 +159,15 @@ def _nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def _precision(model: ir.Model) -> Precision:
-    """By the operators, else by which floating-point type most of the weights have."""
+    """The precision by the operators, else by the floating-point type of most weights."""
     nodes = list(_nodes(model))
     bits = {node.attributes.get_int("bits", 4) for node in nodes if node.op_type == "MatMulNBits"}
     weights = [tensor for tensor in _weights(model, nodes) if tensor.size]
     if any(count < 8 for count in bits) or any(tensor.dtype in _NARROW for tensor in weights):
         return Precision.INT4
     operators = {node.op_type for node in nodes}
-    for precision, telling in _OPERATORS:
-        if operators & telling:
+    for precision, specific in _OPERATORS:
+        if operators & specific:
             return precision
     sizes: Counter[Precision] = Counter({Precision.FP32: 1})  # a graph without weights
     for tensor in weights:
@@ -179,7 +177,7 @@ def _precision(model: ir.Model) -> Precision:
 
 
 def _weights(model: ir.Model, nodes: list[ir.Node]) -> Iterator[ir.TensorProtocol]:
-    """Initializers, and the constants that other exporters write in their place; none is read."""
+    """Initializers, and the constants that some exporters write instead; their data are not read."""
     values = (value.const_value for value in model.graph.initializers.values())
     yield from (tensor for tensor in values if tensor is not None)
     for node in nodes:
@@ -192,7 +190,7 @@ def _units(model: ir.Model) -> frozenset[str]:
 
 
 def _is_unit(value: ir.Value) -> bool:
-    """Whether a value is something divided by its own length, whichever way that is written."""
+    """Whether a value is a vector divided by its own length, in any of the usual forms."""
     node = _passed(value, lambda node: node.op_type in _SAME_ROWS)
     if node is None or node.op_type == "LpNormalization":
         return node is not None
@@ -211,7 +209,7 @@ def _is_length(value: ir.Value) -> bool:
 
 
 def _passed(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Node | None:
-    """The first node behind a value, upwards by first inputs, that `passes` does not let through."""
+    """The first node upstream of a value, along first inputs, that `passes` rejects."""
     node = value.producer()
     for _ in range(_STEPS):
         if node is None or not passes(node):

@@ -1,10 +1,10 @@
-"""Files that other tools wrote, adopted for the time of a verdict: an artifact in memory, and nothing is written.
+"""Open an external model: files of another tool, as an artifact in memory. Nothing is written.
 
-    adopted = adopt(Path("Xenova/siglip-base-patch16-224"), Checkpoint.open("google/siglip-base-patch16-224"))
-    model = Siglip(adopted.artifact, adopted.precision)
+    external = open_external(Path("Xenova/siglip-base-patch16-224"), Checkpoint.open("google/siglip-base-patch16-224"))
+    model = Siglip(external.artifact, external.precision)
 
-What the runtime must not guess comes from the checkpoint: ids, pixels, scale and bias. docs/adopt.md says which folders
-are understood, and how.
+The checkpoint supplies what the files do not say: rules for ids and pixels, logit scale and bias.
+docs/external-models.md lists the supported layouts.
 """
 
 from __future__ import annotations
@@ -29,46 +29,54 @@ from ...runtime.artifact.contract import (
 from ...runtime.errors import ArtifactError
 from ...runtime.files import sha256
 from .bindings import InputForm, TowerBinder
-from .folders import Chosen, ExternalFolder, choose, found_precisions, look, mapped, named
-from .tower_map import Mapping, TowerMap, read_mapping
+from .folders import (
+    ChosenGraphs,
+    ExternalFolder,
+    choose_graphs,
+    detect_folder,
+    folder_precisions,
+    mapped_folder,
+    mapped_graphs,
+)
+from .tower_map import TowerFile, TowerMap, read_tower_map
 
 if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
 
-__all__ = ["ExternalArtifact", "ExternalModel", "Mapping", "open_external", "precisions", "read_mapping"]
+__all__ = ["ExternalArtifact", "ExternalModel", "TowerMap", "external_precisions", "open_external", "read_tower_map"]
 
 _TOKENIZER: Final = "tokenizer.json"
 _PREPROCESSOR: Final = "preprocessor_config.json"
-_USUAL: Final = "pooler_output"  # what graphs of ours call the embedding
+_EMBEDDING: Final = "pooler_output"  # name of the embedding in our own graphs
 
 
 @dataclass(frozen=True)
 class ExternalArtifact(Artifact):
-    """An artifact some of whose files lie elsewhere.
+    """An artifact with files in other folders.
 
     Attributes:
-        places: Where these lie, by the paths that the contract lists.
+        places: Paths of these files, by the path in the contract.
     """
 
     places: dict[str, Path] = field(default_factory=dict)
 
     def path(self, inner: str) -> Path:
-        """Where a file of the artifact lies."""
+        """Path of a file of the artifact."""
         return self.places.get(inner) or super().path(inner)
 
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """Files of another tool as an artifact.
+    """An external model as an artifact.
 
     Attributes:
-        artifact: With one variant. Where the folder has no vocabulary, that of the checkpoint is listed and read.
-        precision: Of that variant.
-        kind: Who lays out folders so: `optimum`, `transformers.js`, `immich`, or `bare` for files alone.
-        has_tokenizer: Whether the folder has a tokenizer.json of its own.
-        has_preprocessor: Whether it has a preprocessor_config.json of its own.
-        has_joint: Whether one graph gives logits.
-        notes: What was assumed, a sentence each.
+        artifact: The artifact, with one variant. If the folder has no vocabulary, it uses the checkpoint's.
+        precision: Precision of the variant.
+        kind: The folder's layout: `optimum`, `transformers.js`, `immich`, or `bare` for ONNX files only.
+        has_tokenizer: Whether the folder has a tokenizer.json.
+        has_preprocessor: Whether the folder has a preprocessor_config.json.
+        has_joint: Whether a graph gives logits.
+        notes: Assumptions, a sentence each.
     """
 
     artifact: ExternalArtifact
@@ -81,30 +89,34 @@ class ExternalModel:
 
 
 def open_external(
-    path: Path, source: Checkpoint, precision: Precision | None = None, mapping: Mapping | None = None
+    path: Path, source: Checkpoint, precision: Precision | None = None, tower_map: TowerMap | None = None
 ) -> ExternalModel:
-    """Understand what lies in a folder as an export of a checkpoint.
+    """Open a folder as an export of a checkpoint.
 
     Args:
         path: The folder, or a single ONNX file with both towers.
-        source: What it was made from.
-        precision: Which of its variants; None takes the only one.
-        mapping: Which file is which tower; None finds out.
+        source: The checkpoint that it was made from.
+        precision: Precision of the variant; None takes the only one.
+        tower_map: Files of the towers; None detects them.
 
     Raises:
-        ArtifactError: The files are missing or damaged, read weights from elsewhere, do not fit the checkpoint, or
-            leave open what is meant; then the message has a mapping to write.
-        InputError: The mapping's precision is not the one that is asked for.
-        CheckpointError: The checkpoint has no scale or bias that can be used.
+        ArtifactError: The files are missing or damaged, read weights outside the folder, do not fit the checkpoint, or
+            are ambiguous; then the message has a tower map to start from.
+        InputError: The tower map's precision is not the requested one.
+        CheckpointError: The checkpoint has no usable scale or bias.
     """
     if source.image.max_patches is not None:
         raise ArtifactError(
-            f"{source.name} reads images as patches (NaFlex), and no other tool's export of that is known.",
+            f"{source.name} reads images as patches (NaFlex), which no other tool exports.",
             "Export it with `siglip-onnx export`.",
         )
-    place = look(path) if mapping is None else named(path)
-    chosen = choose(place, precision) if mapping is None else mapped(place.folder, mapping, precision)
-    graphs = _graphs(place.folder, chosen, InputForm.of(source), mapping)
+    if tower_map is None:
+        place = detect_folder(path)
+        chosen = choose_graphs(place, precision)
+    else:
+        place = mapped_folder(path)
+        chosen = mapped_graphs(place.folder, tower_map, precision)
+    graphs = _graphs(place.folder, chosen, InputForm.of(source), tower_map)
     own = _own_files(place, source)
     places = {source.tokenizer.file: source.folder / source.tokenizer.file, **own}
     contract = _contract(place, source, chosen, graphs, places)
@@ -119,25 +131,26 @@ def open_external(
     )
 
 
-def precisions(path: Path, mapping: Mapping | None = None) -> tuple[Precision, ...]:
-    """Every precision that can be judged, from the largest to the smallest; errors as of `adopt`."""
-    if mapping is not None:
-        return (mapped(named(path).folder, mapping, None).precision,)
-    return found_precisions(look(path))
+def external_precisions(path: Path, tower_map: TowerMap | None = None) -> tuple[Precision, ...]:
+    """Every precision of an external model, from the largest to the smallest; errors as of `open_external`."""
+    if tower_map is not None:
+        return (mapped_graphs(mapped_folder(path).folder, tower_map, None).precision,)
+    return folder_precisions(detect_folder(path))
 
 
-def _graphs(folder: Path, chosen: Chosen, form: InputForm, mapping: Mapping | None) -> dict[Role, Graph]:
-    told = {role: TowerMap(found.graph.path) for role, found in chosen.towers.items()}
-    told |= mapping.towers if mapping else {}
+def _graphs(folder: Path, chosen: ChosenGraphs, form: InputForm, tower_map: TowerMap | None) -> dict[Role, Graph]:
+    stated = {role: TowerFile(external.graph.path) for role, external in chosen.towers.items()}
+    stated |= tower_map.towers if tower_map else {}
     graphs = {}
-    for role, found in chosen.towers.items():
-        other = told[Role.TEXT if role is Role.VISION else Role.VISION]
-        graphs[role] = replace(found.graph, usage=TowerBinder(folder, role, found, form, told[role], other).usage())
+    for role, external in chosen.towers.items():
+        other = stated[Role.TEXT if role is Role.VISION else Role.VISION]
+        binder = TowerBinder(folder, role, external, form, stated[role], other)
+        graphs[role] = replace(external.graph, usage=binder.bind())
     return graphs if chosen.joint is None else {**graphs, Role.JOINT: chosen.joint.graph}
 
 
 def _own_files(place: ExternalFolder, source: Checkpoint) -> dict[str, Path]:
-    """What the folder itself says of texts and images."""
+    """The folder's own files about texts and images."""
     texts = (_TOKENIZER, "tokenizer_config.json", source.tokenizer.file)
     known = {
         _PREPROCESSOR: place.folder / _PREPROCESSOR,
@@ -147,11 +160,11 @@ def _own_files(place: ExternalFolder, source: Checkpoint) -> dict[str, Path]:
 
 
 def _contract(
-    place: ExternalFolder, source: Checkpoint, chosen: Chosen, graphs: dict[Role, Graph], places: dict[str, Path]
+    place: ExternalFolder, source: Checkpoint, chosen: ChosenGraphs, graphs: dict[Role, Graph], places: dict[str, Path]
 ) -> Contract:
     towers = [graph for role, graph in graphs.items() if role is not Role.JOINT]
     batches = {graph.batch for graph in towers}
-    unit = all(graph.embedding(EmbeddingSpec(_USUAL, 0, normalized=False)).normalized for graph in towers)
+    unit = all(graph.embedding(EmbeddingSpec(_EMBEDDING, 0, normalized=False)).normalized for graph in towers)
     graph_files = (path for graph in graphs.values() for path in (graph.path, *graph.data))
     files = {inner: place.folder / inner for inner in graph_files} | places
     return Contract(
@@ -159,7 +172,7 @@ def _contract(
         tokenizer=source.tokenizer,
         image=source.image,
         logits=LogitSpec(source.logit_scale, source.logit_bias),
-        embedding=EmbeddingSpec(_USUAL, source.config.text_config.embedding_size, unit),
+        embedding=EmbeddingSpec(_EMBEDDING, source.config.text_config.embedding_size, unit),
         files={inner: _record(path) for inner, path in files.items()},
         variants=(Variant(chosen.precision, graphs, provenance={}),),
         batch=batches.pop() if len(batches) == 1 else None,
@@ -175,16 +188,16 @@ def _record(path: Path) -> FileRecord:
 
 def _notes(graphs: dict[Role, Graph]) -> Iterator[str]:
     for role, graph in graphs.items():
-        if isinstance(graph.usage, IOBinding):
-            length = "scaled to length 1" if graph.usage.normalized else "not scaled"
-            takes = f"{graph.usage.takes} ({graph.takes.dtype})"
-            yield f"{role}: {graph.path}, from {takes} to {graph.usage.embedding}, which is {length}."
+        if isinstance(graph.binding, IOBinding):
+            length = "scaled to length 1" if graph.binding.normalized else "not scaled"
+            takes = f"{graph.binding.input_name} ({graph.row_input.dtype})"
+            yield f"{role}: {graph.path}, from {takes} to {graph.binding.embedding}, which is {length}."
 
 
 def _missing(own: dict[str, Path], source: Checkpoint) -> Iterator[str]:
     vocabulary = source.tokenizer.file
     if _TOKENIZER not in own:
         whose = "its own" if vocabulary in own else "the checkpoint's"
-        yield f"There is no {_TOKENIZER}: ids were made by the checkpoint's rules from {whose} {vocabulary}."
+        yield f"There is no {_TOKENIZER}: ids follow the checkpoint's rules, with {whose} {vocabulary}."
     if _PREPROCESSOR not in own:
-        yield f"There is no {_PREPROCESSOR}: images were prepared as the checkpoint wants them."
+        yield f"There is no {_PREPROCESSOR}: images are prepared by the checkpoint's rules."

@@ -1,12 +1,12 @@
-"""Which file is which tower, where the files themselves do not tell: a small TOML file.
+"""Tower map: a TOML file that says which file of an external model is which tower.
 
-precision = "fp32"
+precision = "fp32"         # optional
 
 [vision]
-file = "a.onnx"            # below the folder that is judged
-input = "image"            # may be left out where only one can be meant, as may the next two
+file = "a.onnx"            # relative to the model's folder
+input = "image"            # this and the next two are needed only if there are several candidates
 embedding = "out"
-normalized = false         # whether the graph scales it to length 1
+normalized = false         # whether the graph scales the embedding to length 1
 
 [text]
 file = "b.onnx"
@@ -23,14 +23,14 @@ from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ArtifactError, InputError
 
 
-class TowerMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tower; what is None is found out.
+class TowerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tower; a field that is None is detected.
 
     Attributes:
-        file: Its graph, relative to the folder that is judged.
-        input: The input that is given pixels or ids.
-        embedding: The output that is the embedding.
-        normalized: Whether the graph scales it to length 1.
+        file: Its graph, relative to the model's folder.
+        input: Name of the input for pixels or ids.
+        embedding: Name of the output with the embedding.
+        normalized: Whether the graph scales the embedding to length 1.
     """
 
     file: str
@@ -39,44 +39,52 @@ class TowerMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalized: bool | None = None
 
 
-class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Both towers; they may be in one file. Without `precision`, what the graphs hold tells it."""
+class TowerMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Both towers, in one file or two.
 
-    vision: TowerMap
-    text: TowerMap
+    Attributes:
+        vision: The vision tower.
+        text: The text tower.
+        precision: Precision whose limits apply; None detects it from the graphs.
+    """
+
+    vision: TowerFile
+    text: TowerFile
     precision: Precision | None = None
 
     @property
-    def towers(self) -> dict[Role, TowerMap]:
+    def towers(self) -> dict[Role, TowerFile]:
         """Each tower by its role."""
         return {Role.VISION: self.vision, Role.TEXT: self.text}
 
 
-def read_mapping(path: Path) -> Mapping:
-    """Read a TOML file.
+def read_tower_map(path: Path) -> TowerMap:
+    """Read a tower map.
 
     Raises:
-        InputError: It is missing or no TOML, lacks a tower, or has a name or value that no mapping has.
+        InputError: The file is missing or not TOML, lacks a tower, or has an unknown name or a bad value.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_bytes().decode()), Mapping)
+        return msgspec.convert(tomllib.loads(path.read_bytes().decode()), TowerMap)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"The mapping {path} cannot be read ({error}).", "See docs/adopt.md for the form.") from error
+        raise InputError(
+            f"The tower map {path} cannot be read ({error}).", "See docs/external-models.md for its form."
+        ) from error
 
 
-def which(what: str, vision: TowerMap, text: TowerMap) -> ArtifactError:
-    """The refusal to guess, with a mapping that would settle it.
+def ambiguous(message: str, vision: TowerFile, text: TowerFile) -> ArtifactError:
+    """The error for several candidates, with a tower map to start from.
 
     Args:
-        what: What there is to choose between; a sentence.
+        message: The candidates, in a sentence.
         vision: The likeliest vision tower.
         text: The likeliest text tower.
     """
     lines = (f"a line {role} = {_inline(tower)}" for role, tower in (("vision", vision), ("text", text)))
-    return ArtifactError(what, f"Say which is meant in a file for --mapping, such as one with {' and '.join(lines)}.")
+    return ArtifactError(message, f"Choose in a tower map (--tower-map), for example with {' and '.join(lines)}.")
 
 
-def _inline(tower: TowerMap) -> str:
-    """TOML's inline table."""
-    said = {name: value for name, value in msgspec.to_builtins(tower).items() if value is not None}
-    return f"{{ {', '.join(f'{name} = {msgspec.json.encode(value).decode()}' for name, value in said.items())} }}"
+def _inline(tower: TowerFile) -> str:
+    """A TOML inline table."""
+    fields = {name: value for name, value in msgspec.to_builtins(tower).items() if value is not None}
+    return f"{{ {', '.join(f'{name} = {msgspec.json.encode(value).decode()}' for name, value in fields.items())} }}"

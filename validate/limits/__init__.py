@@ -1,1 +1,1 @@
-"""Limits: the defaults of each precision, and the TOML file that changes them."""
+"""Limits: the defaults of each precision, and the TOML file that overrides them."""

@@ -1,4 +1,8 @@
-"""What an artifact must reach, by precision and provider. Where each number comes from is in docs/parity.md."""
+"""Default limits of each precision.
+
+docs/parity.md, section "Limits", derives every number: the fp32 limits from the sigmoid's slope and from rounding, the
+limits of lower precisions from correct variants of the bundled model, with room for a larger logit scale.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +14,40 @@ from ...runtime.artifact.contract import Precision
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one precision; cosines, agreements and sample counts from below, everything else from above.
+    """Limits of one cell, by the names that a limits file uses.
+
+    Cosines, agreements and `samples` are lower limits, all others are upper limits. Differences are candidate minus
+    reference; logits are scale * cosine + bias, without a unit.
 
     Attributes:
-        cosine: Cosine of an embedding with the reference's, of the worst row.
-        centered_cosine: The same after the reference's mean embedding is taken off both.
-        relative_error: Largest difference of an element, relative to the tower's largest element.
-        batch: 1 - cosine of a row alone and the same row in a batch, of the worst row.
-        logit_max: Largest difference of a logit.
-        logit_p999: The difference that one logit in a thousand exceeds.
-        logit_offset: Mean difference of the logits; it can be calibrated away.
-        logit_slope: How far the slope of the logits over the reference's is from 1; it can be calibrated away.
-        logit_sigma: Standard deviation of the logits once offset and slope are taken off; nothing takes it away.
-        probability: Largest difference of a probability, in every bucket of the reference's.
-        flips: Share of the yeses at `threshold`, of either, that may come out otherwise.
-        calibration: How much the expected calibration error may grow.
-        top1: Share of images with the reference's best label.
-        top5: Mean share of the reference's five best labels among the five best.
-        order: Share of pairs among the reference's ten best labels that stand in its order.
-        recall_drop: Accuracy and recall at 1, 5 and 10 that may be lost on these very samples, in either direction.
-        margin: Accuracy and recall that may be lost on all images like these, at `confidence`.
-        tie: Logits that differ by no more count as equal where ranks are compared; a fraction of `logit_p999`.
-        samples: Images below which a verdict is not given.
-        threshold: Probability from which on the user takes a label as true.
-        confidence: One-sided, of `margin`.
-        latency: Time of a row over that of `--baseline`, where that is to be judged.
+        cosine: Smallest cosine of a row's embedding with the reference's. The 0.1 % and 1 % quantiles and the median
+            have the same limit.
+        centered_cosine: The same after the reference's mean embedding is subtracted from both embeddings.
+        relative_error: Largest absolute difference of an element of the embeddings, divided by the largest absolute
+            element of the reference's embeddings; the same for last_hidden_state.
+        batch: Largest 1 - cosine of a row computed alone with the same row computed in a batch.
+        logit_max: Largest absolute difference of a logit.
+        logit_p999: 99.9 % quantile of the absolute differences of the logits.
+        logit_offset: Absolute mean difference of the logits; users can correct for it with a constant.
+        logit_slope: Distance from 1 of the least-squares slope of the logits over the reference's; users can correct
+            for it with a factor.
+        logit_sigma: Standard deviation of the logit differences after offset and slope are removed; users cannot
+            correct for it.
+        probability: Largest absolute difference of a probability, in each bucket of the reference's probability.
+        flips: Fraction of decisions at `threshold` that differ, among those where candidate or reference says yes.
+        calibration: Increase of the expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        top1: Fraction of images whose best label is the reference's.
+        top5: Mean fraction of the reference's five best labels among the candidate's five best.
+        order: Fraction of pairs among the reference's ten best labels that the candidate orders as the reference does.
+        recall_drop: Loss of accuracy or of recall at 1, 5 or 10, on the validated samples.
+        margin: Upper confidence bound of the loss of accuracy or recall on all images like the validated ones, at
+            `confidence` (Tango 1998, see `stats.paired_bound`).
+        tie: Largest difference of two logits that count as equal when ranks are compared. The defaults are between a
+            tenth and a fifth of `logit_p999`.
+        samples: Smallest number of images for a verdict; with fewer, checks are INCONCLUSIVE.
+        threshold: Probability from which on users consider a label true.
+        confidence: One-sided confidence level of `margin`.
+        latency: Largest ratio of the time per row to that of `--baseline`; None disables the check.
     """
 
     cosine: float
@@ -121,7 +134,7 @@ _BF16: Final = Limits(
     margin=0.02,
     tie=0.05,
 )
-_EIGHT: Final = Limits(
+_INT8: Final = Limits(
     cosine=0.995,
     centered_cosine=0.98,
     relative_error=0.1,
@@ -141,7 +154,7 @@ _EIGHT: Final = Limits(
     margin=0.03,
     tie=0.25,
 )
-_FOUR: Final = Limits(
+_INT4: Final = Limits(
     cosine=0.95,
     centered_cosine=0.92,
     relative_error=0.3,
@@ -166,8 +179,8 @@ DEFAULT_LIMITS: Final = {
     Precision.FP32: _FP32,
     Precision.FP16: _FP16,
     Precision.BF16: _BF16,
-    Precision.INT8: _EIGHT,
-    Precision.INT8_STATIC: _EIGHT,
-    Precision.INT8_WEIGHTS: _EIGHT,
-    Precision.INT4: _FOUR,
+    Precision.INT8: _INT8,
+    Precision.INT8_STATIC: _INT8,
+    Precision.INT8_WEIGHTS: _INT8,
+    Precision.INT4: _INT4,
 }

@@ -1,6 +1,6 @@
-"""The user's own limits: a TOML file that changes the defaults.
+"""Limits file: a TOML file that overrides default limits.
 
-[default]                  # every precision and provider
+[default]                  # all precisions and providers
 threshold = 0.35
 [int8]                     # one precision
 centered_cosine = 0.985
@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,92 +23,100 @@ from ...runtime.errors import InputError
 from .defaults import DEFAULT_LIMITS, Limits
 
 DEFAULT: Final = "default"
-_KNOWN: Final = {f.name: f.type for f in fields(Limits)}
-_WHOLE: Final = frozenset({"samples"})
-_OPEN: Final = frozenset({"threshold", "confidence"})  # strictly between 0 and 1
-_LARGE: Final = 1e9  # more than any limit makes sense for; an infinity or a NaN is no less
-_SHARES: Final = frozenset({"cosine", "centered_cosine", "top1", "top5", "order"})  # between 0 and 1
+_NAMES: Final = tuple(f.name for f in fields(Limits))
+_INTEGERS: Final = frozenset({"samples"})  # at least 1
+_PROBABILITIES: Final = frozenset({"threshold", "confidence"})  # between 0 and 1, both excluded
+_FRACTIONS: Final = frozenset({"cosine", "centered_cosine", "top1", "top5", "order"})  # between 0 and 1
+_MAX: Final = 1e9  # larger than any sensible limit; excludes infinities and, by comparison, NaN
 
-Changes = Mapping[str, float]
+_CELL_TABLES: Final = tuple(f"{precision}.{provider}" for precision in Precision for provider in Provider)
+
+Overrides = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class LimitTable:
-    """The limits of every precision on every provider.
+    """Limits of all precisions and providers.
 
     Attributes:
-        changes: What differs from the defaults, by the table of the file that says so.
-        source: What the report calls them.
+        overrides: Limits that differ from the defaults, by path of their TOML table, such as ("int8", "openvino").
+        source: Description for the report: "defaults", or name and SHA-256 of the limits file.
     """
 
-    changes: Mapping[tuple[str, ...], Changes] = field(default_factory=dict)
+    overrides: Mapping[tuple[str, ...], Overrides] = field(default_factory=dict)
     source: str = "defaults"
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a TOML file.
+        """Read a limits file.
 
         Raises:
-            InputError: The file is missing or no TOML, or a table or value in it is none that gates have.
+            InputError: The file cannot be read or is not valid TOML, or it contains an unknown table or limit or a
+                value out of range.
         """
         try:
             data = path.read_bytes()
             tables = tomllib.loads(data.decode())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise InputError(
-                f"The gates {path} cannot be read ({error}).", "See docs/parity.md for the form."
+                f"The limits file {path} cannot be read ({error}).", "See docs/parity.md for its format."
             ) from error
-        changes = dict(_flat(path, tables))
-        return cls(changes, f"{path.name}, SHA-256 {hashlib.sha256(data).hexdigest()}")
+        return cls(dict(_flatten(path, tables)), f"{path.name}, SHA-256 {hashlib.sha256(data).hexdigest()}")
 
-    def of(self, precision: Precision, provider: Provider) -> Limits:
-        """The limits of one cell; the more special table wins."""
-        gate = DEFAULT_LIMITS[precision]
+    def limits_for(self, precision: Precision, provider: Provider) -> Limits:
+        """Limits of one cell; [PRECISION.PROVIDER] overrides [PRECISION], which overrides [default]."""
+        limits = DEFAULT_LIMITS[precision]
         for table in ((DEFAULT,), (precision,), (precision, provider)):
-            gate = replace(gate, **dict(self.changes.get(tuple(map(str, table)), {})))  # type: ignore[arg-type]
-        return gate
+            limits = replace(limits, **dict(self.overrides.get(tuple(map(str, table)), {})))  # type: ignore[arg-type]
+        return limits
 
 
-def _flat(path: Path, tables: Mapping[str, Any]) -> Iterable[tuple[tuple[str, ...], Changes]]:
+def _flatten(path: Path, tables: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Overrides]]:
+    """Yield all tables of a file with their path in it."""
     for name, table in tables.items():
-        _known(path, "table", name, [DEFAULT, *Precision])
         if not isinstance(table, dict):
-            raise InputError(f"{path}: {name} is {table!r}, not a table.", f"Write [{name}] and its limits below it.")
-        inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-        for provider, values in inner.items():
-            _known(path, f"table in [{name}]", provider, list(Provider) if name != DEFAULT else [])
-            yield (name, provider), _values(path, f"{name}.{provider}", values)
-        yield (name,), _values(path, name, {key: value for key, value in table.items() if key not in inner})
+            if name in _NAMES:
+                raise InputError(f'{path}: the limit "{name}" is outside of any table.', f"Put it below [{DEFAULT}].")
+            _check_name(path, "table", name, [DEFAULT, *Precision])
+            raise InputError(f"{path}: {name} must be a table, got {table!r}.", f"Write [{name}] and its limits below.")
+        _check_name(path, "table", name, [DEFAULT, *Precision])
+        providers = {key: value for key, value in table.items() if isinstance(value, dict)}
+        for provider, values in providers.items():
+            _check_name(path, "table", f"{name}.{provider}", _CELL_TABLES)
+            yield (name, provider), _checked(path, f"{name}.{provider}", values)
+        yield (name,), _checked(path, name, {key: value for key, value in table.items() if key not in providers})
 
 
-def _values(path: Path, table: str, values: Mapping[str, Any]) -> Changes:
+def _checked(path: Path, table: str, values: Mapping[str, Any]) -> Overrides:
     for name, value in values.items():
-        _known(path, f"limit in [{table}]", name, list(_KNOWN))
-        if not _fits(name, value):
-            raise InputError(f"{path}: {name} in [{table}] is {value!r}.", f"It is a number {_range(name)}.")
+        _check_name(path, "limit", name, _NAMES, f" in [{table}]")
+        if not _in_range(name, value):
+            raise InputError(
+                f"{path}: {name} in [{table}] must be {_range(name)}, got {value!r}.", "Correct the value."
+            )
     return values
 
 
-def _known(path: Path, kind: str, name: str, known: list[str]) -> None:
+def _check_name(path: Path, kind: str, name: str, known: Sequence[str], place: str = "") -> None:
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        advice = f"Did you mean {close[0]}?" if close else f"Known are: {', '.join(known) or 'none'}."
-        raise InputError(f"{path} has a {kind} {name!r}, which there is not.", advice)
+        matches = difflib.get_close_matches(name, known, 1)
+        advice = f'Did you mean "{matches[0]}"?' if matches else f"Choose one of {', '.join(known)}."
+        raise InputError(f'{path}: unknown {kind} "{name}"{place}.', advice)
 
 
-def _fits(name: str, value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGE:
+def _in_range(name: str, value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MAX:
         return False
-    if name in _WHOLE:
+    if name in _INTEGERS:
         return isinstance(value, int) and value >= 1
-    if name in _OPEN:
+    if name in _PROBABILITIES:
         return 0 < value < 1
-    return 0 <= value <= 1 if name in _SHARES else value >= 0
+    return 0 <= value <= 1 if name in _FRACTIONS else value >= 0
 
 
 def _range(name: str) -> str:
-    if name in _WHOLE:
-        return "of at least 1 without a fraction"
-    if name in _OPEN:
-        return "above 0 and below 1"
-    return "from 0 to 1" if name in _SHARES else "of at least 0"
+    if name in _INTEGERS:
+        return "an integer of at least 1"
+    if name in _PROBABILITIES:
+        return "a number above 0 and below 1"
+    return "a number between 0 and 1" if name in _FRACTIONS else "a number of at least 0"

@@ -1,1 +1,1 @@
-"""The matrix: every precision on every provider, each cell in a process of its own."""
+"""Matrix of cells: every precision on every provider, each cell in its own process."""

@@ -1,16 +1,9 @@
-"""A gate: every precision on every provider, each in a process of its own, and one verdict."""
+"""Validate every precision on every provider, each cell in its own process, and give one verdict."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,44 +12,43 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ...runtime import errors, privacy
+from ...runtime import errors
 from ...runtime.artifact.contract import Precision, Provider, Verdict
 from ...runtime.engines import host
 from ...runtime.errors import InconclusiveError, ParityError, ProviderError
-from ..open_model import precisions_of, weights_of
-from ..report.matrix import Cell, Matrix, together
+from ..environment import environment
+from ..open_model import available_precisions, weight_sizes
+from ..progress import Progress
+from ..report.matrix import Cell, Matrix, matrix_verdict
 from ..report.plot_data import PlotData
 from ..report.report import DataRecord, Report
-from ..validate_variant import environment
-from . import worker as cells
-from .worker import Job, WorkerError, WorkerTask
+from ..request import KnownHashes, ValidationRequest
+from ..validate_variant import validate_cell
+from . import worker
+from .processes import MemoryRoom, Processes
+from .worker import ReferenceRecord, WorkerError, WorkerTask
 
-# Of a cell's process besides its graphs: PyTorch's code, images, buffers.
-_BESIDE_WEIGHTS: Final = 1_500_000_000
-_TIMES_WEIGHTS: Final = 2  # providers keep a second copy of the weights while they arrange them
-_LAST_LINES: Final = 3
-_MEMORY: Final = Path("/proc/meminfo")
-_GROUP: Final = Path("/sys/fs/cgroup")  # of a container, in its own eyes
-_LAST_WORDS: Final = 5.0  # seconds for what a process printed before it ended
-
-Progress = Callable[[str], None]
+# Memory of a cell's process: code and buffers, and twice the weights, because providers copy them while loading.
+_BASE_MEMORY: Final = 1_500_000_000
+_WEIGHT_COPIES: Final = 2
+_CORES_PER_CELL: Final = 4
 
 
 @dataclass(frozen=True)
 class MatrixPlan:
-    """Which cells there are, and how they are run.
+    """The cells of a matrix, and how they run.
 
     Attributes:
         precisions: The rows.
         providers: The columns.
-        optional: Providers whose cells may be missing.
-        jobs: Cells at a time; None takes as many as there are four cores for.
+        allow_missing: Providers that may be missing on this machine.
+        jobs: Cells that run at once; None takes one per four cores.
         timeout: Seconds after which a cell counts as hanging.
     """
 
     precisions: tuple[Precision, ...]
     providers: tuple[Provider, ...]
-    optional: frozenset[Provider] = frozenset()
+    allow_missing: frozenset[Provider] = frozenset()
     jobs: int | None = None
     timeout: float = 3600.0
 
@@ -67,212 +59,152 @@ class MatrixPlan:
 
 
 class MatrixResult(NamedTuple):
-    """A gate's report, and what its page is drawn from by the name of the cell."""
+    """The report of a matrix.
+
+    Attributes:
+        matrix: Every cell and the verdict.
+        plot_data: Data of the page's plots by the cell's name.
+        notes: Assumptions about an external model, a sentence each; of a single cell only.
+    """
 
     matrix: Matrix
-    evidence: dict[str, PlotData]
+    plot_data: dict[str, PlotData]
+    notes: tuple[str, ...] = ()
 
 
-def run_matrix(job: Job, plan: MatrixPlan, *, progress: Progress = print) -> MatrixResult:
-    """Judge every cell.
-
-    Args:
-        job: What is judged, and by what.
-        plan: Which cells there are.
-        progress: Told what is being done, in a few words.
+def run_cell(
+    request: ValidationRequest, precision: Precision, provider: Provider, *, progress: Progress = print
+) -> MatrixResult:
+    """Validate a single cell in this process, and report it as a matrix of one cell.
 
     Raises:
-        SiglipOnnxError: What all cells share is bad: the checkpoint, the data, the gates, the baseline.
+        SiglipOnnxError: As `validate_cell`.
+    """
+    report, plot_data, notes = validate_cell(request, precision, provider, progress=progress)
+    cell = Cell(precision, provider, report.verdict, True, report, seconds=report.seconds)
+    matrix = _matrix(request, (cell,), report.data, report.seconds)
+    return MatrixResult(matrix, {} if plot_data is None else {cell.name: plot_data}, notes)
+
+
+def run_matrix(request: ValidationRequest, plan: MatrixPlan, *, progress: Progress = print) -> MatrixResult:
+    """Validate every cell of a plan, each in its own process.
+
+    Args:
+        request: The candidate, reference, data and limits of all cells.
+        plan: The cells.
+        progress: Receives a short description of each step.
+
+    Raises:
+        SiglipOnnxError: The checkpoint or the data, which all cells share, cannot be used.
     """
     started = time.monotonic()
-    job.check()
-    with tempfile.TemporaryDirectory(prefix="siglip-onnx-gate-") as scratch:
-        folder = Path(scratch)
-        processes = Processes()
+    with tempfile.TemporaryDirectory(prefix="siglip-onnx-matrix-") as scratch:
+        folder, processes = Path(scratch), Processes()
+        if request.cache is None:  # the cells share the reference's outputs through a folder
+            request = replace(request, cache=folder / "cache")
         try:
-            data = _ask_reference(job, plan, folder / "reference", processes, progress)
-            found = _Runner(job, plan, folder, processes, progress).run()
-        finally:  # an interrupted gate leaves nothing running behind
+            record = _run_reference(request, plan, folder / "reference", processes, progress)
+            results = _Runner(request, plan, folder, record.hashes, processes, progress).run()
+        finally:  # an interrupted matrix leaves no process behind
             processes.stop()
-    matrix = Matrix(
+    cells = tuple(cell for cell, _ in results)
+    matrix = _matrix(request, cells, record.data, round(time.monotonic() - started, 1))
+    return MatrixResult(matrix, {cell.name: plot_data for cell, plot_data in results if plot_data is not None})
+
+
+def _matrix(request: ValidationRequest, cells: tuple[Cell, ...], data: DataRecord, seconds: float) -> Matrix:
+    first = next((cell.report for cell in cells if cell.report), None)
+    return Matrix(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - started, 1),
-        artifact=next((c.report.artifact for c, _ in found if c.report), job.artifact.resolve().name),
-        reference=next((c.report.reference for c, _ in found if c.report), job.checkpoint or "its fp32 variant"),
+        seconds=seconds,
+        artifact=first.artifact if first else request.artifact.resolve().name,
+        reference=first.reference if first else request.reference or "its fp32 variant",
         data=data,
-        verdict=together([cell for cell, _ in found]),
-        cells=tuple(cell for cell, _ in found),
+        verdict=matrix_verdict(cells),
+        cells=cells,
         environment=environment(),
     )
-    return MatrixResult(matrix, {cell.name: evidence for cell, evidence in found if evidence is not None})
 
 
-def _ask_reference(job: Job, plan: MatrixPlan, folder: Path, processes: Processes, progress: Progress) -> DataRecord:
-    """Have the reference answer everything, in a process whose memory is free again afterwards."""
-    there = [p for p in precisions_of(job) if job.checkpoint is not None or p is not Precision.FP32]
-    precision = next((p for p in plan.precisions if p in there), next(iter(there), plan.precisions[0]))
-    ended = processes.run(WorkerTask(job, precision, Provider.CPU, judge=False), folder, plan.timeout, progress)
-    if (folder / cells.DATA).exists():
-        return msgspec.json.decode((folder / cells.DATA).read_bytes(), type=DataRecord)
-    if isinstance(ended, WorkerError):
-        raise getattr(errors, ended.kind, ParityError)(ended.what, ended.next_step)
-    raise InconclusiveError(f"The reference gave no answers: {ended}", "Free some memory, or raise --timeout.")
+def _run_reference(
+    request: ValidationRequest, plan: MatrixPlan, folder: Path, processes: Processes, progress: Progress
+) -> ReferenceRecord:
+    """Run the reference in a process of its own, so that its memory is free again for the cells."""
+    comparable = [
+        precision
+        for precision in available_precisions(request)
+        if request.reference is not None or precision is not Precision.FP32
+    ]
+    fallback = next(iter(comparable), plan.precisions[0])
+    precision = next((precision for precision in plan.precisions if precision in comparable), fallback)
+    task = WorkerTask(replace(request, baseline=()), precision, Provider.CPU)
+    problem = processes.run(task, folder, plan.timeout, progress)
+    if (folder / worker.REFERENCE).exists():
+        return msgspec.json.decode((folder / worker.REFERENCE).read_bytes(), type=ReferenceRecord)
+    if isinstance(problem, WorkerError):
+        raise getattr(errors, problem.kind, ParityError)(problem.message, problem.next_step)
+    raise InconclusiveError(f"The reference did not finish: {problem}", "Free some memory, or raise --timeout.")
 
 
 class _Runner:
-    """Runs cells, as many at a time as fit into memory."""
+    """Runs the cells of a plan, as many at once as fit into memory."""
 
     def __init__(
         self,
-        job: Job,
+        request: ValidationRequest,
         plan: MatrixPlan,
         folder: Path,
+        hashes: KnownHashes,
         processes: Processes,
         progress: Progress,
     ) -> None:
-        self.plan, self.folder, self.progress = plan, folder, progress
-        self.processes, self.sizes = processes, weights_of(job)
-        self.jobs = min(plan.jobs or max(1, host.cores() // 4), len(plan.cells))
-        threads = job.options.threads or max(1, host.cores() // self.jobs)
-        self.job = replace(job, options=replace(job.options, threads=threads))
-        self._free = threading.Condition()
-        self._taken, self._limit = 0, _available()
+        self._plan, self._folder, self._hashes = plan, folder, hashes
+        self._processes, self._progress = processes, progress
+        self._sizes, self._memory = weight_sizes(request), MemoryRoom()
+        self._jobs = min(plan.jobs or max(1, host.cores() // _CORES_PER_CELL), len(plan.cells))
+        threads = request.options.threads or max(1, host.cores() // self._jobs)
+        self._request = replace(request, options=replace(request.options, threads=threads))
 
     def run(self) -> list[tuple[Cell, PlotData | None]]:
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with ThreadPoolExecutor(self._jobs) as pool:
             try:
-                return list(pool.map(self._cell, *zip(*self.plan.cells, strict=True)))
-            except BaseException:  # such as Ctrl-C, which reaches this thread alone
-                self.processes.stop()
+                return list(pool.map(self._run_cell, *zip(*self._plan.cells, strict=True)))
+            except BaseException:  # such as Ctrl-C, which only this thread receives
+                self._processes.stop()
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _cell(self, precision: Precision, provider: Provider) -> tuple[Cell, PlotData | None]:
-        with self._room(_TIMES_WEIGHTS * self.sizes.get(precision, 0) + _BESIDE_WEIGHTS):
-            started, folder = time.monotonic(), self.folder / f"{precision}-{provider}"
-            task = WorkerTask(self.job, precision, provider)
-            name = f"{precision} on {provider}"
-            ended = self.processes.run(task, folder, self.plan.timeout, lambda s: self.progress(f"{name}: {s}"))
-            cell = _cell(precision, provider, provider not in self.plan.optional, folder, ended)
-        evidence = folder / cells.EVIDENCE
-        found = PlotData.read(evidence) if cell.report is not None and evidence.exists() else None
-        return replace(cell, seconds=round(time.monotonic() - started, 1)), found
-
-    @contextlib.contextmanager
-    def _room(self, needed: int) -> Iterator[None]:
-        """Wait until what is needed is free; one cell alone always runs."""
-        with self._free:
-            self._free.wait_for(lambda: self._taken == 0 or self._taken + needed <= self._limit)
-            self._taken += needed
-        try:
-            yield
-        finally:
-            with self._free:
-                self._taken -= needed
-                self._free.notify_all()
-
-
-def _available() -> int:
-    """Bytes of memory that are free for use, where the system tells; else none, so that cells run one by one."""
-    try:
-        lines = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 0
-    with contextlib.suppress(OSError, ValueError):  # no limit of a container's own
-        free = min(free, int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text()))
-    return free
-
-
-def _cell(
-    precision: Precision, provider: Provider, required: bool, folder: Path, ended: WorkerError | str | None
-) -> Cell:
-    """A cell as its process left it: what ran must pass; what could not fails, or where it is optional says nothing."""
-    if ended is None:
-        report = Report.from_json((folder / cells.REPORT).read_bytes())
-        return Cell(precision, provider, report.verdict, True, report)
-    problem = ended if isinstance(ended, str) else f"{ended.what} {ended.next_step}"
-    kind = ended.kind if isinstance(ended, WorkerError) else ""
-    absent = kind == ProviderError.__name__ and not required
-    verdict = Verdict.INCONCLUSIVE if absent or kind == InconclusiveError.__name__ else Verdict.FAIL
-    return Cell(precision, provider, verdict, not absent, None, problem)
-
-
-class Processes:
-    """The processes of a gate; none outlives it."""
-
-    def __init__(self) -> None:
-        self._running: set[subprocess.Popen[str]] = set()
-        self._lock, self._stopped = threading.Lock(), False
-
-    def stop(self) -> None:
-        """End those that run, and let no other begin."""
-        with self._lock:
-            self._stopped = True
-            running = list(self._running)
-        for process in running:
-            _kill(process)
-
-    def run(self, task: WorkerTask, folder: Path, timeout: float, progress: Progress) -> WorkerError | str | None:
-        """Run a task in a process: None if it did its work, else what it said, or how it ended."""
-        folder.mkdir()
-        (folder / "task.json").write_bytes(cells.encode(task))
-        process = self._start([sys.executable, "-m", cells.__name__, str(folder / "task.json"), str(folder)], folder)
-        reader = threading.Thread(target=_follow, args=(process, progress), daemon=True)
-        reader.start()
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return f"It did not end within {timeout:g} seconds and was stopped."
-        finally:
-            _kill(process)  # and whatever it has started; a pipe that one of these holds would never end
-            reader.join(_LAST_WORDS)
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            with self._lock:
-                self._running.discard(process)
-        if (folder / cells.ERROR).exists():
-            return msgspec.json.decode((folder / cells.ERROR).read_bytes(), type=WorkerError)
-        done = code == 0 and ((folder / cells.REPORT).exists() or (folder / cells.DATA).exists())
-        return None if done else _ended(code, folder)
-
-    def _start(self, command: list[str], folder: Path) -> subprocess.Popen[str]:
-        with self._lock, (folder / "stderr").open("wb") as said:
-            if self._stopped:
-                raise KeyboardInterrupt
-            process = subprocess.Popen(  # noqa: S603  this Python, with files of our own
-                command,
-                stdin=subprocess.PIPE,  # ends with us, and the process with it
-                stdout=subprocess.PIPE,
-                stderr=said,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-                env={**os.environ, **privacy.choices(), "PYTHONIOENCODING": "utf-8"},
+    def _run_cell(self, precision: Precision, provider: Provider) -> tuple[Cell, PlotData | None]:
+        name, folder = f"{precision} on {provider}", self._folder / f"{precision}-{provider}"
+        with self._memory.take(_WEIGHT_COPIES * self._sizes.get(precision, 0) + _BASE_MEMORY):
+            started = time.monotonic()
+            problem = self._processes.run(
+                WorkerTask(self._cell_request(precision, provider), precision, provider, self._hashes),
+                folder,
+                self._plan.timeout,
+                lambda step: self._progress(f"{name}: {step}"),
             )
-            self._running.add(process)
-        return process
+            seconds = round(time.monotonic() - started, 1)
+        cell = _read_cell(precision, provider, provider not in self._plan.allow_missing, folder, problem)
+        path = folder / worker.PLOT_DATA
+        plot_data = PlotData.read(path) if cell.report is not None and path.exists() else None
+        return replace(cell, seconds=seconds), plot_data
+
+    def _cell_request(self, precision: Precision, provider: Provider) -> ValidationRequest:
+        """The request with only the cell's own report of the baseline, where there is one."""
+        own = tuple(r for r in self._request.baseline if (r.precision, r.provider) == (precision, provider))
+        return replace(self._request, baseline=own or self._request.baseline[:1])
 
 
-def _follow(process: subprocess.Popen[str], progress: Progress) -> None:
-    with contextlib.suppress(ValueError, OSError):  # the pipe was closed
-        for line in process.stdout or ():
-            progress(line.strip())
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """End a process and its children; what has ended already is no error."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    process.wait()
-
-
-def _ended(code: int, folder: Path) -> str:
-    """How a process ended that wrote no result, with its last words."""
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    said = (folder / "stderr").read_text("utf-8", "replace").strip().splitlines()[-_LAST_LINES:]
-    return f"Its process ended with {name}. {' / '.join(said)}".strip()
+def _read_cell(
+    precision: Precision, provider: Provider, required: bool, folder: Path, problem: WorkerError | str | None
+) -> Cell:
+    """The result of a cell's process: a cell that ran must pass; one that could not run fails, if it is required."""
+    if problem is None:
+        report = Report.from_json((folder / worker.REPORT).read_bytes())
+        return Cell(precision, provider, report.verdict, True, report)
+    message = problem if isinstance(problem, str) else f"{problem.message} {problem.next_step}"
+    kind = problem.kind if isinstance(problem, WorkerError) else ""
+    missing = kind == ProviderError.__name__ and not required
+    verdict = Verdict.INCONCLUSIVE if missing or kind == InconclusiveError.__name__ else Verdict.FAIL
+    return Cell(precision, provider, verdict, not missing, None, message)

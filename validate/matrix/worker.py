@@ -1,171 +1,128 @@
-"""One cell of a gate, or the reference's answers for all of them, in a process of its own.
+"""The process of one cell, or of the reference for all cells.
 
-    python -m siglip_onnx.validate.matrix.worker JOB FOLDER
+    python -m siglip_onnx.validate.matrix TASK FOLDER
 
-A crash, a leak or a hang of one provider is then that cell's alone, and the memory of the reference is given back
-before the first cell starts. What is being done goes to standard output, a line each; the result goes into FOLDER.
+A crash, a leak or a hang of a provider then concerns one cell only, and the reference's memory is free before the first
+cell starts. The process prints each step on a line of standard output and writes its result into FOLDER.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from ...runtime.artifact.contract import Precision, Provider
-from ...runtime.engines.options import SessionOptions
-from ...runtime.errors import InconclusiveError, InputError, SiglipOnnxError
+from ...runtime.errors import SiglipOnnxError
 from ...runtime.files import write_file
-from ..checks.regression import accepted
-from ..data.samples import DataOptions, Samples
-from ..limits.toml_file import LimitTable
+from ..data.samples import Samples
 from ..open_model import open_model
-from ..report.report import CheckGroup
-from ..validate_variant import Terms, prepared, record, validate
+from ..open_reference import open_context
+from ..report.report import DataRecord
+from ..request import KnownHashes, ValidationRequest
+from ..validate_variant import record_data, validate_cell
 
 REPORT: Final = "report.json"
-EVIDENCE: Final = "evidence.npz"
-DATA: Final = "data.json"
+PLOT_DATA: Final = "plot_data.npz"
+REFERENCE: Final = "reference.json"
 ERROR: Final = "error.json"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a gate judges, and by what.
+class WorkerTask(msgspec.Struct, frozen=True):
+    """The task of a process.
 
     Attributes:
-        artifact: Its folder, or somebody else's files.
-        checkpoint: What it was made from; None compares with the fp32 variant.
-        data: The user's images; None for the bundled ones.
-        data_options: How they are read.
-        gates: A TOML file that changes limits.
-        baseline: The report of the last accepted release.
-        dialect: Whose names the checkpoint's weights have.
-        mapping: A TOML file that says which file is which tower, for bare files.
-        answers: Where the reference's answers are kept.
-        options: How graphs are loaded; the provider is the cell's.
+        request: The request.
+        precision: Precision of the cell.
+        provider: Provider of the cell.
+        hashes: Hashes that the reference's process has computed; None for that process itself, which runs the
+            reference and no cell.
     """
 
-    artifact: Path
-    checkpoint: str | None
-    answers: Path
-    data: Path | None = None
-    data_options: DataOptions = field(default_factory=DataOptions)
-    gates: Path | None = None
-    baseline: Path | None = None
-    dialect: str | None = None
-    mapping: Path | None = None
-    options: SessionOptions = field(default_factory=SessionOptions)
-
-    @property
-    def limits(self) -> LimitTable:
-        """The defaults, or what the file of gates makes of them; raises InputError for one that cannot be read."""
-        return LimitTable.read(self.gates) if self.gates else LimitTable()
-
-    def check(self) -> None:
-        """Read what all cells share; raises InputError for gates or a baseline that cannot be read."""
-        _ = self.limits
-        if self.baseline:
-            accepted(self.baseline)
-
-    def terms(self, precision: Precision, provider: Provider, without: frozenset[CheckGroup]) -> Terms:
-        """What a cell's verdict depends on.
-
-        Raises:
-            InputError: The gates or the baseline cannot be read.
-            InconclusiveError: The baseline has no such cell.
-        """
-        gates = self.limits
-        before = accepted(self.baseline) if self.baseline else {}
-        if self.baseline and (precision, provider) not in before:
-            raise InconclusiveError(
-                f"The baseline {self.baseline} has no {precision} on {provider}.",
-                "Take the cell out of the gate, or accept a release that has it first.",
-            )
-        found = before.get((precision, provider))
-        if found is None and gates.of(precision, provider).latency is not None:
-            raise InputError("A time can only be compared with that of a baseline.", "Name one with --baseline.")
-        return Terms(gates, found, self.dialect, without=without, answers=self.answers)
-
-
-class WorkerTask(msgspec.Struct, frozen=True):
-    """What a process is to do: judge one cell, or without `judge` ask the reference alone."""
-
-    job: Job
+    request: ValidationRequest
     precision: Precision
     provider: Provider
-    judge: bool = True
+    hashes: KnownHashes | None = None
 
 
-def encode(task: WorkerTask) -> bytes:
-    """A task as JSON, paths as strings."""
-    return msgspec.json.encode(task, enc_hook=str)
+class ReferenceRecord(msgspec.Struct, frozen=True):
+    """What the reference's process reports to the cells.
 
+    Attributes:
+        data: The data.
+        reference_sha256: Hash of the reference.
+    """
 
-def decode(data: bytes) -> WorkerTask:
-    """Read what `encode` wrote."""
-    return msgspec.json.decode(data, type=WorkerTask, dec_hook=lambda kind, value: kind(value))
+    data: DataRecord
+    reference_sha256: str
+
+    @property
+    def hashes(self) -> KnownHashes:
+        """The hashes that cells need not compute again."""
+        return KnownHashes(self.data.sha256, self.reference_sha256)
 
 
 class WorkerError(msgspec.Struct, frozen=True):
-    """A `SiglipOnnxError` on its way to another process."""
+    """A `SiglipOnnxError` of another process."""
 
     kind: str
-    what: str
+    message: str
     next_step: str
 
 
+def encode(task: WorkerTask) -> bytes:
+    """Encode a task as MessagePack, with paths as strings."""
+    return msgspec.msgpack.encode(task, enc_hook=str)
+
+
+def decode(data: bytes) -> WorkerTask:
+    """Decode the output of `encode`."""
+    return msgspec.msgpack.decode(data, type=WorkerTask, dec_hook=lambda kind, value: kind(value))
+
+
 def run(task: WorkerTask, folder: Path) -> None:
-    """Judge a cell and write its report and evidence; or ask the reference and write what the data are."""
-    job, step = task.job, _tell
-    subject = open_model(job, task.precision, task.provider if task.judge else Provider.CPU)
-    terms = (
-        job.terms(task.precision, task.provider, subject.without)
-        if task.judge
-        else Terms(dialect=job.dialect, answers=job.answers)
-    )
-    samples = Samples.read(job.data, job.data_options)
-    if not task.judge:
-        prepared(subject.model, job.checkpoint, samples, terms, progress=step)
-        write_file(
-            folder / DATA, msgspec.json.encode(record(samples, frozen=subject.model.contract.labels is not None))
-        )
+    """Validate a cell and write its report and plot data, or run the reference and write its record."""
+    if task.hashes is None:
+        record = _run_reference(task)
+        write_file(folder / REFERENCE, msgspec.json.encode(record))
         return
-    judged = validate(subject.model, job.checkpoint, samples, terms, progress=step)
-    write_file(folder / REPORT, judged.report.to_json())
-    if judged.evidence is not None:
-        judged.evidence.write(folder / EVIDENCE)
+    result = validate_cell(task.request, task.precision, task.provider, hashes=task.hashes, progress=_print_step)
+    write_file(folder / REPORT, result.report.to_json())
+    if result.plot_data is not None:
+        result.plot_data.write(folder / PLOT_DATA)
 
 
-def _tell(step: str) -> None:
+def _run_reference(task: WorkerTask) -> ReferenceRecord:
+    request = task.request
+    model = open_model(request, task.precision, Provider.CPU).model
+    samples = Samples.read(request.data, request.data_options)
+    context = open_context(model, request, samples, progress=_print_step)
+    data = record_data(samples, samples.sha256, frozen=context.has_frozen_labels)
+    return ReferenceRecord(data, context.reference.oracle.sha256)
+
+
+def _print_step(step: str) -> None:
     print(step, flush=True)
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of standard input, which comes when whoever started this is gone."""
-    while os.read(0, 1):  # not by sys.stdin, whose lock a thread may not hold when Python ends
+    """Exit at the end of standard input, which comes when the parent process is gone."""
+    while os.read(0, 1):  # not sys.stdin: a thread may not hold its lock when Python exits
         pass
     os._exit(1)
 
 
 def main(arguments: list[str]) -> int:
-    """The process; its exit code is that of the error."""
+    """Run a task; return the exit code of its error."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(arguments[1])
-    task = decode(Path(arguments[0]).read_bytes())
+    task, folder = decode(Path(arguments[0]).read_bytes()), Path(arguments[1])
     try:
         run(task, folder)
     except SiglipOnnxError as error:
-        problem = WorkerError(type(error).__name__, error.what, error.next_step)
+        problem = WorkerError(type(error).__name__, error.message, error.next_step)
         write_file(folder / ERROR, msgspec.json.encode(problem))
         return error.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

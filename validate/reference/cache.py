@@ -1,8 +1,8 @@
-"""What is right, asked once: the answers of a reference, kept by what it was asked.
+"""Cache of reference outputs, keyed by input hash.
 
-Ten variants of a model are compared with the same answers, and a full-size reference takes gigabytes and minutes. Each
-answer is kept under the hash of the row that it answers, so that other pixels or ids than those it was given for can
-never find it; a file of answers belongs to one reference (weights, configuration and versions) and one set of data.
+All variants of a model are compared with the same reference outputs, and a full-size reference takes gigabytes and
+minutes. Each output is stored under the hash of the row that it belongs to, so other pixels or ids never find it. A
+cache file belongs to one reference (weights, configuration, versions) and one data set.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from ...runtime.arrays import AnyArray, Float64Array, FloatArray, IntArray
 from ...runtime.artifact.contract import Role
 from ...runtime.errors import InputError
 from ...runtime.files import write_file
+from ..data.images import ImageSource
 from ..stats import metrics
-from .pytorch import Floats, ImageSource
+from .fp32_variant import Fp32Reference
 
-_ROWS: Final = 8  # that a reference is given at once
+_BATCH: Final = 8  # rows that the reference computes at once
+_DIGEST: Final = 32  # bytes of SHA-256
 
 
 class Oracle(Protocol):
-    """Whoever knows what is right: `Reference` or `Baseline`.
+    """A source of reference outputs: `PyTorchReference` or `Fp32Reference`.
 
     Attributes:
-        sha256: Hash of its weights, or of the report that it passed by.
-        identity: Hash over all that its answers depend on.
+        sha256: Hash of its weights, or of the report by which the fp32 variant passed.
+        identity: Hash over everything that its outputs depend on besides the inputs.
         logit_scale: Factor on the cosine.
-        logit_bias: Added to the scaled cosine.
+        logit_bias: Term added to the scaled cosine.
     """
 
     @property
@@ -53,26 +55,26 @@ class Oracle(Protocol):
     def logit_bias(self) -> float:
         """See the class."""
 
-    def ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """int64 [texts, length]."""
+    def ids(self, texts: Sequence[str]) -> IntArray:
+        """input_ids of texts, int64 [texts, length]."""
 
-    def pixels(self, images: Sequence[ImageSource]) -> NDArray[Any]:
-        """float32 [images, 3, height, width], or records of patches."""
+    def pixels(self, images: Sequence[ImageSource]) -> AnyArray:
+        """Pixels of images, float32 [images, 3, height, width], or patch records."""
 
-    def embeddings(self, role: Role, rows: NDArray[Any]) -> Floats:
-        """pooler_output of a tower, [rows, size]."""
+    def embeddings(self, role: Role, rows: AnyArray) -> FloatArray:
+        """pooler_output of a tower, float32 [rows, size]."""
 
-    def outputs(self, role: Role, name: str, rows: NDArray[Any]) -> Floats:
-        """Another output of a tower, a row for each row."""
+    def outputs(self, role: Role, name: str, rows: AnyArray) -> FloatArray:
+        """Another output of a tower, float32 [rows, ...]."""
 
-    def check(self, pixels: NDArray[Any], ids: NDArray[np.int64]) -> None:
+    def check(self, pixels: AnyArray, ids: IntArray) -> None:
         """Raise CheckpointError if it contradicts itself on a few images and texts."""
 
     def release(self) -> None:
-        """Let go of the weights until they are needed again."""
+        """Free the weights; the next use loads them again."""
 
 
-class _Meta(msgspec.Struct):
+class _Header(msgspec.Struct):
     identity: str
     data: str
     scale: float
@@ -80,87 +82,129 @@ class _Meta(msgspec.Struct):
 
 
 class ReferenceCache:
-    """An oracle that is asked everything once.
+    """Outputs of an oracle, each computed once.
+
+    Attributes:
+        oracle: The reference.
+        complete: Whether a complete file was read, or `save` was called.
 
     Args:
-        oracle: Whom to ask.
-        data: Hash of the data that it is asked about.
-        folder: Where answers are kept for the next run; None keeps them in memory alone.
+        oracle: The reference.
+        data: Hash of the data set.
+        folder: Folder of the cache files; None keeps the outputs in memory only.
 
     Raises:
-        InputError: The file of answers is damaged, or those of another reference.
+        InputError: The cache file is damaged, or belongs to another reference or other data.
     """
 
     def __init__(self, oracle: Oracle, data: str, folder: Path | None = None) -> None:
         self.oracle, self.complete, self._data = oracle, False, data
-        self._known: dict[str, dict[bytes, Any]] = {}
-        self._numbers: tuple[float, float] | None = None
+        self._outputs: dict[str, dict[bytes, Any]] = {}
+        self._pixel_digests: dict[bytes, bytes] = {}
+        self._scale_and_bias: tuple[float, float] | None = None
         self._path = None if folder is None else folder / f"{oracle.identity[:20]}-{data[:20]}.npz"
         if self._path is not None and self._path.exists():
             self._read(self._path)
 
     @property
-    def _scale_and_bias(self) -> tuple[float, float]:
-        if self._numbers is None:
-            self._numbers = self.oracle.logit_scale, self.oracle.logit_bias
-        return self._numbers
+    def fp32(self) -> Fp32Reference | None:
+        """The oracle if it is the fp32 variant."""
+        return self.oracle if isinstance(self.oracle, Fp32Reference) else None
 
-    def ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """int64 [texts, length]."""
+    def ids(self, texts: Sequence[str]) -> IntArray:
+        """input_ids of texts, int64 [texts, length]."""
         return self.oracle.ids(texts)
 
-    def pixels(self, images: Sequence[ImageSource]) -> NDArray[Any]:
-        """float32 [images, 3, height, width], or records of patches; raises InputError for one not to be read."""
+    def pixels(self, images: Sequence[ImageSource]) -> AnyArray:
+        """Pixels of images, float32 [images, 3, height, width], or patch records.
+
+        Raises:
+            InputError: An image cannot be read.
+        """
         return self.oracle.pixels(images)
 
-    def embeddings(self, role: Role, rows: NDArray[Any]) -> Floats:
-        """pooler_output of a tower, [rows, size]."""
-        return self._ask(f"{role}.embeddings", rows, lambda some: self.oracle.embeddings(role, some))
+    def remember_pixels(self, image: str, pixels: AnyArray) -> None:
+        """Remember the hash of the reference's pixels of an image by its name in the data."""
+        self._pixel_digests.setdefault(_name_digest(image), _pixel_digest(pixels))
 
-    def outputs(self, role: Role, name: str, rows: NDArray[Any]) -> Floats:
-        """Another output of a tower, a row for each row."""
-        return self._ask(f"{role}.{name}", rows, lambda some: self.oracle.outputs(role, name, some))
+    def equals_pixels(self, image: str, pixels: AnyArray) -> bool:
+        """Whether pixels are, bit for bit, the remembered ones of an image; False if none are remembered."""
+        digest = self._pixel_digests.get(_name_digest(image))
+        return digest is not None and digest == _pixel_digest(pixels)
 
-    def logits(self, images: NDArray[Any], texts: NDArray[Any]) -> NDArray[np.float64]:
-        """Logits [images, texts] of pooler_outputs, in float64."""
-        return metrics.logits(images, texts, *self._scale_and_bias)
+    def embeddings(self, role: Role, rows: AnyArray) -> FloatArray:
+        """pooler_output of a tower, float32 [rows, size]."""
+        return self._cached(f"{role}.embeddings", rows, lambda batch: self.oracle.embeddings(role, batch))
+
+    def outputs(self, role: Role, name: str, rows: AnyArray) -> FloatArray:
+        """Another output of a tower, float32 [rows, ...]."""
+        return self._cached(f"{role}.{name}", rows, lambda batch: self.oracle.outputs(role, name, batch))
+
+    def logits(self, images: AnyArray, texts: AnyArray) -> Float64Array:
+        """Logits of pooler_outputs, float64 [images, texts]."""
+        return metrics.logits(images, texts, *self._logit_parameters())
+
+    def _logit_parameters(self) -> tuple[float, float]:
+        if self._scale_and_bias is None:
+            self._scale_and_bias = self.oracle.logit_scale, self.oracle.logit_bias
+        return self._scale_and_bias
 
     def save(self) -> None:
-        """Note that all was asked; keep the answers for the next run, and let go of the weights.
+        """Mark the cache complete, write it to its file, and free the reference's weights.
 
         Raises:
             InputError: The folder cannot be written.
         """
-        meta = _Meta(self.oracle.identity, self._data, *self._scale_and_bias)
+        header = _Header(self.oracle.identity, self._data, *self._logit_parameters())
         if self._path is not None and not self.complete:
-            arrays = {"meta": np.frombuffer(msgspec.json.encode(meta), np.uint8)}
-            for name, rows in self._known.items():
+            arrays: dict[str, Any] = {"meta": np.frombuffer(msgspec.json.encode(header), np.uint8)}
+            arrays["images"] = np.frombuffer(b"".join(self._pixel_digests), np.uint8)
+            arrays["pixels"] = np.frombuffer(b"".join(self._pixel_digests.values()), np.uint8)
+            for name, rows in self._outputs.items():
                 arrays[f"keys.{name}"] = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
                 arrays[f"rows.{name}"] = np.stack(list(rows.values()))
             _write(self._path, arrays)
         self.complete = True
         self.oracle.release()
 
-    def _ask(self, name: str, rows: NDArray[Any], ask: Callable[[NDArray[Any]], Floats]) -> Floats:
-        known, keys = self._known.setdefault(name, {}), [hashlib.sha256(row.tobytes()).digest() for row in rows]
-        missing = list({key: i for i, key in enumerate(keys) if key not in known}.values())
-        for start in range(0, len(missing), _ROWS):
-            some = missing[start : start + _ROWS]
-            known.update(zip([keys[i] for i in some], ask(rows[some]), strict=True))
-        return np.stack([known[key] for key in keys])
+    def _cached(self, name: str, rows: AnyArray, compute: Callable[[AnyArray], FloatArray]) -> FloatArray:
+        cached, keys = self._outputs.setdefault(name, {}), [hashlib.sha256(row.tobytes()).digest() for row in rows]
+        missing = list({key: i for i, key in enumerate(keys) if key not in cached}.values())
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            cached.update(zip([keys[i] for i in batch], compute(rows[batch]), strict=True))
+        return np.stack([cached[key] for key in keys])
 
     def _read(self, path: Path) -> None:
         try:
             with np.load(path, allow_pickle=False) as stored:
-                meta = msgspec.json.decode(stored["meta"].tobytes(), type=_Meta)
+                header = msgspec.json.decode(stored["meta"].tobytes(), type=_Header)
+                images, pixels = (_digests(stored[name]) for name in ("images", "pixels"))
+                self._pixel_digests = dict(zip(images, pixels, strict=True))
                 for name in (key.removeprefix("keys.") for key in stored if key.startswith("keys.")):
                     keys = [row.tobytes() for row in stored[f"keys.{name}"]]
-                    self._known[name] = dict(zip(keys, stored[f"rows.{name}"], strict=True))
+                    self._outputs[name] = dict(zip(keys, stored[f"rows.{name}"], strict=True))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.DecodeError) as error:
-            raise InputError(f"The answers in {path} are damaged ({error}).", "Delete the file.") from error
-        if (meta.identity, meta.data) != (self.oracle.identity, self._data):
-            raise InputError(f"The answers in {path} are those of another reference or other data.", "Delete the file.")
-        self._numbers, self.complete = (meta.scale, meta.bias), True  # only what is complete is kept
+            raise InputError(f"The reference cache {path} is damaged ({error}).", "Delete the file.") from error
+        if (header.identity, header.data) != (self.oracle.identity, self._data):
+            raise InputError(
+                f"The reference cache {path} belongs to another reference or other data.", "Delete the file."
+            )
+        # `save` writes complete caches only.
+        self._scale_and_bias, self.complete = (header.scale, header.bias), True
+
+
+def _digests(rows: AnyArray) -> list[bytes]:
+    return [row.tobytes() for row in rows.reshape(-1, _DIGEST)]
+
+
+def _name_digest(image: str) -> bytes:
+    return hashlib.sha256(image.encode("utf-8", "surrogatepass")).digest()
+
+
+def _pixel_digest(pixels: AnyArray) -> bytes:
+    form = f"{pixels.dtype.descr} {pixels.shape} "
+    return hashlib.sha256(form.encode() + pixels.tobytes()).digest()
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
@@ -171,6 +215,6 @@ def _write(path: Path, arrays: dict[str, Any]) -> None:
         write_file(path, buffer.getvalue())
     except OSError as error:
         raise InputError(
-            f"The reference's answers cannot be kept in {path.parent} ({error.strerror}).",
+            f"The reference cache cannot be written into {path.parent} ({error.strerror}).",
             "Name another folder with SIGLIP_ONNX_CACHE.",
         ) from error

@@ -1,9 +1,9 @@
-"""The JSON schemas of the reports, for whoever reads them in another language.
+"""JSON schemas of the reports, generated from their dataclasses.
 
     python -m siglip_onnx.validate.report.json_schema docs/schema
 
-A schema has its report's version in its file name and in its `$id`. Within a version nothing is taken away or changes
-its meaning; fields, check groups and providers may be added.
+The file name and the `$id` of a schema contain the report's version. Within one version, fields, check groups and
+providers may be added; nothing is removed or changes its meaning.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """A report that is published."""
+class _ReportKind:
+    """Kind of report with a published schema."""
 
     name: str
     version: int
@@ -36,31 +36,31 @@ class _Kind:
 
 
 _KINDS: Final = (
-    _Kind("report", REPORT_VERSION, "siglip-onnx: parity report of one cell", Report),
-    _Kind("matrix", MATRIX_VERSION, "siglip-onnx: parity report of a gate", Matrix),
+    _ReportKind("report", REPORT_VERSION, "siglip-onnx: parity report of one cell", Report),
+    _ReportKind("matrix", MATRIX_VERSION, "siglip-onnx: parity report of a gate", Matrix),
 )
 
 
 def schemas() -> dict[str, bytes]:
-    """Every schema as indented JSON, by its file name, such as `report-2.json`."""
+    """All schemas as indented JSON, by file name, such as `report-3.json`."""
     return {f"{kind.name}-{kind.version}.json": _schema(kind) for kind in _KINDS}
 
 
-def _schema(kind: _Kind) -> bytes:
+def _schema(kind: _ReportKind) -> bytes:
     (root,), parts = msgspec.json.schema_components([kind.type], ref_template="#/$defs/{name}")
     identity = f"urn:siglip-onnx:{kind.name}:{kind.version}"
     head = {"$schema": _DIALECT, "$id": identity, "title": kind.title, "version": kind.version}
-    parts = {name: _described(_complete(parts[name])) for name in sorted(parts)}
+    parts = {name: _with_descriptions(_all_required(parts[name])) for name in sorted(parts)}
     return as_json(head | root | {"$defs": parts})
 
 
-def _complete(part: dict[str, Any]) -> dict[str, Any]:
-    """An object with every field required: a reader may leave one out that has a default, a writer never does."""
+def _all_required(part: dict[str, Any]) -> dict[str, Any]:
+    """Mark all fields as required: msgspec makes fields with a default optional, but reports always contain them."""
     return part | {"required": list(part["properties"])} if "properties" in part else part
 
 
-def _described(part: dict[str, Any]) -> dict[str, Any]:
-    """What a docstring says of attributes, at these; msgspec hands it over as it stands in the source."""
+def _with_descriptions(part: dict[str, Any]) -> dict[str, Any]:
+    """Move the "Attributes" section of a docstring, which msgspec copies verbatim, to the fields it describes."""
     text, _, rest = inspect.cleandoc(part.get("description", "")).partition("\n\nAttributes:\n")
     notes = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", rest, re.MULTILINE))
     fields = {
@@ -71,13 +71,17 @@ def _described(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(folder: Path) -> None:
-    """Write every schema into a folder; raises InputError where that cannot be."""
+    """Write all schemas into a folder.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in schemas().items():
             write_file(folder / name, data)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}).", "Name another folder.") from error
+        raise InputError(f"{folder} cannot be written ({error.strerror}).", "Choose another folder.") from error
 
 
 if __name__ == "__main__":

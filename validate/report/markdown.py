@@ -1,4 +1,4 @@
-"""A gate as GitHub's Markdown, for the summary of a CI job."""
+"""GitHub Markdown of a gate, for the summary of a CI job."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .matrix import Cell, Matrix
 from .report import Check
 
 _SIGNS: Final = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "⚠️", "not run": "➖"}
-_PROBLEMS: Final = 5
-_COLUMNS: Final = ("verdict", "group", "check", "required", "allowed", "noise", "on")
-_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_MAX_PROBLEMS: Final = 5  # per cell, above the folded table of all its checks
+_COLUMNS: Final = ("verdict", "check group", "check", "measured", "limit", "noise", "detail")
+_INVISIBLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]|~#!$])")
 
 
 def to_markdown(matrix: Matrix) -> str:
-    """The verdict, what it does not say, every cell in a table, and the problems with required beside allowed.
+    """Verdict, its limitations, a table of all cells, and the problems with measured values beside their limits.
 
-    Whatever names and details hold stays text: Markdown's signs and HTML's are escaped.
+    Markdown and HTML in names and details are escaped.
     """
     return "\n".join(_lines(matrix)) + "\n"
 
@@ -31,10 +31,10 @@ def _lines(matrix: Matrix) -> Iterator[str]:
     yield f"# {_SIGNS[matrix.verdict]} {matrix.verdict}: {_plain(matrix.artifact)}"
     yield ""
     data = _plain(formatting.data(matrix.data))
-    yield f"{formatting.ran(matrix)}. {data}, compared with “{_plain(matrix.reference)}”."
+    yield f"{formatting.cell_counts(matrix)}. Validated on {data}, compared with “{_plain(matrix.reference)}”."
     yield ""
     if matrix.data.scope:
-        yield f"> **What this does not say:** {_plain(matrix.data.scope)}."
+        yield f"> **Limitation:** {_plain(matrix.data.scope)}."
         yield ""
     yield from _overview(matrix)
     for cell in sorted(matrix.cells, key=lambda cell: cell.verdict is Verdict.PASS):
@@ -42,7 +42,7 @@ def _lines(matrix: Matrix) -> Iterator[str]:
 
 
 def _overview(matrix: Matrix) -> Iterator[str]:
-    """Precisions down, providers across."""
+    """Table of verdicts: a row per precision, a column per provider."""
     providers = tuple(dict.fromkeys(cell.provider for cell in matrix.cells))
     cells = {(cell.precision, cell.provider): cell for cell in matrix.cells}
     rows = (
@@ -60,17 +60,17 @@ def _verdict(cell: Cell | None) -> str:
 
 
 def _cell(cell: Cell) -> Iterator[str]:
-    """A cell that passed is folded; of the others the problems come first, and all checks are folded below."""
+    """All checks of a cell, folded; if the cell did not pass, its problems come first, unfolded."""
     if cell.verdict is not Verdict.PASS:
         yield f"## {_verdict(cell)}: {cell.name}"
         yield ""
         yield _plain(formatting.first_problem(cell))
         yield ""
-        found = cell.report.problems() if cell.report else ()
-        if found:
-            yield from _checks(found[:_PROBLEMS])
-        if len(found) > _PROBLEMS:
-            yield f"And {len(found) - _PROBLEMS} more."
+        problems = cell.report.problems() if cell.report else ()
+        if problems:
+            yield from _checks(problems[:_MAX_PROBLEMS])
+        if len(problems) > _MAX_PROBLEMS:
+            yield f"And {len(problems) - _MAX_PROBLEMS} more."
             yield ""
     if cell.report is not None:
         yield from _folded(f"{_verdict(cell)} {cell.name}: {len(cell.report.checks)} checks", cell.report.checks)
@@ -78,7 +78,7 @@ def _cell(cell: Cell) -> Iterator[str]:
 
 def _folded(title: str, checks: Sequence[Check]) -> Iterator[str]:
     yield f"<details><summary>{html.escape(title)}</summary>"
-    yield ""  # ends the block of HTML, so that the table is Markdown again
+    yield ""  # ends the HTML block, so that the table is parsed as Markdown
     yield from _checks(checks)
     yield "</details>"
     yield ""
@@ -89,7 +89,7 @@ def _checks(checks: Iterable[Check]) -> Iterator[str]:
 
 
 def _row(check: Check) -> tuple[str, ...]:
-    numbers = formatting.required(check), formatting.allowed(check), formatting.noise(check)
+    numbers = formatting.measured(check), formatting.limit(check), formatting.noise(check)
     verdict = f"{_SIGNS[check.verdict]} {check.verdict}"
     return (verdict, check.group, _plain(check.name), *numbers, _plain(check.detail))
 
@@ -101,6 +101,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """A text on one line that Markdown and HTML leave alone; what nobody could see is written as Python writes it."""
-    one = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    """Escape a text for Markdown and HTML, on one line; control characters become Python escapes."""
+    one = _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], " ".join(text.split()))
     return _SPECIAL.sub(r"\\\1", html.escape(one, quote=False))

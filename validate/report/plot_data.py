@@ -1,4 +1,4 @@
-"""What a report is drawn from: the numbers of every row, which the checks sum up."""
+"""Data of a report's plots and images: the per-row numbers behind the checks."""
 
 from __future__ import annotations
 
@@ -8,52 +8,51 @@ from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from ...runtime.arrays import AnyArray
 from ...runtime.artifact.contract import Role
 
-Array = NDArray[Any]
-WORST: Final = 10
+WORST: Final = 10  # number of images that a page shows
 
 
 @dataclass(frozen=True)
-class Worst:
-    """An image whose logits moved most.
+class WorstImage:
+    """Image with one of the largest logit differences.
 
     Attributes:
-        name: Of the image.
-        thumbnail: A WebP file of at most 128 pixels a side.
-        ours: Our five best labels and their probabilities.
-        reference: The reference's.
+        name: Name of the image.
+        thumbnail: WebP file of at most 128 by 128 pixels.
+        candidate: The candidate's five best labels with their probabilities.
+        reference: The reference's five best labels with their probabilities.
     """
 
     name: str
     thumbnail: bytes
-    ours: tuple[tuple[str, float], ...]
+    candidate: tuple[tuple[str, float], ...]
     reference: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
 class PlotData:
-    """What one cell measured.
+    """Measurements of one cell, for its plots and images.
 
     Attributes:
-        ours: Our logits of images and labels, float32 [images, labels]; drawn at random where there are many.
-        reference: The reference's, of the same places.
-        cosines: Centered cosine of each row with the reference's, by role.
-        rows: Name of each of these rows, by role.
-        worst: The ten images whose logits moved most, the worst first.
+        candidate: Candidate logits, float32 [images, labels]; a random subset of the images if there are many.
+        reference: Reference logits of the same images and labels, float32 [images, labels].
+        cosines: Centered cosine of each row with the reference's row, [rows], by role.
+        rows: Names of these rows, by role.
+        worst: The `WORST` images with the largest logit differences, worst first.
     """
 
-    ours: Array
-    reference: Array
-    cosines: dict[Role, Array]
+    candidate: AnyArray
+    reference: AnyArray
+    cosines: dict[Role, AnyArray]
     rows: dict[Role, tuple[str, ...]]
-    worst: tuple[Worst, ...]
+    worst: tuple[WorstImage, ...]
 
     def write(self, path: Path) -> None:
-        """Write everything into one file, for another process to read."""
-        arrays: dict[str, Any] = {"ours": self.ours, "reference": self.reference}
+        """Write all data into one NPZ file, to pass it to another process."""
+        arrays: dict[str, Any] = {"candidate": self.candidate, "reference": self.reference}
         arrays |= {f"cosines.{role}": values for role, values in self.cosines.items()}
         rest = msgspec.msgpack.encode({"rows": self.rows, "worst": self.worst})
         arrays["rest"] = np.frombuffer(rest, np.uint8)
@@ -62,13 +61,18 @@ class PlotData:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote; raises ValueError or OSError for anything else."""
+        """Read a file of `write`.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: The file was not written by `write`.
+        """
         with np.load(path, allow_pickle=False) as stored:
             rest = msgspec.msgpack.decode(stored["rest"].tobytes(), type=_Rest)
             cosines = {role: stored[f"cosines.{role}"] for role in rest.rows}
-            return cls(stored["ours"], stored["reference"], cosines, rest.rows, rest.worst)
+            return cls(stored["candidate"], stored["reference"], cosines, rest.rows, rest.worst)
 
 
 class _Rest(msgspec.Struct):
     rows: dict[Role, tuple[str, ...]]
-    worst: tuple[Worst, ...]
+    worst: tuple[WorstImage, ...]

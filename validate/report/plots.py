@@ -1,7 +1,7 @@
-"""Plots as SVG inside a page: axes with ticks, marks with titles, colors of the page's own style.
+"""Plots as inline SVG: axes with ticks, marks with tooltips, colors from the page's style sheet.
 
-Every function takes arrays of any float type and returns None where nothing in them is a finite number, so that the
-page can say so. Marks that need no title of their own are one path of dots, ten bytes each.
+Every plot function takes arrays of any float dtype and returns None if they contain no finite number. Marks without a
+tooltip share one SVG path, which takes about ten bytes per dot.
 """
 
 from __future__ import annotations
@@ -10,43 +10,42 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
+from ...runtime.arrays import AnyArray, Float64Array
 
-_LEFT, _TOP, _WIDTH, _HEIGHT = 52, 12, 296, 224  # of the frame, in the units of a view box of 360 by 272
-_DOTS: Final = 800  # of each kind in a scatter plot: those that moved most, the largest ones, and at random
-_ROWS: Final = 400
-_NAMED: Final = 3
+_LEFT, _TOP, _WIDTH, _HEIGHT = 52, 12, 296, 224  # the frame, in units of the 360 by 272 view box
+_DOTS: Final = 800  # per kind in a scatter plot: largest differences, largest logits, random ones
+_ROWS: Final = 400  # worst rows to plot, and evenly spaced ones among all
+_NAMED: Final = 3  # worst rows with a tooltip
 _BINS: Final = 41
 _TICKS: Final = 6
-_FLOOR: Final = 1e-9  # below which nobody asks how good a cell is
-_RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_LETTER, _LINE = 5.6, 11.0  # width and height of a letter, about
+_MIN_ERROR: Final = 1e-9  # smaller errors are plotted here
+_SUPERSCRIPT: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LETTER, _LINE = 5.6, 11.0  # approximate width and height of a letter
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its ends, which are not equal, and whether it is logarithmic."""
+    """One axis, linear or logarithmic, from `low` to `high`, with low < high."""
 
     low: float
     high: float
     title: str
     log: bool = False
 
-    def place(self, values: Array | float) -> Floats:
-        """Where values are between the ends, 0 to 1; what is outside of them stands at the nearer end."""
+    def position(self, values: AnyArray | float) -> Float64Array:
+        """Relative positions on the axis, from 0 at `low` to 1 at `high`; values outside are clipped."""
         scale = np.log10 if self.log else np.asarray
-        low, high, found = (scale(np.clip(v, self.low, self.high)) for v in (self.low, self.high, np.asarray(values)))
-        return np.asarray((found - low) / (high - low), np.float64)
+        low, high, scaled = (scale(np.clip(v, self.low, self.high)) for v in (self.low, self.high, np.asarray(values)))
+        return np.asarray((scaled - low) / (high - low), np.float64)
 
     def ticks(self) -> tuple[float, ...]:
-        """A few round numbers between the ends; powers of ten where the axis is logarithmic."""
+        """A few round numbers between `low` and `high`; powers of ten on a logarithmic axis."""
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             return tuple(10.0**power for power in range(first, last + 1, math.ceil((last - first + 1) / _TICKS)))
@@ -57,57 +56,56 @@ class Axis:
         return tuple(step * i for i in range(first, last + 1))
 
 
-def straight(values: Iterable[Array | float], title: str) -> Axis:
-    """A linear axis over finite values, with room where they are all equal."""
-    every = np.concatenate([np.ravel(v).astype(np.float64) for v in values])
-    low, high = float(every.min()), float(every.max())
-    room = (high - low) * 0.02 or abs(high) * 0.1 or 1.0
-    return Axis(low - room, high + room, title)
+def linear_axis(values: Iterable[AnyArray | float], title: str) -> Axis:
+    """Linear axis over finite values, with a margin, also if all values are equal."""
+    flat = np.concatenate([np.ravel(v).astype(np.float64) for v in values])
+    low, high = float(flat.min()), float(flat.max())
+    margin = (high - low) * 0.02 or abs(high) * 0.1 or 1.0
+    return Axis(low - margin, high + margin, title)
 
 
-def powers(values: Iterable[Array | float], title: str) -> Axis:
-    """A logarithmic axis over finite values above 0, from a power of ten to another."""
-    every = np.concatenate([np.ravel(v).astype(np.float64) for v in values])
-    low, high = math.floor(math.log10(every.min())), math.ceil(math.log10(every.max()))
+def log_axis(values: Iterable[AnyArray | float], title: str) -> Axis:
+    """Logarithmic axis over finite values above 0, between two powers of ten."""
+    flat = np.concatenate([np.ravel(v).astype(np.float64) for v in values])
+    low, high = math.floor(math.log10(flat.min())), math.ceil(math.log10(flat.max()))
     return Axis(10.0**low, 10.0 ** max(high, low + 1), title, log=True)
 
 
-def scatter(ours: Array, reference: Array, limit: float | None) -> Markup | None:
-    """Our logits over the reference's, both [images, labels]; on the line they are equal, in the band allowed."""
-    sound = np.isfinite(ours) & np.isfinite(reference)
-    y, x = ours[sound].astype(np.float64), reference[sound].astype(np.float64)
+def scatter(candidate: AnyArray, reference: AnyArray, limit: float | None) -> Markup | None:
+    """Plot candidate logits over reference logits, both [images, labels], with lines of equality and of the limit."""
+    finite = np.isfinite(candidate) & np.isfinite(reference)
+    y, x = candidate[finite].astype(np.float64), reference[finite].astype(np.float64)
     if not x.size:
         return None
-    chosen = _telling(x, y)
-    both = straight((x, y), "")
-    across, up = Axis(both.low, both.high, "reference"), Axis(both.low, both.high, "ours")
+    chosen = _shown(x, y)
+    both = linear_axis((x, y), "")
+    across, up = Axis(both.low, both.high, "reference"), Axis(both.low, both.high, "candidate")
     band = [_diagonal(across, up, side, "limit") for side in _sides(limit) if abs(side) < both.high - both.low]
     equal = _diagonal(across, up, 0.0, "equal")
     marks = _dots(across, up, x[chosen], y[chosen])
-    return _frame(
-        across, up, Markup("").join([*band, equal]), marks, f"{len(chosen)} logits, ours over the reference's"
-    )
+    label = f"{len(chosen)} logits, candidate over reference"
+    return _frame(across, up, Markup("").join([*band, equal]), marks, label)
 
 
-def _telling(x: Floats, y: Floats) -> NDArray[np.intp]:
-    """Which logits to draw: those that moved most, the reference's largest, and some at random."""
-    some = np.random.default_rng(0).permutation(x.size)[:_DOTS]
-    return np.unique(np.concatenate([some, np.argsort(-np.abs(y - x))[:_DOTS], np.argsort(-x)[:_DOTS]]))
+def _shown(x: Float64Array, y: Float64Array) -> NDArray[np.intp]:
+    """Indices of the logits to plot: largest differences, largest reference logits, and random ones."""
+    random = np.random.default_rng(0).permutation(x.size)[:_DOTS]
+    return np.unique(np.concatenate([random, np.argsort(-np.abs(y - x))[:_DOTS], np.argsort(-x)[:_DOTS]]))
 
 
 def _sides(limit: float | None) -> tuple[float, ...]:
     return () if limit is None else (-limit, limit)
 
 
-def histogram(differences: Array, limit: float | None) -> Markup | None:
-    """How many logits moved by how much, on a logarithmic axis that shows single ones; the limit where it is near."""
-    found = differences[np.isfinite(differences)].astype(np.float64)
-    if not found.size:
+def histogram(differences: AnyArray, limit: float | None) -> Markup | None:
+    """Plot a histogram of logit differences with logarithmic counts; the limit is shown if it is near the values."""
+    finite = differences[np.isfinite(differences)].astype(np.float64)
+    if not finite.size:
         return None
-    most = float(np.abs(found).max())
-    near = tuple(side for side in _sides(limit) if abs(side) <= 2 * most)
-    across = straight((found, *near), "ours − reference")
-    counts, edges = np.histogram(found, _BINS, (across.low, across.high))
+    largest = float(np.abs(finite).max())
+    near = tuple(side for side in _sides(limit) if abs(side) <= 2 * largest)
+    across = linear_axis((finite, *near), "candidate − reference")
+    counts, edges = np.histogram(finite, _BINS, (across.low, across.high))
     up = Axis(0.5, float(counts.max()) * 1.3, "logits", log=True)
     bars = [
         _bar(across, up, edges[i], edges[i + 1], count, f"{count} from {edges[i]:.3g} to {edges[i + 1]:.3g}")
@@ -115,77 +113,78 @@ def histogram(differences: Array, limit: float | None) -> Markup | None:
         if count
     ]
     lines = [_line(across, up, side, up.low, side, up.high, "limit") for side in near]
-    label = f"{found.size} differences of logits, {found.min():.3g} to {found.max():.3g}"
+    label = f"{finite.size} logit differences, {finite.min():.3g} to {finite.max():.3g}"
     return _frame(across, up, Markup("").join(lines), Markup("").join(bars), label)
 
 
-def samples(cosines: Array, names: Sequence[str], limit: float | None) -> Markup | None:
-    """1 - centered cosine of every row, [rows], the worst first and with its name; what is allowed as a line."""
+def samples(cosines: AnyArray, names: Sequence[str], limit: float | None) -> Markup | None:
+    """Plot 1 - centered cosine of all rows, [rows], worst first, with the limit and with names of the worst rows."""
     order, errors = _ranked(cosines)
     if not order.size:
         return None
-    allowed = (1 - limit,) if limit is not None and limit < 1 else ()
-    up = powers((errors, *allowed), "1 − centered cosine")
-    across = Axis(0, len(order) + 1, "rows, the worst first")
+    limits = (1 - limit,) if limit is not None and limit < 1 else ()
+    up = log_axis((errors, *limits), "1 − centered cosine")
+    across = Axis(0, len(order) + 1, "rows, worst first")
     shown = np.unique(np.append(np.arange(len(order))[:_ROWS], np.linspace(0, len(order) - 1, _ROWS).astype(int)))
     titles = [f"{names[i]:.80}: {cosines[i]:.6f}" for i in order[:_NAMED]]
     worst = [_circle(across, up, i + 1, errors[i], title, "worst") for i, title in enumerate(titles)]
     marks = _dots(across, up, shown + 1, errors[shown]) + Markup("").join(worst)
-    lines = [_line(across, up, across.low, end, across.high, end, "limit") for end in allowed]
-    return _frame(across, up, Markup("").join(lines), marks, f"centered cosine of {len(order)} rows, the worst first")
+    lines = [_line(across, up, across.low, end, across.high, end, "limit") for end in limits]
+    return _frame(across, up, Markup("").join(lines), marks, f"centered cosine of {len(order)} rows, worst first")
 
 
-def _ranked(cosines: Array) -> tuple[NDArray[np.intp], Floats]:
-    """Places of the finite cosines, the lowest first, and 1 - these, where 0 is the last digit of the array's type."""
+def _ranked(cosines: AnyArray) -> tuple[NDArray[np.intp], Float64Array]:
+    """Indices of the finite cosines, lowest first, and their 1 - cosine, at least half the dtype's epsilon."""
     errors = np.maximum(1 - cosines.astype(np.float64), float(np.finfo(cosines.dtype).eps) / 2)
-    sound = np.flatnonzero(np.isfinite(cosines))
-    order = sound[np.argsort(-errors[sound], kind="stable")]
+    finite = np.flatnonzero(np.isfinite(cosines))
+    order = finite[np.argsort(-errors[finite], kind="stable")]
     return order, errors[order]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Something to choose: what it costs, how far off it is, and how it is shown.
+    """Dot in a tradeoff plot.
 
     Attributes:
         cost: Size or time, above 0.
-        error: 1 - centered cosine; what is below 1e-9 is drawn there.
-        names: What may stand beside it, the best first; the first that finds room does.
-        style: CSS classes of its dot.
+        error: 1 - centered cosine; values below 1e-9 are plotted at 1e-9.
+        labels: Alternative labels in order of preference; the first that fits is drawn.
+        title: Tooltip.
+        style: CSS classes of the dot.
     """
 
     cost: float
     error: float
-    names: tuple[str, ...]
+    labels: tuple[str, ...]
     title: str
     style: str = ""
 
 
-def trade(points: Sequence[Point], title: str, label: str) -> Markup | None:
-    """Error upwards and cost to the right: what is better lies below and to the left; the first points on top."""
-    sound = [point for point in points if math.isfinite(point.cost) and math.isfinite(point.error)]
-    if not sound:
+def tradeoff(points: Sequence[Point], title: str, label: str) -> Markup | None:
+    """Plot error over cost, so that better points are lower and further left; earlier points cover later ones."""
+    finite = [point for point in points if math.isfinite(point.cost) and math.isfinite(point.error)]
+    if not finite:
         return None
-    errors = [max(point.error, _FLOOR) for point in sound]
-    across = Axis(0, max(point.cost for point in sound) * 1.12 or 1.0, title)
-    up = powers(errors, "1 − centered cosine")
-    dots = [_circle(across, up, p.cost, e, p.title, p.style) for p, e in zip(sound, errors, strict=True)]
-    spots = [_spot(across, up, p.cost, e) for p, e in zip(sound, errors, strict=True)]
-    return _frame(across, up, _beside(spots, [p.names for p in sound]), Markup("").join(reversed(dots)), label)
+    errors = [max(point.error, _MIN_ERROR) for point in finite]
+    across = Axis(0, max(point.cost for point in finite) * 1.12 or 1.0, title)
+    up = log_axis(errors, "1 − centered cosine")
+    dots = [_circle(across, up, p.cost, e, p.title, p.style) for p, e in zip(finite, errors, strict=True)]
+    spots = [_spot(across, up, p.cost, e) for p, e in zip(finite, errors, strict=True)]
+    return _frame(across, up, _labels(spots, [p.labels for p in finite]), Markup("").join(reversed(dots)), label)
 
 
-def _beside(spots: Sequence[tuple[float, float]], names: Sequence[tuple[str, ...]]) -> Markup:
-    """A name beside each spot that hits neither another spot, nor another name, nor the frame; none where all would."""
+def _labels(spots: Sequence[tuple[float, float]], labels: Sequence[tuple[str, ...]]) -> Markup:
+    """Draw a label next to each dot that overlaps no dot, label or frame; none if every alternative overlaps."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
     drawn = []
-    for (x, y), texts in zip(spots, names, strict=True):
+    for (x, y), texts in zip(spots, labels, strict=True):
         for text, (dx, dy) in itertools.product(texts, ((1, 0), (-1, 0), (0, -1), (0, 1))):
-            wide = _LETTER * len(text)
-            left = x + 9 * dx - wide * (1 - dx) / 2
-            box = (left, y + 13 * dy - _LINE / 2, left + wide, y + 13 * dy + _LINE / 2)
+            width = _LETTER * len(text)
+            left = x + 9 * dx - width * (1 - dx) / 2
+            box = (left, y + 13 * dy - _LINE / 2, left + width, y + 13 * dy + _LINE / 2)
             if _inside(box) and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                drawn.append(_words(left, box[3] - 2.5, text))
+                drawn.append(_text(left, box[3] - 2.5, text))
                 break
     return Markup("").join(drawn)
 
@@ -199,14 +198,14 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _spot(across: Axis, up: Axis, x: float, y: float) -> tuple[float, float]:
-    """A place in the view box."""
-    return _LEFT + _WIDTH * float(across.place(x)), _TOP + _HEIGHT * (1 - float(up.place(y)))
+    """Convert data coordinates to view box coordinates."""
+    return _LEFT + _WIDTH * float(across.position(x)), _TOP + _HEIGHT * (1 - float(up.position(y)))
 
 
-def _dots(across: Axis, up: Axis, x: Array, y: Array) -> Markup:
-    """Many round dots, which are lines without length."""
-    places = zip(_LEFT + _WIDTH * across.place(x), _TOP + _HEIGHT * (1 - up.place(y)), strict=True)
-    path = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in places)
+def _dots(across: Axis, up: Axis, x: AnyArray, y: AnyArray) -> Markup:
+    """Draw round dots as one path of zero-length lines with round caps."""
+    positions = zip(_LEFT + _WIDTH * across.position(x), _TOP + _HEIGHT * (1 - up.position(y)), strict=True)
+    path = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in positions)
     return Markup('<path class="dots" d="{}"/>').format(path)
 
 
@@ -232,41 +231,41 @@ def _line(across: Axis, up: Axis, x1: float, y1: float, x2: float, y2: float, st
 
 
 def _diagonal(across: Axis, up: Axis, offset: float, style: str) -> Markup:
-    """Where up is across and an offset, on axes with the same ends."""
+    """Draw the line y = x + offset; both axes must have the same range."""
     low, high = across.low + max(-offset, 0.0), across.high - max(offset, 0.0)
     return _line(across, up, low, low + offset, high, high + offset, style)
 
 
-def _words(x: float, y: float, text: str, anchor: str = "start") -> Markup:
+def _text(x: float, y: float, text: str, anchor: str = "start") -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
 
 
-def _frame(across: Axis, up: Axis, behind: Markup, marks: Markup, label: str) -> Markup:
-    """A whole plot."""
+def _frame(across: Axis, up: Axis, lines: Markup, marks: Markup, label: str) -> Markup:
+    """Assemble a plot: axes, lines behind the marks, marks."""
     return Markup(
         '<svg viewBox="0 0 360 272" role="img" aria-label="{}"><title>{}</title><g class="axes">'
         '<rect x="{}" y="{}" width="{}" height="{}"/>{}</g>{}<g class="marks">{}</g></svg>'
-    ).format(label, label, _LEFT, _TOP, _WIDTH, _HEIGHT, _axes(across, up), behind, marks)
+    ).format(label, label, _LEFT, _TOP, _WIDTH, _HEIGHT, _axes(across, up), lines, marks)
 
 
 def _axes(across: Axis, up: Axis) -> Markup:
     bottom = _TOP + _HEIGHT
     turned = Markup('<text transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>')
-    parts = [_words(_LEFT + _WIDTH / 2, bottom + 30, across.title, "middle")]
+    parts = [_text(_LEFT + _WIDTH / 2, bottom + 30, across.title, "middle")]
     parts.append(turned.format(_TOP + _HEIGHT / 2, up.title))
     for tick in across.ticks():
         x, _ = _spot(across, up, tick, up.low)
         parts.append(_line(across, up, tick, up.low, tick, up.high, "grid"))
-        parts.append(_words(x, bottom + 14, _tick(across, tick), "middle"))
+        parts.append(_text(x, bottom + 14, _tick(across, tick), "middle"))
     for tick in up.ticks():
         _, y = _spot(across, up, across.low, tick)
         parts.append(_line(across, up, across.low, tick, across.high, tick, "grid"))
-        parts.append(_words(_LEFT - 5, y + 3.5, _tick(up, tick), "end"))
+        parts.append(_text(_LEFT - 5, y + 3.5, _tick(up, tick), "end"))
     return Markup("").join(parts)
 
 
 def _tick(axis: Axis, value: float) -> str:
-    """A tick's number; small powers of ten as people write them."""
+    """Format a tick; small powers of ten with an exponent."""
     if axis.log and value < 1e-3:
-        return "10" + str(round(math.log10(value))).translate(_RAISED)
+        return "10" + str(round(math.log10(value))).translate(_SUPERSCRIPT)
     return f"{value:.4g}"

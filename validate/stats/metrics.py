@@ -1,137 +1,152 @@
-"""Pure measurements on arrays, in float64. None of them hides a NaN: it comes out as NaN."""
+"""Error metrics on arrays, computed in float64.
+
+A NaN in the candidate is never hidden: it makes a metric NaN, or counts as an error where decisions are counted.
+Wherever scores are compared, `candidate` and `reference` have the same shape.
+"""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Array = NDArray[Any]
+from ...runtime.arrays import AnyArray, BoolArray, Float64Array
 
 
-def unit(rows: Array) -> Floats:
-    """Rows scaled to length 1, float64; a row of zeros becomes NaN."""
+def unit_rows(rows: AnyArray) -> Float64Array:
+    """Rows of [rows, width] divided by their L2 norm; a zero row becomes NaN."""
     rows = rows.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def row_cosines(ours: Array, reference: Array) -> Floats:
-    """Cosine of each row of [n, d] with the same row of the reference, [n]."""
-    return np.asarray((unit(ours) * unit(reference)).sum(1))
+def row_cosines(candidate: AnyArray, reference: AnyArray) -> Float64Array:
+    """Cosine of each row of [rows, width] with the same row of the reference, [rows]."""
+    return np.asarray((unit_rows(candidate) * unit_rows(reference)).sum(1))
 
 
-def centered_cosines(ours: Array, reference: Array, mean: Array | None = None) -> Floats:
-    """Row cosines of the unit rows after a mean, that of the reference's unit rows, is taken off both.
+def centered_cosines(candidate: AnyArray, reference: AnyArray, mean: AnyArray | None = None) -> Float64Array:
+    """Cosines of normalized rows after `mean` is subtracted from both, [rows].
 
-    Embeddings of a tower share a large common part, which makes raw cosines flatter every error.
+    The default mean is that of the reference's normalized rows. Embeddings of one tower share a large common component,
+    next to which an error looks small in raw cosines.
+
+        cos(u(candidate) - mean, u(reference) - mean), with u(x) = x / |x|
     """
-    mean = unit(reference).mean(0) if mean is None else mean
-    return row_cosines(unit(ours) - mean, unit(reference) - mean)
+    mean = unit_rows(reference).mean(0) if mean is None else mean
+    return row_cosines(unit_rows(candidate) - mean, unit_rows(reference) - mean)
 
 
-def relative_error(ours: Array, reference: Array) -> float:
-    """Largest difference of an element, relative to the reference's largest element."""
+def relative_error(candidate: AnyArray, reference: AnyArray) -> float:
+    """Max |candidate - reference| / max |reference|, over all elements."""
     reference = reference.astype(np.float64)
-    return float(np.abs(ours - reference).max() / np.abs(reference).max())
+    return float(np.abs(candidate - reference).max() / np.abs(reference).max())
 
 
-def lowest(values: Floats, share: float) -> float:
-    """The value that a share of `values` lies below; the smallest for share 0, NaN if any is NaN."""
-    return float(np.quantile(values, share, method="lower"))
+def lower_quantile(values: Float64Array, fraction: float) -> float:
+    """Quantile of `values` at a fraction from 0 to 1, rounded down to one of the values; NaN if any value is NaN."""
+    return float(np.quantile(values, fraction, method="lower"))
 
 
-def line_fit(ours: Array, reference: Array) -> tuple[float, float]:
-    """Slope and mean offset of our values over the reference's (least squares); slope is NaN where these are equal."""
-    x, y = reference.astype(np.float64).ravel(), ours.astype(np.float64).ravel()
+def line_fit(candidate: AnyArray, reference: AnyArray) -> tuple[float, float]:
+    """Least-squares slope of candidate over reference, and mean of candidate - reference.
+
+    The slope is cov(x, y) / var(x) with x the reference and y the candidate; NaN if all reference values are equal.
+    """
+    x, y = reference.astype(np.float64).ravel(), candidate.astype(np.float64).ravel()
     spread = x - x.mean()
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = np.float64((spread * (y - y.mean())).sum()) / (spread * spread).sum()
     return float(slope), float((y - x).mean())
 
 
-def residual_sigma(ours: Array, reference: Array) -> float:
-    """Standard deviation of what is left of the differences once offset and slope are taken off."""
-    slope, _ = line_fit(ours, reference)
-    x, y = reference.astype(np.float64), ours.astype(np.float64)
+def residual_sigma(candidate: AnyArray, reference: AnyArray) -> float:
+    """Standard deviation of the residuals of the least-squares line of candidate over reference."""
+    slope, _ = line_fit(candidate, reference)
+    x, y = reference.astype(np.float64), candidate.astype(np.float64)
     return float((y - y.mean() - slope * (x - x.mean())).std())
 
 
-def logits(images: Array, texts: Array, scale: float, bias: float) -> Floats:
-    """Scale * cosine + bias of every image and text, [images, texts]."""
-    return np.asarray(unit(images) @ unit(texts).T * scale + bias)
+def logits(images: AnyArray, texts: AnyArray, scale: float, bias: float) -> Float64Array:
+    """SigLIP logits scale * cosine + bias of embeddings [images, width] and [texts, width], as [images, texts]."""
+    return np.asarray(unit_rows(images) @ unit_rows(texts).T * scale + bias)
 
 
-def sigmoid(logits: Array) -> Floats:
-    """1 / (1 + exp(-x)) without overflow."""
+def sigmoid(logits: AnyArray) -> Float64Array:
+    """1 / (1 + exp(-x)), without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))))
 
 
-BUCKETS: Final = (0.0, 0.01, 0.1, 0.5, 0.9, 1.0)  # of the reference's probability, the last one with its end
+BUCKETS: Final = (0.0, 0.01, 0.1, 0.5, 0.9, 1.0)  # edges for the reference probability; the last bucket includes 1
 _BINS: Final = 15  # of the expected calibration error, as in Guo et al. 2017, https://arxiv.org/abs/1706.04599
 
 
-def drift_by_bucket(ours: Array, reference: Array) -> dict[str, tuple[float, int]]:
-    """Largest difference of probabilities and how many there are, by bucket of the reference's; none for empty ones."""
-    drift, found = np.abs(ours - reference), {}
+def drift_by_bucket(candidate: AnyArray, reference: AnyArray) -> dict[str, tuple[float, int]]:
+    """Largest absolute difference of probabilities, and their number, by bucket of the reference's probability.
+
+    Keys are such as "0.1 to 0.5"; empty buckets are left out.
+    """
+    drift, result = np.abs(candidate - reference), {}
     bucket = np.searchsorted(BUCKETS[1:-1], reference, side="right")
     for i, (low, high) in enumerate(itertools.pairwise(BUCKETS)):
         inside = drift[bucket == i]
         if inside.size:
-            found[f"{low:g} to {high:g}"] = (float(inside.max()), inside.size)
-    return found
+            result[f"{low:g} to {high:g}"] = (float(inside.max()), inside.size)
+    return result
 
 
 @dataclass(frozen=True)
 class Flips:
-    """Places where two arrays of logits decide otherwise.
+    """Decisions at a threshold that differ between two arrays of logits.
 
     Attributes:
-        share: Of the places where one of them says yes.
-        margins: How far the reference was from the threshold in each of them, largest first.
+        share: Fraction of the differing decisions, among those where either array says yes.
+        margins: Distance of the reference from the threshold for each differing decision, largest first.
     """
 
     share: float
     margins: tuple[float, ...]
 
 
-def flips(ours: Array, reference: Array, threshold: float, tie: float = 0.0) -> Flips:
-    """Decisions at a threshold (a logit) that come out otherwise; a NaN is always one.
+def flips(candidate: AnyArray, reference: AnyArray, threshold: float, tie: float = 0.0) -> Flips:
+    """Compare the decisions "logit >= threshold" of candidate and reference.
 
-    Places where the reference is within a tie of the threshold do not count. The share is of those where one of both
-    says yes: nearly all pairs are a no, and would make every share small.
+    A differing decision counts only if the reference is further than `tie` from the threshold; a candidate that is not
+    finite always counts. The share leaves out pairs for which both say no: nearly all pairs do, which would make every
+    share small.
     """
-    changed = (ours >= threshold) != (reference >= threshold)
+    changed = (candidate >= threshold) != (reference >= threshold)
     margin = np.abs(reference - threshold)
-    wrong = (changed & (margin > tie)) | ~np.isfinite(ours)
-    yes = (reference >= threshold) | (ours >= threshold) | wrong
+    wrong = (changed & (margin > tie)) | ~np.isfinite(candidate)
+    yes = (reference >= threshold) | (candidate >= threshold) | wrong
     return Flips(float(wrong.sum() / max(yes.sum(), 1)), tuple(-np.sort(-margin[wrong]).astype(float)))
 
 
-def calibration_error(probabilities: Array, truth: NDArray[np.bool_], reference: Array) -> float:
-    """Expected calibration error of [rows] probabilities: how far they are from the share that is true, in 15 bins.
+def calibration_error(probabilities: AnyArray, truth: BoolArray, reference: AnyArray) -> float:
+    """Expected calibration error of probabilities [rows] with the truth [rows], in 15 bins (Guo et al. 2017).
 
-    The bins are of the reference's probabilities, so that a row that crosses an edge by a hair changes nothing.
+        sum over bins of |sum of (probability - truth) in the bin| / rows
+
+    The bin of a row is that of its reference probability, so that rows close to an edge do not change their bin.
     """
-    place = np.minimum((reference * _BINS).astype(int), _BINS - 1)
-    gap = np.bincount(place, probabilities - truth, _BINS)
+    bins = np.minimum((reference * _BINS).astype(int), _BINS - 1)
+    gap = np.bincount(bins, probabilities - truth, _BINS)
     return float(np.abs(gap).sum() / truth.size)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two rankings agree.
+    """Agreement of two rankings.
 
     Attributes:
-        top1: Share of rows whose best column is the reference's.
-        topk: Mean share of the reference's k best columns among our k best.
-        order: Share of pairs among the reference's ten best that stand in its order, ties left out.
-        worst: The first row whose best column differs, or None.
-        margins: How much better the reference scores its best column than ours, of each such row, largest first.
+        top1: Fraction of rows whose best column is the reference's.
+        topk: Mean fraction of the reference's k best columns among the candidate's k best.
+        order: Fraction of pairs among the reference's ten best columns in the same order; ties are left out.
+        worst: First row whose best column differs; None if there is none.
+        margins: For each row whose best column differs, by how much the reference scores its own best column higher
+            than the candidate's, largest first.
     """
 
     top1: float
@@ -141,58 +156,63 @@ class Agreement:
     margins: tuple[float, ...]
 
 
-def agreement(ours: Array, reference: Array, k: int = 5, tie: float = 0.0) -> Agreement:
-    """Agreement of the best columns of [rows, columns]; a row with a NaN agrees in nothing.
+def agreement(candidate: AnyArray, reference: AnyArray, k: int = 5, tie: float = 0.0) -> Agreement:
+    """Compare the rankings of the columns of [rows, columns]; a row that is not finite agrees in nothing.
 
-    Our best columns agree if the reference scores them no more than `tie` below its own.
+    A candidate's best column agrees if the reference scores it at most `tie` below its own best column.
     """
     k = min(k, reference.shape[1])
-    best = np.argsort(-ours, axis=1, kind="stable")[:, :k]
-    wanted = -np.sort(-reference, axis=1)[:, :k]
+    best = np.argsort(-candidate, axis=1, kind="stable")[:, :k]
+    expected = -np.sort(-reference, axis=1)[:, :k]
     scores = np.take_along_axis(reference, best, axis=1)
-    sound = np.asarray(np.isfinite(ours).all(axis=1))
-    same = (scores[:, 0] >= wanted[:, 0] - tie) & sound
-    shared = (scores >= wanted[:, -1:] - tie) & sound[:, None]
+    finite = np.asarray(np.isfinite(candidate).all(axis=1))
+    same = (scores[:, 0] >= expected[:, 0] - tie) & finite
+    shared = (scores >= expected[:, -1:] - tie) & finite[:, None]
     wrong = np.flatnonzero(~same)
-    margins = tuple(-np.sort(scores[wrong, 0] - wanted[wrong, 0]).astype(float))
+    margins = tuple(-np.sort(scores[wrong, 0] - expected[wrong, 0]).astype(float))
     first = int(wrong[0]) if len(wrong) else None
-    return Agreement(float(same.mean()), float(shared.mean()), _order(ours, reference, tie), first, margins)
+    return Agreement(float(same.mean()), float(shared.mean()), _order(candidate, reference, tie), first, margins)
 
 
-def _order(ours: Array, reference: Array, tie: float, k: int = 10) -> float:
-    """Share of the reference's pairs of best columns that differ by more than a tie and that we order as it does."""
+def _order(candidate: AnyArray, reference: AnyArray, tie: float, k: int = 10) -> float:
+    """Fraction of pairs of the reference's k best columns in the same order in the candidate; ties are left out."""
     best = np.argsort(-reference, axis=1, kind="stable")[:, :k]
-    theirs, found = (np.take_along_axis(x, best, axis=1) for x in (reference, ours))
-    counted = theirs[:, :, None] - theirs[:, None, :] > tie
-    kept = counted & (found[:, :, None] > found[:, None, :])
+    expected, actual = (np.take_along_axis(x, best, axis=1) for x in (reference, candidate))
+    counted = expected[:, :, None] - expected[:, None, :] > tie
+    kept = counted & (actual[:, :, None] > actual[:, None, :])
     return float(kept.sum() / counted.sum()) if counted.any() else 1.0
 
 
-def telling(truth: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
-    """Rows of [rows, columns] that can miss a true column among their k best: they have one, and k false ones."""
+def nontrivial_rows(truth: BoolArray, k: int) -> BoolArray:
+    """Rows of [rows, columns] whose recall at k is not trivial: they have a true column and at least k false ones."""
     return np.asarray(truth.any(1) & ((~truth).sum(1) >= k))
 
 
-def recall(scores: Array, truth: NDArray[np.bool_], k: int) -> float:
-    """Share of rows of [rows, columns] with a true column among the k best; a row with a NaN has none.
+def recall(scores: AnyArray, truth: BoolArray, k: int) -> float:
+    """Fraction of rows of [rows, columns] with a true column among the k best (recall at k).
 
-    A false column with the score of the best true one counts as better than it.
+    A false column with the same score as the best true one ranks before it. A row that is not finite has no hit.
     """
     return float(hits(scores, truth, k, 0.0).mean())
 
 
-def recall_lost(ours: Array, reference: Array, truth: NDArray[np.bool_], k: int, tie: float = 0.0) -> float:
-    """Share of rows that were found and are not, less those that are found and were not.
+def recall_lost(candidate: AnyArray, reference: AnyArray, truth: BoolArray, k: int, tie: float = 0.0) -> float:
+    """Fraction of rows with a hit at k that only the reference has, minus the fraction that only the candidate has.
 
-    A row counts where the one finds it by more than `tie` and the other misses it.
+    A hit counts if it holds by more than `tie` and the other side has none.
     """
-    lost = hits(reference, truth, k, tie) & ~hits(ours, truth, k, 0.0)
-    gained = hits(ours, truth, k, tie) & ~hits(reference, truth, k, 0.0)
+    lost = hits(reference, truth, k, tie) & ~hits(candidate, truth, k, 0.0)
+    gained = hits(candidate, truth, k, tie) & ~hits(reference, truth, k, 0.0)
     return float(lost.mean() - gained.mean())
 
 
-def at_least_by_chance(hits: int, chances: Floats) -> float:
-    """The probability of as many hits or more, when each is hit by its own chance (Poisson binomial)."""
+def poisson_binomial_tail(hits: int, chances: Float64Array) -> float:
+    """P(X >= hits) of a Poisson binomial X: the number of successes of independent trials.
+
+    Args:
+        hits: Number of successes.
+        chances: Probability of success of each trial, [trials].
+    """
     counts = np.zeros(len(chances) + 1)
     counts[0] = 1.0
     for chance in chances:
@@ -201,8 +221,8 @@ def at_least_by_chance(hits: int, chances: Floats) -> float:
     return float(counts[hits:].sum())
 
 
-def hits(scores: Array, truth: NDArray[np.bool_], k: int, tie: float) -> NDArray[np.bool_]:
-    """Rows with a true column among the k best even if every false one had `tie` more."""
+def hits(scores: AnyArray, truth: BoolArray, k: int, tie: float) -> BoolArray:
+    """Rows with a true column among the k best, even if all false columns scored `tie` more; scores [rows, columns]."""
     best_true = np.where(truth, scores, -np.inf).max(1)
     rivals = ((scores >= best_true[:, None] - tie) & ~truth).sum(1)
     return np.asarray((rivals < k) & truth.any(1) & np.isfinite(scores).all(1))

@@ -1,1 +1,1 @@
-"""ONNX Runtime in Node and in a browser, driven over standard input and output."""
+"""ONNX Runtime in Node and in a browser, in processes that are driven over standard input and output."""

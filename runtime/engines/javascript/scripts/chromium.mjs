@@ -1,18 +1,18 @@
-/** Headless Chromium whose pages ask one server on localhost, and nobody else. */
+/** Headless Chromium whose pages can only reach one server on localhost. */
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { extname } from 'node:path';
 
 const types = { '.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm' };
-// Without an icon of its own a page asks for /favicon.ico, and the answer would be an error in its console.
+// A page without an icon requests /favicon.ico, and the response would be an error in its console.
 const page = '<!doctype html><title>siglip-onnx</title><link rel="icon" href="data:,">';
 const quiet = ['no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync'];
 
-/** An empty page, in which scripts are run. */
+/** Sends an empty page, in which scripts run. */
 export const sendPage = (response) => response.setHeader('content-type', 'text/html').end(page);
 
-/** A file, or 404. */
+/** Sends a file, or 404. */
 export async function sendFile(response, path) {
   try {
     const { size } = await stat(path);
@@ -24,14 +24,14 @@ export async function sendFile(response, path) {
   }
 }
 
-/** A server that nobody reaches from another machine. */
+/** Starts a server that other machines cannot reach. */
 export async function serve(respond) {
   const server = createServer(respond);
   await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
   return { origin: `http://127.0.0.1:${server.address().port}`, close: () => server.close() };
 }
 
-/** A browser without a sandbox, since containers have none to give; it runs nothing but what `serve` sends it. */
+/** Starts a browser, without its sandbox, which containers do not support; it only runs the pages of `serve`. */
 export function launch(chromium, executablePath, profile, env = process.env) {
   return chromium.launchPersistentContext(profile, {
     executablePath,
@@ -41,7 +41,7 @@ export function launch(chromium, executablePath, profile, env = process.env) {
   });
 }
 
-/** A page at an address; `complain` is told of errors in it, failed requests, and requests to others, which fail. */
+/** Opens a page; calls `complain` for its errors, failed requests, and requests to other servers, which it blocks. */
 export async function openTab(context, address, complain) {
   const tab = await context.newPage();
   const { origin } = new URL(address);

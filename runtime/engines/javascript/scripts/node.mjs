@@ -1,4 +1,4 @@
-/** Runs a graph in onnxruntime-node, from the user's packages. */
+/** Runs a graph in the user's onnxruntime-node. */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { describe, run } from './graph.mjs';

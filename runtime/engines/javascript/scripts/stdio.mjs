@@ -1,16 +1,16 @@
-/** The conversation with Python in Node: a job as the first argument, frames on standard input and output. */
+/** The exchange with Python: a job as the first argument, frames on standard input and output. */
 import { rmSync } from 'node:fs';
 import { pack, PREFIX, sizes } from './frames.mjs';
 
 export const job = JSON.parse(process.argv[2]);
 
-// What a library prints must not get between the frames.
+// Keep the output of libraries out of the frames.
 for (const kind of ['log', 'info', 'debug']) console[kind] = console.error;
 
-const said = (error) => pack({ error: String(error?.message || error) });
+const errorFrame = (error) => pack({ error: String(error?.message || error) });
 const send = (frame) => new Promise((sent) => process.stdout.write(frame, sent));
 
-/** Gives a function that reads so many bytes, or null where the stream ends before. */
+/** Returns a function that fills an array from a stream, or returns null if the stream ends before. */
 function reader(stream) {
   const chunks = stream[Symbol.asyncIterator]();
   let left = Buffer.alloc(0);
@@ -39,19 +39,19 @@ async function nextFrame(read) {
 }
 
 /**
- * Sends what `open` tells `about` a graph, then for each frame what `answer` makes of it, until there are no more:
- * standard input ends when Python is done, or dead. What goes wrong is sent as an error.
+ * Sends the `about` of `open`, then for each frame the result of `answer`, until standard input ends, which happens when
+ * Python closes it or ends. Errors are sent as frames.
  */
 export async function converse(open) {
   const read = reader(process.stdin);
   try {
     const { about, answer, close } = await open();
     await send(pack(about));
-    for (let frame; (frame = await nextFrame(read)) !== null; ) await send(await answer(frame).catch(said));
+    for (let frame; (frame = await nextFrame(read)) !== null; ) await send(await answer(frame).catch(errorFrame));
     await close();
-    rmSync(job.scratch, { recursive: true, force: true }); // where Python was killed, it cannot
+    rmSync(job.scratch, { recursive: true, force: true }); // Python cannot, if it was killed
   } catch (error) {
-    await send(said(error));
+    await send(errorFrame(error));
   }
   process.exit();
 }

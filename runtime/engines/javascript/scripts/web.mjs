@@ -1,4 +1,4 @@
-/** Runs a graph in onnxruntime-web, in a page of headless Chromium; both from the user's packages. */
+/** Runs a graph in the user's onnxruntime-web, in a page of headless Chromium. */
 import { randomUUID } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { basename, dirname, join } from 'node:path';
@@ -8,11 +8,11 @@ import { converse, job } from './stdio.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const require = createRequire(join(job.packages, 'package.json'));
-const secret = randomUUID(); // other users of this machine could ask the server as well
+const secret = randomUUID(); // keeps other users of this machine from reading from the server
 const isolated = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' };
 
-// What Playwright writes goes where Python cleans up. Chromium cleans up by itself, and the path of its socket must stay
-// under a hundred letters.
+// Playwright writes into the folder that Python deletes. Chromium keeps its own folder, which it deletes itself, because
+// the path of its socket must have less than 100 characters.
 const own = { ...process.env };
 for (const name of ['TMPDIR', 'TEMP', 'TMP']) process.env[name] = job.scratch;
 
@@ -22,7 +22,7 @@ async function body(request) {
   return Buffer.concat(chunks);
 }
 
-/** Serves the page, the scripts, the graph with its weights, and the frame of the moment (`exchange`). */
+/** Serves the page, the scripts, the graph with its data files, and the current frame (`exchange`). */
 function responder(ort, exchange) {
   const routes = {
     '': (response) => sendPage(response),
@@ -39,7 +39,7 @@ function responder(ort, exchange) {
   return async (request, response) => {
     const [, key, top, name] = new URL(request.url, 'http://localhost').pathname.split('/');
     if (key !== secret || !Object.hasOwn(routes, top)) return response.writeHead(404).end();
-    for (const [header, value] of Object.entries(isolated)) response.setHeader(header, value); // or there are no threads
+    for (const [header, value] of Object.entries(isolated)) response.setHeader(header, value); // required for threads
     return routes[top](response, name, request);
   };
 }
