@@ -1,10 +1,10 @@
-"""Embed many generated images while processes are killed; then every row must be there once, and memory flat.
+"""Embed many generated images while processes are killed; check that every row exists once and memory stays flat.
 
     python benchmarks/bulk.py build/demo/emoji build/bulk --count 100000 --kills 12
-    python benchmarks/bulk.py build/demo/emoji build/bulk --count 100000 --kills 6 --engine ray --workers 2
+    python benchmarks/bulk.py build/demo/emoji build/bulk --count 100000 --kills 6 --backend ray --workers 2
 
-`local` kills the command itself (SIGKILL or SIGTERM, at random moments) and gives it again; `ray` kills workers
-that hold a model, and the command goes on. Linux only, for it reads /proc.
+`local` kills the command itself (SIGKILL or SIGTERM, at random moments) and runs it again; `ray` kills workers that
+hold a model, and the command continues. Linux only, because it reads /proc.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def images(folder: Path, count: int) -> None:
 
 
 def processes() -> Iterator[tuple[int, int, str]]:
-    """Process, parent and command line of everything that runs."""
+    """Id, parent id and command line of every process."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -60,7 +60,7 @@ def workers() -> list[int]:
 
 
 def resident(process: int) -> float:
-    """MB of memory of one process."""
+    """Resident memory of one process in MB."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE / 1e6
     except (OSError, IndexError):
@@ -74,14 +74,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--every", type=float, default=40.0, help="Seconds between kills, on average.")
-    parser.add_argument("--engine", choices=["local", "ray"], default="local")
+    parser.add_argument("--backend", choices=["local", "ray"], default="local")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    source, out = args.folder / f"images-{args.count}", args.folder / f"{args.engine}-{args.count}.parquet"
+    source, out = args.folder / f"images-{args.count}", args.folder / f"{args.backend}-{args.count}.parquet"
     images(source, args.count)
     out.unlink(missing_ok=True)
     command = [sys.executable, "-m", "siglip_onnx", "embed", str(args.artifact), str(source), "-o", str(out)]
-    command += ["--save-every", "5", "--engine", args.engine, "--workers", str(args.workers)]
+    command += ["--checkpoint-interval", "5", "--backend", args.backend, "--workers", str(args.workers)]
     chance, kills, runs, memory, began = random.Random(args.count), 0, 0, [], time.monotonic()
     while not out.exists():
         runs += 1
@@ -90,25 +90,25 @@ def main() -> None:
         sizes = []
         while process.poll() is None:
             time.sleep(0.5)
-            sizes.append(max(map(resident, workers() if args.engine == "ray" else [process.pid]), default=0.0))
+            sizes.append(max(map(resident, workers() if args.backend == "ray" else [process.pid]), default=0.0))
             if kills < args.kills and time.monotonic() > next_kill:
                 next_kill = time.monotonic() + chance.uniform(0.2, 2) * args.every
-                kills += kill(process, args.engine, chance)
+                kills += kill(process, args.backend, chance)
         memory.append([size for size in sizes if size])
         if process.returncode not in (0, -signal.SIGKILL, 130, 143):
             raise SystemExit(f"embed ended with {process.returncode}")
     report(out, source, args.count, kills, runs, memory, time.monotonic() - began)
 
 
-def kill(process: subprocess.Popen[bytes], engine: str, chance: random.Random) -> int:
-    if engine == "local":
+def kill(process: subprocess.Popen[bytes], backend: str, chance: random.Random) -> int:
+    if backend == "local":
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         process.wait()
         return 1
-    found = workers()
-    if found:
-        os.kill(chance.choice(found), signal.SIGKILL)
-    return bool(found)
+    candidates = workers()
+    if candidates:
+        os.kill(chance.choice(candidates), signal.SIGKILL)
+    return bool(candidates)
 
 
 def report(
@@ -116,15 +116,15 @@ def report(
 ) -> None:
     table = pq.read_table(out, columns=["id", "error"])
     ids, errors = table.column("id").to_pylist(), table.column("error").to_pylist()
-    due = [str(source / f"{number // 1000:04}" / f"{number:07}.png") for number in range(count)]
+    expected = [str(source / f"{number // 1000:04}" / f"{number:07}.png") for number in range(count)]
     bad = [place for place, error in enumerate(errors) if error]
-    print(f"rows {len(ids):,} of {count:,}; each once and in order: {ids == due}")
-    print(f"errors at the damaged images and nowhere else: {bad == list(range(13, count, 997))} ({len(bad)})")
+    print(f"rows {len(ids):,} of {count:,}; each once and in order: {ids == expected}")
+    print(f"errors at the damaged images only: {bad == list(range(13, count, 997))} ({len(bad)})")
     print(f"kills {kills}, runs {runs}, {seconds:,.0f} s, {count / seconds:,.0f} images a second, kills included")
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for batch in pq.ParquetFile(out).iter_batches(8192, columns=["embedding"]):
-        whole.update(batch.column(0).flatten().to_numpy().tobytes())
-    print(f"SHA-256 of the vectors {whole.hexdigest()[:16]}")
+        digest.update(batch.column(0).flatten().to_numpy().tobytes())
+    print(f"SHA-256 of the vectors {digest.hexdigest()[:16]}")
     longest = max(memory, key=len)
     quarters = [statistics.median(part) for part in np.array_split(longest[5:], 4) if len(part)]
     print("MB of the largest process, median of each quarter of the longest run:", [round(mb) for mb in quarters])

@@ -1,9 +1,9 @@
-"""The output while it grows: parts beside it, whole or absent, from which the output is put together at the end.
+"""Part files beside the output, from which the output is merged at the end.
 
-Items are cut into chunks of equal size, numbered from 0. A part is a parquet file of whole chunks, one row group each;
-it is written beside its place and renamed into it. So whenever the work is stopped, each chunk is done or not, and the
-next run does those that are not. Every chunk carries a digest of its items' names, by which the next run notices that
-the inputs are other ones.
+Items are divided into chunks of equal size, numbered from 0. A part is a parquet file of complete chunks, one row group
+each, and is written atomically. So after any interruption each chunk is either done or missing, and the next run embeds
+the missing ones. Every chunk carries a digest of its items' names, by which the next run detects that the inputs
+changed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from ..data.parquet import import_pyarrow
 from ..errors import InputError
 from ..files import write_file
 from ..preprocessing.prefetch import batched
-from .embeddings_file import METADATA_KEY, ROW_GROUP, About, pyarrow, schema
-from .items import Inputs, Item
+from .embeddings_file import METADATA_KEY, ROW_GROUP, About, schema
+from .inputs import Inputs, Item
 
 CHUNK: Final = 32  # items in a chunk, unless a batch is larger
-PART_ROWS: Final = 4096  # a part is written when it has so many rows (16 MB at 1024 numbers), if not before
+PART_ROWS: Final = 4096  # a part is written with this many rows at the latest (16 MB at 1024 numbers of float32)
 _CHUNKS_KEY: Final = b"siglip_onnx_chunks"
 _JOB: Final = "job.json"
 
@@ -41,16 +42,24 @@ class Chunk:
 
     @property
     def digest(self) -> str:
-        """What tells its items from others: 16 hex digits over their names."""
-        names = (text for item in self.items for text in (item.id, item.stamp))
+        """16 hex digits that identify the items, by name and modification time."""
+        names = (text for item in self.items for text in (item.id, item.mtime_key))
         return hashlib.sha256("\0".join(names).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-DoneChunk = tuple[int, str, Any]  # its number, the digest of its items, and its rows as a table
+@dataclass(frozen=True)
+class DoneChunk:
+    """An embedded chunk: its number, the digest of its items, and its rows as an Arrow table."""
+
+    number: int
+    digest: str
+    rows: Any
 
 
 @dataclass(frozen=True)
-class _Place:
+class _StoredChunk:
+    """Where a chunk is stored: its row group in a part, with the digest and number of its rows."""
+
     part: Path
     row_group: int
     digest: str
@@ -58,18 +67,19 @@ class _Place:
 
 
 class Parts:
-    """The parts of one output; a context manager that holds the lock on them.
+    """The parts of one output; a context manager that holds a lock on them.
 
     Args:
-        output: The file that they become.
-        job: All that decides what its rows are; parts of another job are not taken.
-        about: What the output will say of itself.
-        save_every: Seconds after which a part is written.
-        restart: Forget what was begun.
+        output: The file that the parts become.
+        job: Everything that decides what the rows are; parts of another job are refused.
+        about: The metadata of the output.
+        checkpoint_interval: Seconds after which a part is written.
+        resume: Continue with existing parts; False deletes them.
         size: Items in a chunk; it decides which rows share a batch.
 
     Raises:
-        InputError: Another process writes this output, parts of another job are in the way, or nothing can be written.
+        InputError: Another process writes this output, parts of another job are in the way, or the folder cannot be
+            written.
     """
 
     def __init__(
@@ -77,27 +87,26 @@ class Parts:
         output: Path,
         job: dict[str, Any],
         about: About,
-        save_every: float = 30.0,
+        checkpoint_interval: float = 30.0,
         *,
-        restart: bool = False,
+        resume: bool = True,
         size: int = CHUNK,
     ) -> None:
-        self.output, self.about, self._save_every = output, about, save_every
-        self._restart, self._size = restart, size
+        self.output, self.about, self._checkpoint_interval = output, about, checkpoint_interval
+        self._resume, self._size = resume, size
         self.folder = output.with_name(output.name + ".parts")
         self._job = msgspec.json.format(msgspec.json.encode(job | {"chunk": size}), indent=2)
-        # Digest and rows of each chunk, and not its items, which may be large.
-        self._waiting: dict[int, tuple[str, Any]] = {}
-        self._rows, self._written = 0, time.monotonic()
+        self._unwritten: dict[int, DoneChunk] = {}
+        self._unwritten_rows, self._written = 0, time.monotonic()
 
     def __enter__(self) -> Parts:
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.folder / "lock")
             try:
-                self._tidy()
-                self._same_job()
-                self._done = {number: place for part in self._files() for number, place in _chunks(part).items()}
+                self._delete_leftovers()
+                self._check_job()
+                self._done = {number: chunk for part in self._files() for number, chunk in _chunks(part).items()}
             except BaseException:
                 self._lock.close()
                 raise
@@ -105,46 +114,46 @@ class Parts:
 
     def __exit__(self, *failure: object) -> None:
         if not self._files():
-            self._remove()  # nothing was done that could be gone on with
+            self._remove()  # there is nothing to resume
         self._lock.close()
 
     @property
     def rows(self) -> int:
-        """Rows that are done."""
-        return sum(place.rows for place in self._done.values())
+        """The number of rows in parts."""
+        return sum(chunk.rows for chunk in self._done.values())
 
     def missing(self, inputs: Inputs) -> Missing:
         """The chunks of the inputs that are not done."""
-        done = {number: (place.digest, place.rows) for number, place in self._done.items()}
+        done = {number: (chunk.digest, chunk.rows) for number, chunk in self._done.items()}
         return Missing(inputs, done, self._size)
 
-    def add(self, number: int, digest: str, table: Any) -> None:
-        """Take up the rows of a chunk; a part is written when it is large or old enough.
+    def add(self, chunk: DoneChunk) -> None:
+        """Add a chunk; a part is written when it is large or old enough.
 
         Raises:
-            InputError: There is no room, or the folder cannot be written.
+            InputError: The disk is full, or the folder cannot be written.
         """
-        self._waiting[number] = digest, table
-        self._rows += len(table)
-        if self._rows >= PART_ROWS or time.monotonic() - self._written >= self._save_every:
+        self._unwritten[chunk.number] = chunk
+        self._unwritten_rows += len(chunk.rows)
+        due = time.monotonic() - self._written >= self._checkpoint_interval
+        if due or self._unwritten_rows >= PART_ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
-        if not self._waiting:
+        """Write the chunks that are not yet in a part; errors as of `add`."""
+        if not self._unwritten:
             return
-        part = self.folder / f"part-{min(self._waiting):09}-{max(self._waiting):09}.parquet"
-        digests = {number: digest for number, (digest, _) in self._waiting.items()}
+        part = self.folder / f"part-{min(self._unwritten):09}-{max(self._unwritten):09}.parquet"
         with _writing(part):
-            write_file(part, _encoded([table for _, table in self._waiting.values()], digests))
+            write_file(part, _encode(list(self._unwritten.values())))
         self._done |= _chunks(part)
-        self._waiting, self._rows, self._written = {}, 0, time.monotonic()
+        self._unwritten, self._unwritten_rows, self._written = {}, 0, time.monotonic()
 
     def finish(self) -> About:
-        """Put the parts together into the output, in the order of the items, and remove them.
+        """Merge the parts into the output, in the order of the items, and delete them.
 
         Raises:
-            InputError: There is no room, or the folder cannot be written.
+            InputError: The disk is full, or the folder cannot be written.
         """
         self.flush()
         partial = self.output.with_name(f"{self._partial}{os.getpid()}")
@@ -161,44 +170,44 @@ class Parts:
     def _partial(self) -> str:
         return f".{self.output.name}.partial-"
 
-    def _tidy(self) -> None:
-        """Remove what a killed process left, since we hold the lock; and all that was begun, if that is wanted."""
+    def _delete_leftovers(self) -> None:
+        """Delete temporary files of killed processes, which is safe under the lock; and parts that are not resumed."""
         for leftover in (*self.folder.glob(".*.partial-*"), *self.output.parent.glob(f"{glob.escape(self._partial)}*")):
             leftover.unlink(missing_ok=True)
-        if self._restart:
-            self._forget()
+        if not self._resume:
+            self._delete_parts()
 
     def _remove(self) -> None:
-        """Remove the folder while its lock is held, except where the system does not let an open file go."""
-        self._forget()
+        """Delete the folder while its lock is held; Windows deletes the lock file only after it is closed."""
+        self._delete_parts()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
         if os.name == "nt":
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _forget(self) -> None:
+    def _delete_parts(self) -> None:
         (self.folder / _JOB).unlink(missing_ok=True)
         for part in self._files():
             part.unlink(missing_ok=True)
 
     def _merge(self, partial: Path) -> About:
-        """Write every row, in order, and how many of them have an error or were cut."""
-        arrow, _ = pyarrow()
-        rows = errors = cut = 0
+        """Write every row, in order; the metadata has the numbers of rows, errors and truncated texts."""
+        arrow, _ = import_pyarrow()
+        rows = errors = truncated = 0
         with partial.open("wb") as file:
             with _writer(file, schema(self.about)) as writer:
-                waiting: list[Any] = []
+                pending: list[Any] = []
                 for table in self._tables():
-                    waiting.append(table)
+                    pending.append(table)
                     rows += len(table)
                     errors += len(table) - table.column("error").null_count
-                    cut += sum(table.column("cut").to_pylist()) if "cut" in table.column_names else 0
-                    if sum(len(t) for t in waiting) >= ROW_GROUP:
-                        writer.write_table(arrow.concat_tables(waiting).combine_chunks(), ROW_GROUP)
-                        waiting = []
-                if waiting:
-                    writer.write_table(arrow.concat_tables(waiting).combine_chunks(), ROW_GROUP)
-                about = replace(self.about, rows=rows, errors=errors, cut=cut)
+                    truncated += sum(table.column("truncated").to_pylist()) if "truncated" in table.column_names else 0
+                    if sum(len(t) for t in pending) >= ROW_GROUP:
+                        writer.write_table(arrow.concat_tables(pending).combine_chunks(), ROW_GROUP)
+                        pending = []
+                if pending:
+                    writer.write_table(arrow.concat_tables(pending).combine_chunks(), ROW_GROUP)
+                about = replace(self.about, rows=rows, errors=errors, truncated=truncated)
                 writer.add_key_value_metadata({METADATA_KEY: msgspec.json.encode(about)})
             file.flush()
             os.fsync(file.fileno())
@@ -206,42 +215,42 @@ class Parts:
 
     def _tables(self) -> Iterator[Any]:
         """The rows of every chunk in order; one part is open at a time."""
-        _, parquet = pyarrow()
+        _, parquet = import_pyarrow()
         opened: tuple[Path, Any] | None = None
         for number in sorted(self._done):
-            place = self._done[number]
-            if opened is None or opened[0] != place.part:
+            chunk = self._done[number]
+            if opened is None or opened[0] != chunk.part:
                 if opened is not None:
                     opened[1].close()
-                opened = place.part, parquet.ParquetFile(place.part)
-            yield opened[1].read_row_group(place.row_group)
+                opened = chunk.part, parquet.ParquetFile(chunk.part)
+            yield opened[1].read_row_group(chunk.row_group)
         if opened is not None:
             opened[1].close()
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 
-    def _same_job(self) -> None:
+    def _check_job(self) -> None:
         file = self.folder / _JOB
         if not file.exists():
             write_file(file, self._job)
             return
         before, now = (msgspec.json.decode(data) for data in (file.read_bytes(), self._job))
         if before != now:
-            other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+            different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
             raise InputError(
-                f"{self.folder} holds the beginning of another job ({', '.join(other)} differ).",
-                "Name another output, finish that job as it was begun, or forget it with --restart.",
+                f"{self.folder} holds an unfinished job with different settings ({', '.join(different)}).",
+                "Name another output, finish that job with its settings, or discard it with --no-resume.",
             )
 
 
 @dataclass(frozen=True)
 class Missing:
-    """The chunks that are not done, in order; it may be sent to another process.
+    """The chunks that are not done, in order; can be sent to another process.
 
     Attributes:
         inputs: All items.
-        done: Digest and length of every chunk that is done.
+        done: Digest and number of rows of every chunk that is done.
         size: Items in a chunk.
     """
 
@@ -253,7 +262,7 @@ class Missing:
         """List the inputs.
 
         Raises:
-            InputError: They are not what they were when the job was begun.
+            InputError: The inputs changed since the job began.
         """
         count = 0
         for count, batch in enumerate(batched(self.inputs, self.size), 1):
@@ -262,52 +271,52 @@ class Missing:
                 yield chunk
             elif self.done[chunk.number] != (chunk.digest, len(chunk.items)):
                 first = self.size * chunk.number
-                raise _changed(f"item {first} to {first + self.done[chunk.number][1]} are others")
+                raise _changed(f"items {first} to {first + self.done[chunk.number][1] - 1} are different")
         if any(number >= count for number in self.done):
-            raise _changed("there are fewer now")
+            raise _changed("there are fewer items")
 
 
-def _changed(what: str) -> InputError:
+def _changed(change: str) -> InputError:
     return InputError(
-        f"The inputs changed since this job was begun: {what}.", "Restore them, or start anew with --restart."
+        f"The inputs changed since this job began: {change}.", "Restore them, or start again with --no-resume."
     )
 
 
 def _writer(file: IO[bytes] | Any, fields: Any) -> Any:
-    """Names and texts are compressed; vectors are noise, to which that does nothing."""
-    _, parquet = pyarrow()
+    """A parquet writer that compresses names and texts, but not vectors, which compression does not make smaller."""
+    _, parquet = import_pyarrow()
     names = [field.name for field in fields]
     compressed = {name: "zstd" if name in ("id", "text", "error") else "none" for name in names}
     compressed["embedding.list.element"] = "none"
     return parquet.ParquetWriter(file, fields, compression=compressed, use_dictionary=False)
 
 
-def _encoded(tables: list[Any], digests: dict[int, str]) -> bytes:
-    arrow, _ = pyarrow()
-    sink = arrow.BufferOutputStream()
-    with _writer(sink, tables[0].schema) as writer:
-        for table in tables:
-            writer.write_table(table)
+def _encode(chunks: list[DoneChunk]) -> bytes:
+    arrow, _ = import_pyarrow()
+    sink, digests = arrow.BufferOutputStream(), {chunk.number: chunk.digest for chunk in chunks}
+    with _writer(sink, chunks[0].rows.schema) as writer:
+        for chunk in chunks:
+            writer.write_table(chunk.rows)
         writer.add_key_value_metadata({_CHUNKS_KEY: msgspec.json.encode(digests)})
     return bytes(sink.getvalue())
 
 
-def _chunks(part: Path) -> dict[int, _Place]:
-    """Where the chunks of a part are."""
-    arrow, parquet = pyarrow()
+def _chunks(part: Path) -> dict[int, _StoredChunk]:
+    """The chunks of a part by number."""
+    arrow, parquet = import_pyarrow()
     try:
         metadata = parquet.read_metadata(part)
         digests = msgspec.json.decode(metadata.metadata[_CHUNKS_KEY], type=dict[int, str])
     except (OSError, KeyError, TypeError, arrow.ArrowException, msgspec.DecodeError) as error:
-        raise InputError(f"{part} is damaged ({error}).", "Remove it; its rows are then made again.") from error
+        raise InputError(f"{part} is damaged ({error}).", "Delete it; its rows are then embedded again.") from error
     return {
-        number: _Place(part, group, digest, metadata.row_group(group).num_rows)
+        number: _StoredChunk(part, group, digest, metadata.row_group(group).num_rows)
         for group, (number, digest) in enumerate(digests.items())
     }
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """A file that one process at a time may hold; the system lets go of it when the process ends, however it ends."""
+    """Lock a file; the system releases the lock when the process ends, even if it is killed."""
     file = path.open("ab")
     try:
         if os.name == "nt":
@@ -321,13 +330,13 @@ def _locked(path: Path) -> IO[bytes]:
     except OSError as error:
         file.close()
         raise InputError(
-            f"Another process is writing the output that {path.parent} belongs to.", "Wait for it, or end it."
+            f"Another process is writing the output of {path.parent}.", "Wait until it ends, or stop it."
         ) from error
     return file
 
 
 class _writing:  # noqa: N801  used like a function
-    """Turns what the system says when it cannot write into an error for the user."""
+    """Turns an OSError while a file is written into an InputError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -339,5 +348,5 @@ class _writing:  # noqa: N801  used like a function
         if isinstance(error, OSError):
             raise InputError(
                 f"{self._path} cannot be written ({error.strerror or error}).",
-                "What was done is kept: make room, or make the folder writable, and run the same command again.",
+                "Free disk space, or make the folder writable, and run the same command again; finished rows are kept.",
             ) from error

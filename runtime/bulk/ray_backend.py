@@ -1,8 +1,8 @@
-"""The stages of `embed` as Ray Data operators: one task lists, tasks decode, actors embed; this process writes.
+"""The stages of `embed` as Ray Data operators: one task lists, tasks decode, actors embed, and this process writes.
 
-A chunk travels whole, as one row, so that a worker that dies costs its chunks and nothing else: Ray runs them again.
-The listing is a task that streams and is held back, so that only a few chunks are in memory at once. Where decoding and
-embedding need the same resources (a core each), Ray runs both in the actor, which saves moving pixels.
+A chunk travels as one row. If a worker dies, Ray runs its chunks again, and no others. The listing is a streaming task
+under backpressure, so only a few chunks are in memory at once. If decoding and embedding need the same resources (a
+core each), Ray runs both in the actor, which saves moving pixels.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ import numpy as np
 from .. import privacy
 from ..artifact.artifact import Artifact
 from ..artifact.contract import Precision
-from ..engines import host as machine
+from ..data.images import FileSlice
+from ..data.parquet import import_pyarrow
+from ..engines import host
 from ..engines.options import SessionOptions
 from ..errors import ProviderError, SiglipOnnxError
 from ..model import Siglip
 from ..preprocessing.image import ImageOptions
-from .embeddings_file import pyarrow
-from .items import ArchiveMember, Item
-from .job import Cluster, EmbedJob, PreparedItem, Stages
+from .inputs import Item
+from .job import Cluster, EmbedJob
 from .part_files import DoneChunk, Missing
+from .stages import PreparedItem, Stages
 
-# An item as it is listed: its name; a path or text, bytes, or where they are (file, offset, size); or an error.
-_Listed = tuple[str, str | None, bytes | None, tuple[str, int, int] | None, str | None]
-# An item as it is decoded: its name; its text, if it is one; pixels, or what the model reads; or an error; and whether
-# the end of the text is not read.
-_Decoded = tuple[str, str | None, tuple[bytes, tuple[int, ...]] | None, str | None, str | None, bool]
+# A listed item as a message: id; path or text, or bytes, or file slice (path, offset, size), or error.
+_ListedMessage = tuple[str, str | None, bytes | None, tuple[str, int, int] | None, str | None]
+# A decoded item as a message: id; text; pixels (bytes, shape), or prompt, or error; whether the text is truncated.
+_DecodedMessage = tuple[str, str | None, tuple[bytes, tuple[int, ...]] | None, str | None, str | None, bool]
 
 
-def run_on_ray(stages: Stages, todo: Missing) -> Iterator[DoneChunk]:
-    """Every chunk with its rows, in whatever order they are done.
+def run_on_ray(stages: Stages, missing: Missing) -> Iterator[DoneChunk]:
+    """Every missing chunk with its rows, in the order of completion.
 
     Raises:
-        ProviderError: Ray is not installed or cannot be reached, or a worker failed in a way that trying again does
-            not mend.
+        ProviderError: Ray is not installed or cannot be reached, or a worker failed for good.
     """
     ray = _ray(stages.job.cluster)
-    recipe, arrow = _Recipe.of(stages), pyarrow()[0]
+    recipe, arrow = _Recipe.of(stages), import_pyarrow()[0]
     try:
-        for row in _dataset(ray, recipe, todo, stages.job.cluster).iter_rows():
-            yield row["chunk"], row["digest"], arrow.ipc.open_stream(row["rows"]).read_all()
+        for row in _dataset(ray, recipe, missing, stages.job.cluster).iter_rows():
+            yield DoneChunk(row["chunk"], row["digest"], arrow.ipc.open_stream(row["rows"]).read_all())
     except ray.exceptions.RayError as error:
-        raise _told(ray, error) from error
+        raise _user_error(ray, error) from error
 
 
-def _dataset(ray: Any, recipe: _Recipe, todo: Missing, cluster: Cluster) -> Any:
+def _dataset(ray: Any, recipe: _Recipe, missing: Missing, cluster: Cluster) -> Any:
     context = ray.data.DataContext.get_current()
-    context.target_max_block_size = 1  # bytes: each chunk is a block of its own, and so a task of its own
+    context.target_max_block_size = 1  # bytes, so that each chunk is a block and a task of its own
     context.enable_progress_bars = False
-    # The listing waits most of the time; with a core of its own it would keep it from those that work.
-    listed = ray.data.read_datasource(_listing(ray, todo, recipe.folder), override_num_blocks=1, num_cpus=0)
+    # The listing waits most of the time, so it does not reserve a core that decoding could use.
+    listed = ray.data.read_datasource(_listing(ray, missing, recipe.folder), override_num_blocks=1, num_cpus=0)
     decoded = listed.map_batches(
         functools.partial(_decode, recipe),
         batch_size=1,
@@ -81,7 +81,7 @@ def _dataset(ray: Any, recipe: _Recipe, todo: Missing, cluster: Cluster) -> Any:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """All that a worker needs to make the stages anew."""
+    """Everything that a worker needs to build the stages."""
 
     folder: str
     artifact: Path
@@ -94,23 +94,25 @@ class _Recipe:
     def of(cls, stages: Stages) -> _Recipe:
         model, cores = stages.model, stages.job.cluster.cores
         artifact = model.artifact.folder.resolve()
-        options = replace(model.options, threads=model.options.threads or cores)  # a worker has that many to itself
+        options = replace(
+            model.options, threads=model.options.threads or cores
+        )  # each worker has this many cores to itself
         return cls(os.getcwd(), artifact, model.precision, options, model.images.options, stages.job)
 
 
 @functools.cache
 def _stages(recipe: _Recipe) -> Stages:
-    os.chdir(recipe.folder)  # names of images are relative to where the command was given
+    os.chdir(recipe.folder)  # paths of inputs are relative to the folder of the command
     model = Siglip(Artifact.open(recipe.artifact), recipe.precision, recipe.options, recipe.image_options)
     return Stages(model, recipe.job)
 
 
-def _listing(ray: Any, todo: Missing, folder: str) -> Any:
-    """A source that lists chunks in one task, which streams them."""
+def _listing(ray: Any, missing: Missing, folder: str) -> Any:
+    """A Ray data source that lists the chunks in one streaming task."""
 
     def read() -> Iterator[Any]:
         os.chdir(folder)
-        for chunk in todo:
+        for chunk in missing:
             yield _row(
                 chunk=chunk.number,
                 digest=chunk.digest,
@@ -130,7 +132,7 @@ def _listing(ray: Any, todo: Missing, folder: str) -> Any:
 
 def _decode(recipe: _Recipe, batch: Any) -> Any:
     stages, row = _stages(recipe), batch.to_pylist()[0]
-    items = map(_item, msgspec.msgpack.decode(row["items"], type=list[_Listed]))
+    items = map(_item, msgspec.msgpack.decode(row["items"], type=list[_ListedMessage]))
     return _row(
         chunk=row["chunk"],
         digest=row["digest"],
@@ -145,43 +147,43 @@ class _Embedder:
         self._stages = _stages(recipe)
 
     def __call__(self, batch: Any) -> Any:
-        row, arrow = batch.to_pylist()[0], pyarrow()[0]
-        items = [self._prepared(item) for item in msgspec.msgpack.decode(row["items"], type=list[_Decoded])]
-        table, sink = self._stages.chunk(items), arrow.BufferOutputStream()
+        row, arrow = batch.to_pylist()[0], import_pyarrow()[0]
+        items = [self._prepared(item) for item in msgspec.msgpack.decode(row["items"], type=list[_DecodedMessage])]
+        table, sink = self._stages.embed_chunk(items), arrow.BufferOutputStream()
         with arrow.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         return _row(chunk=row["chunk"], digest=row["digest"], rows=sink.getvalue().to_pybytes())
 
-    def _prepared(self, decoded: _Decoded) -> PreparedItem:
-        name, text, pixels, prompt, error, cut = decoded
-        shaped = None if pixels is None else np.frombuffer(pixels[0], np.uint8).reshape(pixels[1])
-        return PreparedItem(Item(name, text), prompt if shaped is None else shaped, error, cut)
+    def _prepared(self, message: _DecodedMessage) -> PreparedItem:
+        name, text, pixels, prompt, error, truncated = message
+        image = None if pixels is None else np.frombuffer(pixels[0], np.uint8).reshape(pixels[1])
+        return PreparedItem(Item(name, text), prompt if image is None else image, error, truncated)
 
 
-def _packed(item: Item) -> _Listed:
+def _packed(item: Item) -> _ListedMessage:
     content = item.content
     return (
         item.id,
         content if isinstance(content, str) else None,
         content if isinstance(content, bytes) else None,
-        (content.file, content.offset, content.size) if isinstance(content, ArchiveMember) else None,
+        (content.path, content.offset, content.size) if isinstance(content, FileSlice) else None,
         item.error,
     )
 
 
-def _item(listed: _Listed) -> Item:
-    name, text, data, member, error = listed
-    return Item(name, ArchiveMember(*member) if member is not None else text if data is None else data, error)
+def _item(message: _ListedMessage) -> Item:
+    name, text, data, place, error = message
+    return Item(name, FileSlice(*place) if place is not None else text if data is None else data, error)
 
 
-def _decoded(one: PreparedItem) -> _Decoded:
+def _decoded(one: PreparedItem) -> _DecodedMessage:
     text = one.item.content if isinstance(one.item.content, str) else None
     pixels = (one.value.tobytes(), one.value.shape) if isinstance(one.value, np.ndarray) else None
-    return one.item.id, text, pixels, one.value if isinstance(one.value, str) else None, one.error, one.cut
+    return one.item.id, text, pixels, one.value if isinstance(one.value, str) else None, one.error, one.truncated
 
 
 def _row(**cells: Any) -> Any:
-    return pyarrow()[0].table({name: [value] for name, value in cells.items()})
+    return import_pyarrow()[0].table({name: [value] for name, value in cells.items()})
 
 
 def _ray(cluster: Cluster) -> Any:
@@ -197,8 +199,8 @@ def _ray(cluster: Cluster) -> Any:
     if cluster.address:
         _require_listener(cluster.address)
     if not ray.is_initialized():
-        # A machine of its own gets one slot more than it has cores to embed with, or nothing would decode.
-        cores = None if cluster.address else max(machine.cores(), cluster.workers * cluster.cores + 1)
+        # A cluster started here gets one slot more than its workers take, or nothing would decode.
+        cores = None if cluster.address else max(host.cores(), cluster.workers * cluster.cores + 1)
         try:
             ray.init(
                 address=cluster.address,
@@ -208,40 +210,40 @@ def _ray(cluster: Cluster) -> Any:
                 include_dashboard=False,
                 runtime_env=_workers_environment(),
             )
-        except Exception as error:  # Ray raises all kinds
+        except Exception as error:  # Ray raises errors of many types
             raise ProviderError(
                 f"Ray cannot be started or reached at {cluster.address or 'this machine'} ({error}).",
-                "Check the address, and that the cluster has this version of Ray.",
+                "Check the address, and that the cluster runs this version of Ray.",
             ) from error
     return ray
 
 
 def _workers_environment() -> dict[str, dict[str, str]]:
-    """What the user has chosen here, for workers on other machines; Ray refuses to set what a submitted job sets."""
+    """Privacy settings of this process for the workers; empty in a submitted job, where Ray refuses to set them."""
     return {} if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"env_vars": privacy.choices()}
 
 
 def _require_listener(address: str) -> None:
-    """Refuse an address at which nobody listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    """Refuse an address that does not accept connections; Ray itself would retry for minutes."""
+    hostname, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdecimal():
-        return  # such as `auto`, which Ray looks up on this machine
+        return  # such as `auto`, which Ray resolves on this machine
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        socket.create_connection((hostname.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
         raise ProviderError(
-            f"Ray cannot be reached at {address} ({error.strerror or error}).", "Check the address: `ray status`."
+            f"Ray cannot be reached at {address} ({error.strerror or error}).", "Check the address with `ray status`."
         ) from error
 
 
-def _told(ray: Any, error: Exception) -> SiglipOnnxError:
-    """The error that a worker met: ours as it was, others in a sentence."""
+def _user_error(ray: Any, error: Exception) -> SiglipOnnxError:
+    """The error of a worker: a SiglipOnnxError as it is, any other as a ProviderError."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SiglipOnnxError) and not isinstance(cause, ray.exceptions.RayError):
-            return cause  # Ray's own error is of both kinds, without the words of ours
+            return cause  # an error of both types is Ray's wrapper, without our message
         cause = getattr(cause, "cause", None) or cause.__cause__
     return ProviderError(
-        f"Ray gave up: {str(error).strip().splitlines()[-1]}",
-        "What was done is kept: mend what is wrong and run the same command again.",
+        f"Ray stopped: {str(error).strip().splitlines()[-1]}",
+        "Fix the cause and run the same command again; finished rows are kept.",
     )

@@ -55,14 +55,14 @@ def test_the_file_is_the_one_that_one_process_writes(model: Siglip, on_ray: Clus
     }.items():
         local, ray = tmp_path / f"{name}-local.parquet", tmp_path / f"{name}-ray.parquet"
         embed(model, EmbedJob(inputs, local))
-        embed(model, EmbedJob(inputs, ray, engine=Backend.RAY, cluster=on_ray))
+        embed(model, EmbedJob(inputs, ray, backend=Backend.RAY, cluster=on_ray))
         assert pq.read_table(ray).equals(pq.read_table(local)), name
 
 
 @pytest.mark.filterwarnings("ignore::Warning")  # Ray's own
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_worker_that_is_killed_costs_no_row(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
-    job = EmbedJob(Inputs((str(collection(tmp_path / "in", 1200)),)), tmp_path / "o.parquet", save_every=0)
+    job = EmbedJob(Inputs((str(collection(tmp_path / "in", 1200)),)), tmp_path / "o.parquet", checkpoint_interval=0)
     killed: list[int] = []
 
     def tell(done: int, errors: int) -> None:
@@ -70,7 +70,9 @@ def test_a_worker_that_is_killed_costs_no_row(model: Siglip, on_ray: Cluster, tm
             killed.append(holding_a_model()[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    about = embed(model, EmbedJob(job.inputs, job.output, engine=Backend.RAY, cluster=on_ray, save_every=0), tell)
+    about = embed(
+        model, EmbedJob(job.inputs, job.output, backend=Backend.RAY, cluster=on_ray, checkpoint_interval=0), tell
+    )
     assert killed
     assert about.rows == 1200
     embed(model, EmbedJob(job.inputs, whole := tmp_path / "whole.parquet"))
@@ -81,7 +83,7 @@ def test_a_worker_that_is_killed_costs_no_row(model: Siglip, on_ray: Cluster, tm
 def test_begun_on_ray_and_finished_in_one_process(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
     inputs, out = Inputs((str(collection(tmp_path / "in", 600)),)), tmp_path / "o.parquet"
     with pytest.raises(StoppedError):
-        embed(model, EmbedJob(inputs, out, engine=Backend.RAY, cluster=on_ray, save_every=0), stop_after(129))
+        embed(model, EmbedJob(inputs, out, backend=Backend.RAY, cluster=on_ray, checkpoint_interval=0), stop_after(129))
     assert embed(model, EmbedJob(inputs, out)).rows == 600
     embed(model, EmbedJob(inputs, whole := tmp_path / "whole.parquet"))
     assert pq.read_table(out).equals(pq.read_table(whole))
@@ -90,14 +92,14 @@ def test_begun_on_ray_and_finished_in_one_process(model: Siglip, on_ray: Cluster
 @pytest.mark.filterwarnings("ignore::Warning")  # Ray's own
 def test_errors_of_workers_are_those_of_one_process(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"a,b\n\xff\xfe,1\n")
-    job = EmbedJob(Inputs((str(tmp_path / "t.csv"),), column="a"), tmp_path / "o.parquet", engine=Backend.RAY)
+    job = EmbedJob(Inputs((str(tmp_path / "t.csv"),), column="a"), tmp_path / "o.parquet", backend=Backend.RAY)
     with pytest.raises(InputError, match="is not UTF-8"):
         embed(model, job)
 
 
 def test_a_cluster_that_is_not_there(artifact: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "siglip_onnx", "embed", artifact, EVAL, "-o", tmp_path / "o.parquet"]
-    command += ["--engine", "ray", "--ray-address", "127.0.0.1:1"]
+    command += ["--backend", "ray", "--ray-address", "127.0.0.1:1"]
     started = time.monotonic()
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert run.returncode == ProviderError.exit_code

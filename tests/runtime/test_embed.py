@@ -23,9 +23,9 @@ import pytest
 
 from siglip_onnx.runtime import Siglip
 from siglip_onnx.runtime.bulk import EmbedJob, Inputs, Modality, VectorDtype, embed
-from siglip_onnx.runtime.bulk import items as items_module
 from siglip_onnx.runtime.bulk.embeddings_file import read_about
 from siglip_onnx.runtime.bulk.part_files import CHUNK, _locked
+from siglip_onnx.runtime.data import images as data_images
 from siglip_onnx.runtime.errors import InputError, ProviderError
 
 from ..conftest import DATA, EVAL, Command, is_one_paragraph
@@ -129,9 +129,9 @@ def test_texts_from_every_form(model: Siglip, tmp_path: Path) -> None:
 
 def test_texts_that_are_too_long_are_told_of(artifact: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "t.txt").write_text("short\n" + "a long text " * 60 + "\n")
-    run = command("embed", artifact, tmp_path / "t.txt", "-o", out := tmp_path / "o.parquet", "--kind", "text")
-    assert "1 texts are longer than the model reads (column cut)" in run.out
-    assert [row["cut"] for row in rows(out)] == [False, True]
+    run = command("embed", artifact, tmp_path / "t.txt", "-o", out := tmp_path / "o.parquet", "--modality", "text")
+    assert "1 texts are longer than the model reads (column truncated)" in run.out
+    assert [row["truncated"] for row in rows(out)] == [False, True]
 
 
 def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) -> None:
@@ -143,19 +143,19 @@ def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) 
     errors = [row["error"] for row in rows(out)]
     assert [error is None for error in errors] == [True, False, False, False, True, False, False, False]
     assert about.errors == 6
-    for place, message in {1: "holds a int", 3: "holds nothing", 5: "Line 6 is no JSON", 7: "surrogate"}.items():
+    for place, message in {1: "column 't', but 7 (int)", 3: "but nothing", 5: "is not JSON", 7: "surrogate"}.items():
         assert message in errors[place]
 
 
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (lambda p: "nowhere", {}, "There is no .*nowhere"),
-        (lambda p: "*.nothing", {}, "There is no"),
+        (lambda p: "nowhere", {}, "nowhere does not exist"),
+        (lambda p: "*.nothing", {}, "does not exist"),
         (lambda p: "", {}, "holds no image"),
-        (lambda p: "t.txt", {}, "A file with a text a line holds texts, and images were asked for"),
-        (lambda p: "", {"kind": Modality.TEXT}, "A folder holds images, and texts were asked for"),
-        (lambda p: "x.png", {"kind": Modality.TEXT}, "of this kind holds images"),
+        (lambda p: "t.txt", {}, "t.txt holds texts, expected images"),
+        (lambda p: "", {"modality": Modality.TEXT}, "holds images, expected texts"),
+        (lambda p: "x.png", {"modality": Modality.TEXT}, "x.png holds images"),
         (lambda p: "t.csv", {}, "is a table"),
         (lambda p: "t.jsonl", {}, "is a table"),
         (lambda p: "t.csv", {"column": "c"}, "has no column 'c'"),
@@ -189,12 +189,12 @@ def test_a_name_that_is_no_text(model: Siglip, tmp_path: Path) -> None:
 
 
 def test_a_huge_member_of_an_archive_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items_module, "MAX_MEMBER", 1000)
+    monkeypatch.setattr(data_images, "MAX_FILE_BYTES", 1000)
     path = archive(tmp_path / "t.tar.gz", {"a.png": b"x" * 999, "bomb.png": bytes(10_000)})
     small, bomb = Inputs((path,))
     assert small.error is None
     assert bomb.content is None
-    assert "10,000 bytes, more than the 1,000" in str(bomb.error)
+    assert "10,000 bytes; the limit is 1,000" in str(bomb.error)
 
 
 def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
@@ -214,7 +214,19 @@ def collection(folder: Path, count: int) -> Path:
 
 
 def start(artifact: Path, folder: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "siglip_onnx", "embed", artifact, folder, "-o", out, "--save-every", "0", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "siglip_onnx",
+        "embed",
+        artifact,
+        folder,
+        "-o",
+        out,
+        "--checkpoint-interval",
+        "0",
+        *more,
+    ]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -245,7 +257,7 @@ def test_killed_at_random_moments_no_row_is_lost_or_doubled(artifact: Path, mode
 @pytest.fixture
 def begun(model: Siglip, tmp_path: Path) -> EmbedJob:
     """A job that was stopped half-way."""
-    job = EmbedJob(Inputs((str(collection(tmp_path / "in", 300)),)), tmp_path / "out.parquet", save_every=0)
+    job = EmbedJob(Inputs((str(collection(tmp_path / "in", 300)),)), tmp_path / "out.parquet", checkpoint_interval=0)
     with pytest.raises(StoppedError):
         embed(model, job, stop_after(128))
     assert (tmp_path / "out.parquet.parts").exists()
@@ -264,20 +276,20 @@ def test_what_is_done_is_not_done_again(model: Siglip, begun: EmbedJob, monkeypa
 def test_inputs_that_changed_are_noticed(model: Siglip, begun: EmbedJob) -> None:
     folder = Path(begun.inputs.paths[0])
     (folder / "00000-new.webp").write_bytes(BEAR.read_bytes())
-    with pytest.raises(InputError, match="inputs changed since this job was begun: item 0 to 32 are others"):
+    with pytest.raises(InputError, match="inputs changed since this job was begun: items 0 to 31 are different"):
         embed(model, begun)
     for path in sorted(folder.iterdir())[40:]:
         path.unlink()
     with pytest.raises(InputError, match="inputs changed"):
         embed(model, begun)
-    about = embed(model, replace(begun, restart=True))
+    about = embed(model, replace(begun, resume=False))
     assert about.rows == 40
 
 
 def test_another_job_does_not_go_on_with_it(model: Siglip, begun: EmbedJob, outliers: Path) -> None:
-    with pytest.raises(InputError, match=r"beginning of another job \(vectors differ\)"):
-        embed(model, replace(begun, vectors=VectorDtype.INT8))
-    with pytest.raises(InputError, match=r"another job .*checkpoint"):
+    with pytest.raises(InputError, match=r"unfinished job with different settings \(dtype\)"):
+        embed(model, replace(begun, dtype=VectorDtype.INT8))
+    with pytest.raises(InputError, match=r"different settings .*checkpoint"):
         embed(Siglip.load(outliers), begun)
 
 
@@ -319,7 +331,7 @@ def test_an_output_that_is_there_is_kept(model: Siglip, tmp_path: Path) -> None:
     out = tmp_path / "o.parquet"
     out.write_text("precious")
     job = EmbedJob(Inputs((str(BEAR),)), out)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists"):
         embed(model, job)
     assert out.read_text() == "precious"
     assert embed(model, replace(job, overwrite=True)).rows == 1
@@ -327,7 +339,7 @@ def test_an_output_that_is_there_is_kept(model: Siglip, tmp_path: Path) -> None:
 
 def test_the_command_line_from_folder_to_answer(artifact: Path, tmp_path: Path, command: Command) -> None:
     out = tmp_path / "e.parquet"
-    run = command("embed", artifact, EVAL, "-o", out, "--vectors", "int8")
+    run = command("embed", artifact, EVAL, "-o", out, "--dtype", "int8")
     assert run.code == 0
     assert f"Embedded {len(FILES):,} images to {out}; 0 could not be read." in run.out
     hits = json.loads(command("search", "a bear", out, "--top", "2", "--json").out)
@@ -343,7 +355,7 @@ def test_the_command_line_from_folder_to_answer(artifact: Path, tmp_path: Path, 
 def test_memory_is_bounded_by_batches_not_by_inputs(artifact: Path, tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path; from siglip_onnx.runtime.bulk import EmbedJob, Inputs, embed;"
-        "embed(sys.argv[1], EmbedJob(Inputs((sys.argv[2],)), Path(sys.argv[3]), save_every=1));"
+        "embed(sys.argv[1], EmbedJob(Inputs((sys.argv[2],)), Path(sys.argv[3]), checkpoint_interval=1));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks = []
@@ -372,7 +384,7 @@ def test_a_damaged_archive_is_not_taken_for_a_shorter_one(model: Siglip, tmp_pat
 
 def test_quotes_and_patterns_that_would_give_other_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('t\nfine\n"5 inch" pipe\nlast\n')
-    with pytest.raises(InputError, match="is no table"):
+    with pytest.raises(InputError, match="is not a line of a table"):
         list(Inputs((str(tmp_path / "t.csv"),), Modality.TEXT, "t"))
     (tmp_path / "t.tsv").write_text('t\tn\n"5 inch pipe\t1\nlast\t2\n')
     assert [item.content for item in Inputs((str(tmp_path / "t.tsv"),), Modality.TEXT, "t")] == ['"5 inch pipe', "last"]
@@ -408,6 +420,6 @@ def test_only_bad_images(model: Siglip, tmp_path: Path) -> None:
     for number in range(70):
         (tmp_path / f"{number:02}.png").write_bytes(b"broken")
     told: list[int] = []
-    job = EmbedJob(Inputs((str(tmp_path),)), tmp_path / "o.parquet", save_every=0)
+    job = EmbedJob(Inputs((str(tmp_path),)), tmp_path / "o.parquet", checkpoint_interval=0)
     assert embed(model, job, lambda done, errors: told.append(done)).errors == 70
     assert told == [0, 32, 64, 70]

@@ -1,4 +1,4 @@
-"""Images of a collection by their names, each read when it is asked for."""
+"""Images of a collection by name, each opened on demand."""
 
 from __future__ import annotations
 
@@ -7,36 +7,27 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 
+from ...runtime.data.images import ImagePlace
 from ...runtime.errors import InputError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import FORMATS
 
-
-class Stored(Protocol):
-    """An image inside of a larger file, such as `runtime.bulk.items.Member`."""
-
-    def read(self) -> bytes:
-        """The bytes of its file; raises InputError if they are not there any more."""
-
-
-Place = Path | Stored
 ImageSource = Path | Image.Image
 
 
 class Images(Mapping[str, ImageSource]):
-    """Images by name, in order. None is held: each is opened anew whenever it is asked for.
+    """Images by name, in order. None is kept in memory: every access opens the image again.
 
-    An image in a file of its own is given as its path, one inside of an archive or table as a loaded Pillow image.
+    An image in a file of its own is given as its path, an image inside an archive or table as a loaded Pillow image.
 
     Args:
-        places: Where each image is.
+        places: Where each image lies.
     """
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
+    def __init__(self, places: Mapping[str, ImagePlace]) -> None:
         self._places = dict(places)
 
     def __len__(self) -> int:
@@ -52,10 +43,10 @@ class Images(Mapping[str, ImageSource]):
         """One image.
 
         Raises:
-            InputError: It is inside of an archive or table and cannot be read.
+            InputError: It is inside an archive or table and cannot be read.
         """
         place = self._places[name]
-        return place if isinstance(place, Path) else _opened(name, place.read())
+        return place if isinstance(place, Path) else _decode(name, place.read())
 
     def digest(self, name: str) -> str:
         """SHA-256 of an image's file in lower-case hex; raises InputError if it cannot be read."""
@@ -63,25 +54,25 @@ class Images(Mapping[str, ImageSource]):
         try:
             return sha256(place) if isinstance(place, Path) else hashlib.sha256(place.read()).hexdigest()
         except OSError as error:
-            raise InputError(f"{place} cannot be read ({error.strerror}).", "Put it back, or leave it out.") from error
+            raise InputError(f"{place} cannot be read ({error.strerror}).", "Restore it, or exclude it.") from error
 
-    def some(self, names: Iterable[str]) -> Images:
-        """Those of the given names, in their order."""
+    def select(self, names: Iterable[str]) -> Images:
+        """The images with the given names, in the order of the names."""
         return Images({name: self._places[name] for name in names})
 
 
-def _opened(name: str, data: bytes) -> Image.Image:
-    """Decoded by Pillow alone, as the reference does, so that a defect of the runtime's own reading shows."""
+def _decode(name: str, data: bytes) -> Image.Image:
+    """Decoded by Pillow alone, as the reference does, so that a defect of the runtime's own decoding shows."""
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"The image {name} cannot be read ({error}).", "Replace it, or leave it out.") from error
+        raise InputError(f"The image {name} cannot be read ({error}).", "Replace it, or exclude it.") from error
     return image
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """The formats that siglip-onnx reads and this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -1,4 +1,4 @@
-"""The user's data: which form they have, and the images, captions and classes in them."""
+"""The form of the user's data, and the images, captions and classes in it."""
 
 from __future__ import annotations
 
@@ -8,225 +8,190 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from ...runtime.data.images import is_image, suffix, unread_format
+from ...runtime.data.parquet import ParquetTable
+from ...runtime.data.tables import TABLE_SUFFIXES
+from ...runtime.data.tar import ARCHIVE_SUFFIXES
 from ...runtime.errors import InputError
-from ...runtime.preprocessing.prompts import read_labels
-from .folders import read_images, walk
-from .parquet import class_names, schema
-from .rows import DataOptions, Row, columns, is_image, relative_name
-from .tables import CAPTIONS, READERS, read_captions, read_table
-from .tar import read_shard
+from .annotations import AnnotatedImage, DataOptions, find_columns, relative_name
+from .folders import list_files, read_images
+from .labels import labels_in_file, number_classes
+from .tables import CAPTIONS, class_names, read_captions, read_table
+from .webdataset import read_shard
 
-LABELS: Final = "labels.txt"
-_FORMS: Final = (
-    "Give images in a folder, a table (.csv, .tsv, .jsonl, .parquet) or shards (.tar), as docs/data.md says."
-)
-_METADATA: Final = ("metadata.csv", "metadata.jsonl")  # tables by which Hugging Face's imagefolder knows its images
-_ARCHIVES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # the packed ones are refused, and not left alone
+_FORMS: Final = "Give images in a folder, a table (.csv, .tsv, .jsonl, .parquet) or shards (.tar); see docs/data.md."
+_METADATA: Final = ("metadata.csv", "metadata.jsonl")  # as in Hugging Face's imagefolder
+# Compressed archives are listed so that they are refused instead of ignored.
+_SHARD_SUFFIXES: Final = (*ARCHIVE_SUFFIXES, ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """What was found.
+    """The content of the user's data.
 
     Attributes:
-        form: Which form the data have, in words.
-        rows: The images, in the order of the data.
-        labels: The labels that a file gives, or else the names of the classes, each once.
-        classes: Which of these labels is each image's class; empty where images have no classes.
+        form: The form of the data, in words.
+        images: The images, in the order of the data.
+        labels: The labels in a file, or else the names of the classes, each once.
+        classes: For each image the index of its class in `labels`; empty if the images have no classes.
     """
 
     form: str
-    rows: tuple[Row, ...]
+    images: tuple[AnnotatedImage, ...]
     labels: tuple[str, ...]
     classes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Form and rows, and the names of numbered classes where the data tell them."""
+class _Content:
+    """Form and images, and the names of numbered classes if the data itself gives them."""
 
     form: str
-    rows: Sequence[Row]
-    names: Sequence[str] = ()
+    images: Sequence[AnnotatedImage]
+    class_names: Sequence[str] = ()
 
 
-class _Kind(StrEnum):
-    IMAGE = "images"
+class _Form(StrEnum):
+    IMAGES = "images"
     TABLE = "a table"
     PARQUET = "parquet"
-    SHARD = "shards"
+    SHARDS = "shards"
 
 
-def read(path: Path, options: DataOptions) -> DataSource:
-    """Find out the form of some data and read them, all but the images.
+def read_source(path: Path, options: DataOptions) -> DataSource:
+    """Detect the form of some data and read all of it except the images.
 
     Args:
         path: A folder or file, in any of the forms of docs/data.md.
-        options: Columns and labels; what is sampled and how labels are filled in is not decided here.
+        options: Columns and labels; `Samples.read` applies the sample and the templates.
 
     Raises:
-        InputError: They have no form that is known, are damaged, or hold no image; or some images have captions or
-            a class and others have not.
-        ProviderError: They are parquet, and pyarrow is missing.
+        InputError: The data has no known form, is damaged, or holds no image; or only some of the images have a caption
+            or a class.
+        ProviderError: The data is parquet, and pyarrow is not installed.
     """
-    found, given = _find(path, options), _given_labels(path, options)
-    rows = tuple(found.rows)
-    if not rows:
-        raise InputError(f"{path} cannot be read as data: there is no image in it.", _FORMS)
-    _check_names(rows)
-    _check_all_or_none(rows, "caption", [bool(row.captions) for row in rows])
-    _check_all_or_none(rows, "class", [row.label is not None for row in rows])
-    labels = tuple(dict.fromkeys(given))
-    return DataSource(found.form, rows, labels, ()) if rows[0].label is None else _with_classes(found, given)
+    content, in_file = _read(path, options), labels_in_file(path, options)
+    images = tuple(content.images)
+    if not images:
+        raise InputError(f"{path} holds no image.", _FORMS)
+    _check_names(images)
+    _check_all_or_none(images, "caption", [bool(image.captions) for image in images])
+    _check_all_or_none(images, "class", [image.label is not None for image in images])
+    if images[0].label is None:
+        return DataSource(content.form, images, tuple(dict.fromkeys(in_file)), ())
+    return DataSource(content.form, images, *number_classes(images, in_file, content.class_names))
 
 
-def _find(path: Path, options: DataOptions) -> _Found:
+def _read(path: Path, options: DataOptions) -> _Content:
     if path.is_dir():
-        return _in_folder(path, options)
+        return _read_folder(path, options)
     if not path.exists():
-        raise InputError(f"There is no {path}.", _FORMS)
-    kind = _kind(path)
-    if kind is None or kind is _Kind.IMAGE:
-        raise InputError(f"{path} is a file of no form that can be read as data.", _FORMS)
-    return _READERS[kind](path.parent, [path], options)
+        raise InputError(f"{path} does not exist.", _FORMS)
+    form = _form(path)
+    if form is None or form is _Form.IMAGES:
+        raise InputError(f"{path} has no form that can be read as evaluation data.", _FORMS)
+    return _READERS[form](path.parent, [path], options)
 
 
-def _in_folder(folder: Path, options: DataOptions) -> _Found:
+def _read_folder(folder: Path, options: DataOptions) -> _Content:
     if (folder / CAPTIONS).exists():
         _refuse_columns(options, folder)
-        return _Found(CAPTIONS, read_captions(folder / CAPTIONS))
+        return _Content(CAPTIONS, read_captions(folder / CAPTIONS))
     metadata = [folder / name for name in _METADATA if (folder / name).exists()]
     if metadata:
-        return _tables(folder, metadata[:1], options)
-    files = walk(folder)
-    kinds: dict[_Kind, list[Path]] = {}
-    for path in _without_notes_on_shards(files):
-        kind = _kind(path)
-        if kind is not None:
-            kinds.setdefault(kind, []).append(path)
-    if len(kinds) > 1:
-        several = " and ".join(f"{kind} ({paths[0].name})" for kind, paths in kinds.items())
-        raise InputError(f"{folder} holds {several}, which could each be the data.", "Give one of them alone.")
-    for kind, paths in kinds.items():
-        return _READERS[kind](folder, files if kind is _Kind.IMAGE else paths, options)
-    return _Found("", ())
+        return _read_tables(folder, metadata[:1], options)
+    files = list_files(folder)
+    forms: dict[_Form, list[Path]] = {}
+    for path in _without_shard_metadata(files):
+        form = _form(path)
+        if form is not None:
+            forms.setdefault(form, []).append(path)
+    if len(forms) > 1:
+        several = " and ".join(f"{form} ({paths[0].name})" for form, paths in forms.items())
+        raise InputError(f"{folder} holds {several}, and each could be the data.", "Give one of them.")
+    for form, paths in forms.items():
+        return _READERS[form](folder, files if form is _Form.IMAGES else paths, options)
+    return _Content("", ())
 
 
-def _kind(path: Path) -> _Kind | None:
-    """What a file may be of; None for notes and the like."""
-    if path.name.lower().endswith(_ARCHIVES):
-        return _Kind.SHARD
-    if path.suffix.lower() in READERS:
-        return _Kind.PARQUET if path.suffix.lower() == ".parquet" else _Kind.TABLE
-    return _Kind.IMAGE if is_image(path.name) else None
+def _form(path: Path) -> _Form | None:
+    """The form of data that a file belongs to; None for notes and other files."""
+    if path.name.lower().endswith(_SHARD_SUFFIXES):
+        return _Form.SHARDS
+    if suffix(path.name) in TABLE_SUFFIXES:
+        return _Form.PARQUET if suffix(path.name) == ".parquet" else _Form.TABLE
+    problem = unread_format(path.name)
+    if problem is not None:
+        raise problem.error()
+    return _Form.IMAGES if is_image(path.name) else None
 
 
-def _without_notes_on_shards(files: Sequence[Path]) -> list[Path]:
-    """All but the tables that img2dataset writes about shards, beside each of them."""
-    there = set(files)
-    return [path for path in files if path.suffix != ".parquet" or path.with_suffix(".tar") not in there]
+def _without_shard_metadata(files: Sequence[Path]) -> list[Path]:
+    """All files except the tables that img2dataset writes about shards, one beside each."""
+    existing = set(files)
+    return [path for path in files if path.suffix != ".parquet" or path.with_suffix(".tar") not in existing]
 
 
-def _images(folder: Path, files: Sequence[Path], options: DataOptions) -> _Found:
+def _read_images(folder: Path, files: Sequence[Path], options: DataOptions) -> _Content:
     _refuse_columns(options, folder)
-    return _Found(*read_images(folder, files))
+    return _Content(*read_images(folder, files))
 
 
-def _tables(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Found:
+def _read_tables(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Content:
     if len(paths) > 1:
-        raise InputError(f"{folder} has several tables, such as {paths[0].name}, {paths[1].name}.", "Give one of them.")
-    return _Found(f"table {paths[0].name}", read_table(paths[0], paths[0].name, options))
+        raise InputError(
+            f"{folder} holds several tables, such as {paths[0].name} and {paths[1].name}.", "Give one of them."
+        )
+    return _Content(f"table {paths[0].name}", read_table(paths[0], paths[0].name, options))
 
 
-def _parquet(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Found:
-    rows = [row for path in paths for row in read_table(path, relative_name(path, folder), options)]
-    return _Found("parquet", rows, _class_names(folder, paths, options))
+def _read_parquet(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Content:
+    images = [image for path in paths for image in read_table(path, relative_name(path, folder), options)]
+    return _Content("parquet", images, _class_names(folder, paths, options))
 
 
 def _class_names(folder: Path, paths: Sequence[Path], options: DataOptions) -> Sequence[str]:
-    known = {path: columns(schema(path)[0], options, str(path)).label for path in paths}
-    names = {class_names(path, column) for path, column in known.items() if column is not None}
+    columns = {path: find_columns(ParquetTable(path).columns, options, str(path)).label for path in paths}
+    names = {class_names(path, column) for path, column in columns.items() if column is not None}
     if len(names) > 1:
-        raise InputError(f"The files in {folder} call their classes differently.", "Give one of them alone.")
+        raise InputError(f"The files in {folder} have different names for their classes.", "Give one of the files.")
     return names.pop() if names else ()
 
 
-def _shards(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Found:
+def _read_shards(folder: Path, paths: Sequence[Path], options: DataOptions) -> _Content:
     if options.image_column:
-        raise InputError(f"{folder} has shards, and so no column of images.", "Leave out --image-column.")
-    return _Found(
-        "webdataset shards", [row for path in paths for row in read_shard(path, relative_name(path, folder), options)]
-    )
+        raise InputError(f"{folder} holds shards, which have no column of images.", "Remove image_column.")
+    images = [image for path in paths for image in read_shard(path, relative_name(path, folder), options)]
+    return _Content("webdataset shards", images)
 
 
-_READERS: Final[dict[_Kind, Callable[[Path, Sequence[Path], DataOptions], _Found]]] = {
-    _Kind.IMAGE: _images,
-    _Kind.TABLE: _tables,
-    _Kind.PARQUET: _parquet,
-    _Kind.SHARD: _shards,
+_READERS: Final[dict[_Form, Callable[[Path, Sequence[Path], DataOptions], _Content]]] = {
+    _Form.IMAGES: _read_images,
+    _Form.TABLE: _read_tables,
+    _Form.PARQUET: _read_parquet,
+    _Form.SHARDS: _read_shards,
 }
 
 
 def _refuse_columns(options: DataOptions, folder: Path) -> None:
-    asked = options.image_column or options.caption_column or options.class_column
-    if asked:
-        raise InputError(f"{folder} is no table, so it has no column {asked!r}.", "Name columns of tables alone.")
+    for column in options.named_columns:
+        raise InputError(f"{folder} is not a table, so it has no column {column!r}.", "Name columns for tables only.")
 
 
-def _given_labels(path: Path, options: DataOptions) -> list[str]:
-    """The labels of a file, some perhaps twice; none where there is no file."""
-    file = options.labels or (path if path.is_dir() else path.parent) / LABELS
-    if options.labels is None and not file.exists():
-        return []
-    try:
-        return read_labels(file.read_bytes(), str(file))
-    except OSError as error:
-        raise InputError(f"The labels in {file} cannot be read ({error.strerror}).", "Correct its path.") from error
-
-
-def _check_names(rows: Sequence[Row]) -> None:
-    first: dict[str, Row] = {}
-    for row in rows:
-        if first.setdefault(row.name, row) is not row:
+def _check_names(images: Sequence[AnnotatedImage]) -> None:
+    first: dict[str, AnnotatedImage] = {}
+    for image in images:
+        if first.setdefault(image.name, image) is not image:
             raise InputError(
-                f"{row.where} names {row.name}, as {first[row.name].where} does.", "Have every image in one file."
+                f"{image.where} names {image.name}, and so does {first[image.name].where}.",
+                "Keep each image in one file only.",
             )
 
 
-def _check_all_or_none(rows: Sequence[Row], what: str, there: Sequence[bool]) -> None:
-    if any(there) and not all(there):
-        row = rows[list(there).index(False)]
+def _check_all_or_none(images: Sequence[AnnotatedImage], annotation: str, present: Sequence[bool]) -> None:
+    if any(present) and not all(present):
+        image = images[list(present).index(False)]
         raise InputError(
-            f"{row.where} gives {row.name} no {what}, and {sum(there)} other images have one.",
-            f"Give every image a {what}, or none.",
+            f"{image.where} gives {image.name} no {annotation}, but {sum(present)} other images have one.",
+            f"Give every image a {annotation}, or none.",
         )
-
-
-def _with_classes(found: _Found, given: Sequence[str]) -> DataSource:
-    """With the classes of images as places among the labels."""
-    numbered = any(isinstance(row.label, int) for row in found.rows)
-    if numbered and given and found.names and len(given) != len(found.names):
-        raise InputError(
-            f"The data have {len(found.names)} numbered classes, and there are {len(given)} labels.",
-            "Give a label for each, in the order of their numbers.",
-        )
-    names = list(given or found.names) or sorted({row.label for row in found.rows if isinstance(row.label, str)})
-    labels = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return DataSource(
-        found.form, tuple(found.rows), tuple(labels), tuple(labels[_class(row, names, labels)] for row in found.rows)
-    )
-
-
-def _class(row: Row, names: Sequence[str], labels: dict[str, int]) -> str:
-    """The name of an image's class."""
-    if isinstance(row.label, str):
-        if row.label not in labels:
-            raise InputError(f"{row.where} has the class {row.label!r}, which is no label.", "Add it to the labels.")
-        return row.label
-    place = -1 if row.label is None else row.label
-    if not 0 <= place < len(names):
-        raise InputError(
-            f"{row.where} has the class {place}, and there are {len(names)} labels to count among.",
-            f"Write the names of all classes into {LABELS} beside the data, a line each, in their order.",
-        )
-    return names[place]

@@ -1,194 +1,156 @@
-"""Tables of images: CSV, TSV, JSON lines and parquet, and the captions.jsonl of old."""
+"""Tables of images with captions and classes, and the older form captions.jsonl."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.bulk.items import MAX_MEMBER, Commas, Tabs, decoded_lines
+from ...runtime.data.images import ImagePlace
+from ...runtime.data.parquet import ParquetCell, ParquetColumn, ParquetTable
+from ...runtime.data.policy import REFUSE, Problem, apply_policy
+from ...runtime.data.rows import TableRow, image_in_cell
+from ...runtime.data.tables import JsonLinesTable, open_table
 from ...runtime.errors import InputError
-from .images import Place
-from .parquet import Cell, Column, read_cells, schema
-from .rows import Columns, DataOptions, Row, as_label, captions_of, columns, is_unicode, label_of
+from .annotations import (
+    AnnotatedImage,
+    Columns,
+    DataOptions,
+    captions_of,
+    find_columns,
+    is_unicode,
+    label_of,
+    parse_label,
+)
 
 CAPTIONS: Final = "captions.jsonl"
-_FORM: Final = 'Each line of captions.jsonl is an object such as {"image": "cat.jpg", "text": "a cat"}.'
+_CAPTIONS_FORM: Final = 'Each line of captions.jsonl is an object such as {"image": "cat.jpg", "text": "a cat"}.'
 
 
-@dataclass(frozen=True)
-class _Line:
-    """Cells of one row.
-
-    Attributes:
-        where: The row in words, for errors.
-        number: The row, counted from 0.
-        cells: Values by column.
-        typed: Whether a number is a number; in CSV everything is text.
-    """
-
-    where: str
-    number: int
-    cells: dict[str, Any]
-    typed: bool = True
-
-
-Reader = Callable[[Path, DataOptions], Iterator[_Line]]
-
-
-def read_table(path: Path, name: str, options: DataOptions) -> list[Row]:
-    """The images of a table, in the order of their first rows; further rows of one are further captions.
+def read_table(path: Path, name: str, options: DataOptions) -> list[AnnotatedImage]:
+    """The images of a table, in the order of their first rows; a further row of an image is a further caption.
 
     Args:
-        path: The table. Paths in it are relative to its folder.
-        name: What it is called, a path from the data's folder.
-        options: Which columns to take.
+        path: The table. Paths in it start from its folder.
+        name: Its name, a path from the data's folder.
+        options: The columns to take.
 
     Raises:
-        InputError: The table is damaged, has no such columns, names an image that is not there, or one twice.
-        ProviderError: It is parquet, and pyarrow is missing.
+        InputError: The table is damaged, lacks a column, names an image that does not exist, or names one twice.
+        ProviderError: The table is parquet, and pyarrow is not installed.
     """
-    rows: dict[str, Row] = {}
-    column = functools.cache(functools.partial(Column, path))
-    for line in READERS[path.suffix.lower()](path, options):
-        row = _row(line, path, name, columns(tuple(line.cells), options, line.where), column)
-        rows[row.name] = _merged(rows[row.name], row) if row.name in rows else row
-    return list(rows.values())
+    images: dict[str, AnnotatedImage] = {}
+    open_column = functools.cache(functools.partial(ParquetColumn, path))
+    for row in apply_policy(_rows(path, options), REFUSE):
+        image = _annotated(row, path, name, find_columns(tuple(row.cells), options, row.where), open_column)
+        images[image.name] = _merged(images[image.name], image) if image.name in images else image
+    return list(images.values())
 
 
-def _row(line: _Line, path: Path, name: str, known: Columns, column: Callable[[str], Column]) -> Row:
-    if known.image is None:
+def _rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
+    table = open_table(path)
+    if not isinstance(table, ParquetTable):
+        _check_header(table.columns or (), path)
+        return table.rows()
+    columns = find_columns(table.columns, options, str(path))
+    if columns.image is None:
+        return table.rows()
+    return table.rows([column for column in (columns.image, columns.caption, columns.label) if column is not None])
+
+
+def _check_header(columns: tuple[str, ...], path: Path) -> None:
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns named {twice!r}.", "Rename one in the first line.")
+
+
+def _annotated(
+    row: TableRow, path: Path, name: str, columns: Columns, open_column: Callable[[str], ParquetColumn]
+) -> AnnotatedImage:
+    if columns.image is None:
         raise InputError(
-            f"{line.where} has no column of images; there are {', '.join(map(repr, line.cells)) or 'none'}.",
-            'Call it "image", or name it with --image-column.',
+            f"{row.where} has no column of images; its columns are {', '.join(map(repr, row.cells)) or 'none'}.",
+            'Call the column "image", or name it with image_column.',
         )
-    named, place = _image(line.cells[known.image], line, path, name)
-    if place is None:
-        named, place = f"{name}#{line.number}", Cell(column(known.image), line.number)
-    label = line.cells[known.label] if known.label else None
-    if isinstance(label, str) and not line.typed:
-        label = as_label(label)
-    texts = captions_of(line.cells[known.caption], line.where) if known.caption else ()
-    return Row(named, place, texts, label_of(label, line.where), line.where)
+    image = image_in_cell(row.cells[columns.image], columns.image, row.where)
+    if isinstance(image, Problem):
+        raise image.error()
+    place: ImagePlace
+    if isinstance(image, bytes):
+        image_name, place = f"{name}#{row.number}", ParquetCell(open_column(columns.image), row.number)
+    else:
+        image_name, place = _image_file(image, row.where, path, name)
+    captions = captions_of(row.cells[columns.caption], row.where) if columns.caption else ()
+    label = label_of(_label(row, columns.label), row.where)
+    return AnnotatedImage(image_name, place, captions, label, row.where)
 
 
-def _image(value: Any, line: _Line, path: Path, name: str) -> tuple[str, Place | None]:
-    """What an image's file is called and where it is; None where the cell itself holds it."""
-    if isinstance(value, dict):  # how Hugging Face datasets keep images
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes) and value:
-        if len(value) > MAX_MEMBER:
-            raise InputError(
-                f"{line.where} has an image of {len(value):,} bytes; {MAX_MEMBER:,} are read at most.", "Leave it out."
-            )
-        return "", None
-    if not isinstance(value, str) or not value or not is_unicode(value):
-        raise InputError(f"{line.where} has no image, but {value!r:.60}.", "Name a file, from the table's folder.")
+def _label(row: TableRow, column: str | None) -> Any:
+    value = row.cells[column] if column else None
+    return parse_label(value) if isinstance(value, str) and not row.typed else value
+
+
+def _image_file(value: str, where: str, path: Path, name: str) -> tuple[str, Path]:
+    """The name of an image from the data's folder, and its file."""
+    if not is_unicode(value):
+        raise InputError(f"{where} names the image {value!r}, which is not valid Unicode.", "Rename the image.")
     target = path.parent / value
     if not os.path.isfile(target):
-        raise InputError(f"{line.where} names {value}, which is not there.", "Paths start from the table's folder.")
+        raise InputError(f"{where} names {value}, which does not exist.", "Paths start from the table's folder.")
     return os.path.normpath(os.path.join(os.path.dirname(name), value)).replace(os.sep, "/"), target
 
 
-def _merged(first: Row, row: Row) -> Row:
-    if not row.captions:
-        raise InputError(f"{row.where} names {row.name} a second time.", f"It was in {first.where} already; keep one.")
-    if first.label != row.label:
+def _merged(first: AnnotatedImage, second: AnnotatedImage) -> AnnotatedImage:
+    if not second.captions:
+        raise InputError(f"{second.where} names {second.name} a second time, after {first.where}.", "Keep one of them.")
+    if first.label != second.label:
         raise InputError(
-            f"{row.where} says that {row.name} is of class {row.label!r}; {first.where} says {first.label!r}.",
-            "Correct one.",
+            f"{second.where} gives {second.name} the class {second.label!r}, {first.where} gives it {first.label!r}.",
+            "Correct one of them.",
         )
-    return replace(first, captions=tuple(dict.fromkeys(first.captions + row.captions)))
+    return replace(first, captions=tuple(dict.fromkeys(first.captions + second.captions)))
 
 
-def _separated(dialect: type[csv.Dialect]) -> Reader:
-    def read(path: Path, _: DataOptions) -> Iterator[_Line]:
-        csv.field_size_limit(MAX_MEMBER)
-        rows = csv.reader(decoded_lines(str(path)), dialect=dialect)
-        try:
-            header = next(rows, [])
-            if len(set(header)) < len(header):
-                raise InputError(f"{path} has two columns of one name.", "Rename one in its first line.")
-            for number, cells in enumerate(row for row in rows if row):
-                where = f"Line {rows.line_num} of {path}"
-                if len(cells) != len(header):
-                    raise InputError(
-                        f"{where} has {len(cells)} cells, and the first line names {len(header)} columns.",
-                        "Mend that line; in CSV, quote a text that has a comma in it.",
-                    )
-                yield _Line(where, number, dict(zip(header, cells, strict=True)), typed=False)
-        except csv.Error as error:
-            raise InputError(f"{path} is no table ({error} in line {rows.line_num}).", "Mend that line.") from error
+def class_names(path: Path, column: str) -> tuple[str, ...]:
+    """The names of the numbered classes in a column of parquet, as Hugging Face datasets store them; else empty.
 
-    return read
+    Raises:
+        InputError: The file is damaged.
+        ProviderError: pyarrow is not installed.
+    """
+    metadata = ParquetTable(path).metadata
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]
+    except (KeyError, ValueError, TypeError):  # written by other tools, or a column of another type
+        return ()
+    return tuple(map(str, names))
 
 
-def _json_lines(path: Path, _: DataOptions) -> Iterator[_Line]:
-    for number, line in enumerate(decoded_lines(str(path))):
-        where = f"Line {number + 1} of {path}"
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where} is no JSON ({error}).", "Mend that line.") from error
-        if not isinstance(cells, dict):
-            raise InputError(f"{where} is no object.", 'Write lines such as {"image": "cat.jpg", "caption": "a cat"}.')
-        yield _Line(where, number, cells)
-
-
-def _parquet(path: Path, options: DataOptions) -> Iterator[_Line]:
-    names, _ = schema(path)
-    known = columns(names, options, str(path))
-    wanted = [column for column in (known.image, known.caption, known.label) if column is not None]
-    for number, cells in enumerate(read_cells(path, wanted if known.image is not None else names)):
-        yield _Line(f"Row {number} of {path}", number, cells)
-
-
-READERS: Final[dict[str, Reader]] = {
-    ".csv": _separated(Commas),
-    ".tsv": _separated(Tabs),
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".parquet": _parquet,
-}
-
-
-def read_captions(path: Path) -> list[Row]:
-    """The rows of captions.jsonl: each line one image, once, with one caption, which may be empty.
+def read_captions(path: Path) -> list[AnnotatedImage]:
+    """The images of captions.jsonl: each line has one image, once, with one caption, which may be empty.
 
     Raises:
         InputError: The file or a line of it cannot be used.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}).", _FORM) from error
-    rows: dict[str, Row] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            row = _caption(path, f"Line {number} of {path}", line)
-            if row.name in rows:
-                raise InputError(f"{row.where} names {row.name} a second time.", "Keep one caption of it.")
-            rows[row.name] = row
-    if not rows:
-        raise InputError(f"{path} is empty.", _FORM)
-    return list(rows.values())
+    images: dict[str, AnnotatedImage] = {}
+    for row in apply_policy(JsonLinesTable(path).rows(), REFUSE):
+        image = _captioned(path, row)
+        if image.name in images:
+            raise InputError(f"{row.where} names {image.name} a second time.", "Keep one caption of it.")
+        images[image.name] = image
+    if not images:
+        raise InputError(f"{path} is empty.", _CAPTIONS_FORM)
+    return list(images.values())
 
 
-def _caption(path: Path, where: str, line: str) -> Row:
-    try:
-        row = json.loads(line)
-        image, text = row["image"], row["text"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{where} is no caption ({error!r}).", _FORM) from error
+def _captioned(path: Path, row: TableRow) -> AnnotatedImage:
+    image, text = row.cells.get("image"), row.cells.get("text")
     if not (isinstance(image, str) and isinstance(text, str) and is_unicode(image + text)):
-        raise InputError(f"{where} has a value that is no string of valid Unicode.", _FORM)
+        raise InputError(f"{row.where} lacks a string of valid Unicode under image or text.", _CAPTIONS_FORM)
     if not os.path.isfile(path.parent / image):
-        raise InputError(f"{where} names {image}, which is not there.", "Correct the line.")
-    return Row(image, path.parent / image, (text,), None, where)
+        raise InputError(f"{row.where} names {image}, which does not exist.", "Correct the line.")
+    return AnnotatedImage(image, path.parent / image, (text,), None, row.where)

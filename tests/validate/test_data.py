@@ -24,10 +24,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siglip_onnx.quantize.calibration.split import split_pairs as split
+from siglip_onnx.runtime.bulk import Inputs
+from siglip_onnx.runtime.data.policy import RECORD, REFUSE, Action, ProblemKind
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageOptions, load_image
 from siglip_onnx.validate.data.images import Images
-from siglip_onnx.validate.data.samples import TEXT_PROBES, DataOptions, Samples, drawn
+from siglip_onnx.validate.data.samples import TEXT_PROBES, DataOptions, Samples, draw_sample
 
 from ..conftest import EVAL, is_one_paragraph
 
@@ -310,12 +312,13 @@ def test_a_sample_is_the_same_everywhere_and_keeps_the_labels_of_a_file(tmp_path
 @settings(max_examples=40)
 @given(st.lists(st.text(), unique=True, max_size=30), st.integers(1, 35), st.integers())
 def test_samples_are_subsets_that_grow(names: list[str], count: int, seed: int) -> None:
-    small, large = (drawn(names, DataOptions(sample=n, seed=seed)) for n in (count, count + 1))
+    small, large = (draw_sample(names, DataOptions(sample=n, seed=seed)) for n in (count, count + 1))
     assert len(small) == min(count, len(names))
     assert small == sorted(set(small))
     assert set(small) <= set(large)
     shuffled = sorted(names, reverse=True)
-    assert {shuffled[i] for i in drawn(shuffled, DataOptions(sample=count, seed=seed))} == {names[i] for i in small}
+    again = draw_sample(shuffled, DataOptions(sample=count, seed=seed))
+    assert {shuffled[i] for i in again} == {names[i] for i in small}
 
 
 @pytest.fixture(scope="module")
@@ -367,24 +370,24 @@ def look_at_all(path: Path, options: DataOptions | None) -> None:
 @pytest.mark.parametrize(
     ("name", "lines", "message"),
     [
-        ("a.csv", ["image,caption"], "no image in it"),
-        ("a.csv", ["image,caption", "no.png,x"], r"Line 2 of .*a\.csv names no\.png, which is not there"),
+        ("a.csv", ["image,caption"], "holds no image"),
+        ("a.csv", ["image,caption", "no.png,x"], r"Line 2 of .*a\.csv names no\.png, which does not exist"),
         ("a.csv", ["image,caption", f"{A},x,y"], "Line 2 of .* has 3 cells"),
-        ("a.csv", ["image,caption", f'{A},"x'], "is no table"),
+        ("a.csv", ["image,caption", f'{A},"x'], "is not a line of a table"),
         ("a.csv", ["image,caption", f"{A},"], "Line 2 .* empty"),
-        ("a.csv", ["image,image", f"{A},"], "two columns of one name"),
-        ("a.csv", ["pic,caption", f"{A},x"], "no column of images; there are 'pic', 'caption'"),
+        ("a.csv", ["image,image", f"{A},"], "two columns named 'image'"),
+        ("a.csv", ["pic,caption", f"{A},x"], "no column of images; its columns are 'pic', 'caption'"),
         ("a.csv", ["image", A, B, A], "Line 4 of .* a second time"),
-        ("a.csv", ["image,class,text", f"{A},x,y", f"{A},z,y"], "is of class 'z'"),
-        ("a.csv", ["image,class", f"{A},7"], "has the class 7, and there are 0 labels"),
-        ("a.jsonl", ['{"image": 3}'], "Line 1 .* has no image, but 3"),
-        ("a.jsonl", ["", "nothing"], "Line 2 .* is no JSON"),
-        ("a.jsonl", ["[]"], "Line 1 .* is no object"),
-        ("a.jsonl", [f'{{"image": "{A}", "text": 3}}'], "a caption that is no text, but a int"),
-        ("a.jsonl", [f'{{"image": "{A}", "text": "\\ud800"}}'], "no valid Unicode"),
-        ("a.jsonl", [f'{{"image": "{A}", "label": 1.5}}'], "neither a name nor a whole number"),
-        ("a.jsonl", [f'{{"image": "{A}", "text": "a"}}', f'{{"image": "{B}"}}'], "Line 2 .* no caption, and 1 other"),
-        ("a.jsonl", [f'{{"image": "{A}", "class": "a"}}', f'{{"image": "{B}"}}'], "no class, and 1 other"),
+        ("a.csv", ["image,class,text", f"{A},x,y", f"{A},z,y"], "gives .* the class 'z'"),
+        ("a.csv", ["image,class", f"{A},7"], "has the class 7, but there are only 0 labels"),
+        ("a.jsonl", ['{"image": 3}'], "Line 1 .* has no image in column 'image', but 3"),
+        ("a.jsonl", ["", "nothing"], "Line 2 .* is not JSON"),
+        ("a.jsonl", ["[]"], "Line 1 .* is not a JSON object, but of type list"),
+        ("a.jsonl", [f'{{"image": "{A}", "text": 3}}'], "a caption of type int, expected a string"),
+        ("a.jsonl", [f'{{"image": "{A}", "text": "\\ud800"}}'], "not valid Unicode"),
+        ("a.jsonl", [f'{{"image": "{A}", "label": 1.5}}'], "has the class 1.5, expected a name or a whole number"),
+        ("a.jsonl", [f'{{"image": "{A}", "text": "a"}}', f'{{"image": "{B}"}}'], "Line 2 .* no caption, but 1 other"),
+        ("a.jsonl", [f'{{"image": "{A}", "class": "a"}}', f'{{"image": "{B}"}}'], "no class, but 1 other"),
         ("a.xlsx", ["image"], "no form"),
     ],
 )
@@ -396,14 +399,14 @@ def test_a_table_that_cannot_be_used(tmp_path: Path, name: str, lines: list[str]
 def test_options_that_make_no_sense(tmp_path: Path) -> None:
     table = as_jsonl(tmp_path)
     assert "no column 'bild'" in refused(table, DataOptions(image_column="bild"))
-    assert "It has path, captions" in refused(table, DataOptions(caption_column="satz"))
-    assert "nothing to judge by" in refused(table, DataOptions(sample=0))
+    assert "Its columns are: path, captions" in refused(table, DataOptions(caption_column="satz"))
+    assert "sample must be at least 1, got 0" in refused(table, DataOptions(sample=0))
     assert "has no {}" in refused(table, DataOptions(templates=("a photo",)))
     assert "cannot be read" in refused(table, DataOptions(labels=tmp_path / "none.txt"))
-    assert "is no table" in refused(images(tmp_path / "b"), DataOptions(class_column="x"))
+    assert "is not a table" in refused(images(tmp_path / "b"), DataOptions(class_column="x"))
     assert "no column of images" in refused(tar(tmp_path / "a.tar", shard([A])), DataOptions(image_column="x"))
     assert "no column 'satz'" in refused(tmp_path / "a.tar", DataOptions(caption_column="satz"))
-    assert "There is no" in refused(tmp_path / "nowhere")
+    assert "does not exist" in refused(tmp_path / "nowhere")
 
 
 def a_link_to_a_folder(folder: Path) -> None:
@@ -418,13 +421,13 @@ def a_name_that_is_no_unicode(folder: Path) -> None:
     ("break_it", "message"),
     [
         (a_link_to_a_folder, "is a link to a folder"),
-        (a_name_that_is_no_unicode, "no valid Unicode"),
+        (a_name_that_is_no_unicode, "not valid Unicode"),
         (lambda folder: (folder / A).with_suffix(".txt").write_bytes(b"\xff"), "is not UTF-8"),
         (lambda folder: (folder / A).with_suffix(".txt").write_text("\n \n"), "holds no caption"),
-        (lambda folder: (folder / A).with_suffix(".txt").write_text("a tree"), "no caption, and 1 other"),
+        (lambda folder: (folder / A).with_suffix(".txt").write_text("a tree"), "no caption, but 1 other"),
         (lambda folder: shutil.copy(EVAL / A, folder / "a.png"), "beside two images"),
-        (lambda folder: (folder / "a.heic").write_bytes(b"\0"), "format that is not read"),
-        (lambda folder: (folder / "a.csv").write_text("image"), "which could each be the data"),
+        (lambda folder: (folder / "a.heic").write_bytes(b"\0"), "format that siglip-onnx does not read"),
+        (lambda folder: (folder / "a.csv").write_text("image"), "each could be the data"),
     ],
 )
 def test_a_folder_that_cannot_be_used(tmp_path: Path, break_it: Callable[[Path], object], message: str) -> None:
@@ -440,7 +443,7 @@ def test_a_class_without_an_image_is_told(tmp_path: Path) -> None:
     images(tmp_path / "tree", [A])
     images(tmp_path / "clock", [B])
     (tmp_path / "labels.txt").write_text("tree\nhouse")
-    assert "'clock', which is no label" in refused(tmp_path)
+    assert "'clock', which is not a label" in refused(tmp_path)
     (tmp_path / "house").mkdir()
     assert "house holds no image" in refused(tmp_path)
 
@@ -458,19 +461,19 @@ END = b"\0" * 1024
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (member("../a.webp") + END, "leads out of it"),
-        (member("/etc/a.webp") + END, "leads out of it"),
-        (member("a\\..\\..\\a.webp") + END, "leads out of it"),
-        (member("a.webp", tarfile.SYMTYPE, link="/etc/passwd") + END, "no plain file"),
-        (member("a.webp", tarfile.LNKTYPE, link="b.webp") + END, "no plain file"),
-        (member("a.webp", tarfile.CHRTYPE) + END, "no plain file"),
-        (member("a.webp", tarfile.GNUTYPE_SPARSE) + END, "cannot be read as an archive|no plain file"),
+        (member("../a.webp") + END, "leads out of the archive"),
+        (member("/etc/a.webp") + END, "leads out of the archive"),
+        (member("a\\..\\..\\a.webp") + END, "leads out of the archive"),
+        (member("a.webp", tarfile.SYMTYPE, link="/etc/passwd") + END, "expected a plain file"),
+        (member("a.webp", tarfile.LNKTYPE, link="b.webp") + END, "is a link to b.webp"),
+        (member("a.webp", tarfile.CHRTYPE) + END, "expected a plain file"),
+        (member("a.webp", tarfile.GNUTYPE_SPARSE) + END, "cannot be read as an archive|expected a plain file"),
         (member("a.webp", size=2**30) + END, "has 1,073,741,824 bytes|cannot be read as an archive"),
         (member("a.webp", size=5000) + b"short", "cannot be read as an archive|shorter"),
         (member("a.webp") + b"rubbish" * 100, "cannot be read as an archive"),
         (b"\x1f\x8b\x08\0" + b"\0" * 600, "is compressed"),
         (b"", "cannot be read as an archive"),
-        (END, "no image in it"),
+        (END, "holds no image"),
     ],
 )
 def test_an_archive_not_to_be_trusted(tmp_path: Path, data: bytes, message: str) -> None:
@@ -482,21 +485,76 @@ def test_an_archive_not_to_be_trusted(tmp_path: Path, data: bytes, message: str)
     ("members", "message"),
     [
         ({"a.txt": b"a tree"}, "no image, but a.txt"),
-        ({"a.webp": BYTES[A], "a.png": BYTES[A]}, "both the image of the key a"),
-        ({"a.webp": BYTES[A], "a.0.txt": b"x", "a.1.txt": b"y"}, "both the txt"),
+        ({"a.webp": BYTES[A], "a.png": BYTES[A]}, "two members for the image of the key a"),
+        ({"a.webp": BYTES[A], "a.0.txt": b"x", "a.1.txt": b"y"}, "two members for the txt"),
         ({"a.webp": BYTES[A], "a.txt": b"\xff"}, "not UTF-8"),
         ({"a.webp": BYTES[A], "a.txt": b" "}, "empty"),
-        ({"a.webp": BYTES[A], "a.txt": b"x" * (2**20 + 1)}, "1,048,576 are read at most"),
-        ({"a.webp": BYTES[A], "a.json": b"{"}, "no JSON"),
-        ({"a.webp": BYTES[A], "a.json": b"[]"}, "no object"),
-        ({"a.webp": BYTES[A], "a.cls": b"1"}, "there are 0 labels"),
+        ({"a.webp": BYTES[A], "a.txt": b"x" * (2**20 + 1)}, "the limit is 1,048,576"),
+        ({"a.webp": BYTES[A], "a.json": b"{"}, "a.tar:a.json is not JSON"),
+        ({"a.webp": BYTES[A], "a.json": b"[]"}, "is not a JSON object"),
+        ({"a.webp": BYTES[A], "a.cls": b"1"}, "there are only 0 labels"),
         ({"a.webp": b"no image"}, "The image a.tar:a.webp cannot be read"),
         ({"a.webp": BYTES[A][:900]}, "The image a.tar:a.webp cannot be read"),
-        ({"a.svg": b"<svg/>"}, "format that is not read"),
+        ({"a.svg": b"<svg/>"}, "format that siglip-onnx does not read"),
     ],
 )
 def test_a_shard_that_cannot_be_used(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     assert re.search(message, refused(tar(tmp_path / "a.tar", members)))
+
+
+def a_table_with_no_image(folder: Path) -> Path:
+    (folder / "a.csv").write_text(f"image,caption\n{A},a tree\n,a clock\n")
+    return folder / "a.csv"
+
+
+def a_line_that_is_not_json(folder: Path) -> Path:
+    (folder / "a.jsonl").write_text('{"image": broken\n')
+    return folder / "a.jsonl"
+
+
+def a_line_that_is_not_an_object(folder: Path) -> Path:
+    (folder / "a.jsonl").write_text("[1]\n")
+    return folder / "a.jsonl"
+
+
+def parquet_with_a_number(folder: Path) -> Path:
+    return parquet(folder / "a.parquet", [1])
+
+
+def an_archive_with_a_link(folder: Path) -> Path:
+    (folder / "a.tar").write_bytes(member("a.webp", tarfile.LNKTYPE, link="b.webp") + END)
+    return folder / "a.tar"
+
+
+def a_link_named_like_an_image(folder: Path) -> Path:
+    (folder / "in").mkdir()
+    (folder / "in" / "a.webp").symlink_to(images(folder / "elsewhere", [A]))
+    return folder / "in"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        a_table_with_no_image,
+        a_line_that_is_not_json,
+        a_line_that_is_not_an_object,
+        parquet_with_a_number,
+        an_archive_with_a_link,
+        a_link_named_like_an_image,
+    ],
+)
+def test_embed_records_the_words_with_which_validate_refuses(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    path = write(images(tmp_path, [A]))
+    column = "image" if path.is_file() and path.suffix != ".tar" else None
+    errors = [item.error for item in Inputs((str(path),), column=column) if item.error]
+    assert len(errors) == 1
+    assert refused(path).startswith(errors[0])
+
+
+def test_every_kind_of_problem_has_an_action() -> None:
+    assert set(RECORD) == set(REFUSE) == set(ProblemKind)
+    assert set(REFUSE.values()) == {Action.RAISE}
+    assert Action.RAISE not in RECORD.values()
 
 
 def test_a_parquet_file_that_cannot_be_used(tmp_path: Path) -> None:
@@ -510,13 +568,13 @@ def test_a_parquet_file_that_cannot_be_used(tmp_path: Path) -> None:
     parquet(path, [BYTES[A], None])
     assert "Row 1 of" in refused(path)
     parquet(path, [1, 2])
-    assert "has no image, but 1" in refused(path)
+    assert "has no image in column 'image', but 1" in refused(path)
     parquet(path, [A], text=[None])
-    assert "not there" in refused(path)
+    assert "does not exist" in refused(path)
     images(tmp_path, [A])
     for part in ("a", "b"):
         parquet(tmp_path / "two" / f"{part}.parquet", [f"../{A}"], text=["x"])
-    assert "as Row 0 of" in refused(tmp_path / "two")
+    assert "so does Row 0 of" in refused(tmp_path / "two")
 
 
 def test_an_image_that_vanished_since_is_told(tmp_path: Path) -> None:
