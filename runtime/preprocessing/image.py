@@ -7,7 +7,7 @@ import functools
 import io
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -206,18 +206,24 @@ def load_image(image: ImageInput, options: ImageOptions, target: tuple[int, int]
         InputError: The image is missing, damaged, too large, or of an unsupported type or shape.
     """
     name = f"The image {image}" if isinstance(image, str | Path) else "An image"
+    with _input_errors(name), contextlib.ExitStack() as files:
+        opened = _open(image)
+        if opened is not image:
+            files.enter_context(opened)
+        _check_size(opened, options.max_pixels, name)
+        if opened is image:
+            with _decoding:  # several threads may hold the same image
+                opened.load()
+        elif options.reduced_jpeg and opened.format == "JPEG":
+            opened.draft("RGB", (3 * target[0] // 2, 3 * target[1] // 2))
+        return _to_rgb(opened, options)
+
+
+@contextlib.contextmanager
+def _input_errors(name: str) -> Iterator[None]:
+    """Turn the exceptions of Pillow and of the file system into InputError."""
     try:
-        with contextlib.ExitStack() as files:
-            opened = _open(image)
-            if opened is not image:
-                files.enter_context(opened)
-            _check_size(opened, options.max_pixels, name)
-            if opened is image:
-                with _decoding:  # several threads may hold the same image
-                    opened.load()
-            elif options.reduced_jpeg and opened.format == "JPEG":
-                opened.draft("RGB", (3 * target[0] // 2, 3 * target[1] // 2))
-            return _to_rgb(opened, options)
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"{name} has more pixels than Pillow allows ({_reason(error)}).",
