@@ -48,7 +48,7 @@ def holding_a_model() -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore::Warning")  # Ray's own
-def test_the_file_is_the_one_that_one_process_writes(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
+def test_ray_writes_the_same_file_as_one_process(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
     for name, inputs in {
         "images": Inputs((str(EVAL), str(collection(tmp_path / "in", 100)))),
         "texts": Inputs((str(EVAL / "labels.txt"),), Modality.TEXT),
@@ -90,14 +90,14 @@ def test_begun_on_ray_and_finished_in_one_process(model: Siglip, on_ray: Cluster
 
 
 @pytest.mark.filterwarnings("ignore::Warning")  # Ray's own
-def test_errors_of_workers_are_those_of_one_process(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
+def test_workers_raise_the_same_errors_as_one_process(model: Siglip, on_ray: Cluster, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"a,b\n\xff\xfe,1\n")
     job = EmbedJob(Inputs((str(tmp_path / "t.csv"),), column="a"), tmp_path / "o.parquet", backend=Backend.RAY)
     with pytest.raises(InputError, match="is not UTF-8"):
         embed(model, job)
 
 
-def test_a_cluster_that_is_not_there(artifact: Path, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_reported(artifact: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "siglip_onnx", "embed", artifact, EVAL, "-o", tmp_path / "o.parquet"]
     command += ["--backend", "ray", "--ray-address", "127.0.0.1:1"]
     started = time.monotonic()

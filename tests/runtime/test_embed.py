@@ -1,4 +1,4 @@
-"""A collection into a file: every kind of input, nothing lost or doubled however often it is stopped, and search."""
+"""Embedding a collection: every kind of input, and no row lost or doubled however often the run is interrupted."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def sources(tmp_path: Path) -> dict[str, Inputs]:
 
 
 def test_every_form_of_input_gives_the_same_vectors(model: Siglip, sources: dict[str, Inputs], tmp_path: Path) -> None:
-    due = model.encode_image(FILES[:3])
+    expected = model.encode_image(FILES[:3])
     for name, inputs in sources.items():
         embed(model, EmbedJob(inputs, out := tmp_path / "out.parquet", overwrite=True))
         found = np.array([row["embedding"] for row in rows(out)], np.float32)
-        np.testing.assert_allclose(found, due, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
     assert ids(sources["csv"]) == ["n0", "n1", "n2"]
     assert ids(sources["tar"])[0].endswith("t.tar:00.webp")
     assert ids(sources["jsonl"])[2].endswith("t.jsonl#2")
@@ -123,18 +123,18 @@ def test_texts_from_every_form(model: Siglip, tmp_path: Path) -> None:
         embed(model, EmbedJob(inputs, out := tmp_path / "o.parquet", template="an emoji of {}", overwrite=True))
         found = rows(out)
         assert [row["text"] for row in found] == texts
-        due = model.encode_text([f"an emoji of {text}" for text in texts])
-        np.testing.assert_allclose([row["embedding"] for row in found], due, atol=1e-6)
+        expected = model.encode_text([f"an emoji of {text}" for text in texts])
+        np.testing.assert_allclose([row["embedding"] for row in found], expected, atol=1e-6)
 
 
-def test_texts_that_are_too_long_are_told_of(artifact: Path, tmp_path: Path, command: Command) -> None:
+def test_truncated_texts_are_reported(artifact: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "t.txt").write_text("short\n" + "a long text " * 60 + "\n")
     run = command("embed", artifact, tmp_path / "t.txt", "-o", out := tmp_path / "o.parquet", "--modality", "text")
     assert "1 texts are longer than the model reads (column truncated)" in run.out
     assert [row["truncated"] for row in rows(out)] == [False, True]
 
 
-def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) -> None:
+def test_bad_rows_are_recorded_and_others_embedded(model: Siglip, tmp_path: Path) -> None:
     table = tmp_path / "t.jsonl"
     lines = [json.dumps(line) for line in ({"t": "fine"}, {"t": 7}, {"u": "x"}, {"t": None}, {"t": "also fine"})]
     lines += ['{"t": broken', '["list"]', '{"t": "half \\ud83d"}']
@@ -165,7 +165,9 @@ def test_bad_rows_are_noted_and_the_others_go_on(model: Siglip, tmp_path: Path) 
         (lambda p: "bad.tar", {}, "cannot be read as an archive"),
     ],
 )
-def test_inputs_that_cannot_be(model: Siglip, tmp_path: Path, make: Any, options: dict[str, Any], message: str) -> None:
+def test_unusable_inputs_are_refused(
+    model: Siglip, tmp_path: Path, make: Any, options: dict[str, Any], message: str
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "t.txt").write_text("a")
@@ -180,7 +182,7 @@ def test_inputs_that_cannot_be(model: Siglip, tmp_path: Path, make: Any, options
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names that are no text")
-def test_a_name_that_is_no_text(model: Siglip, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_unicode(model: Siglip, tmp_path: Path) -> None:
     shutil.copy(BEAR, os.fsencode(tmp_path) + b"/b\xe4r.webp")
     embed(model, EmbedJob(Inputs((str(tmp_path),)), out := tmp_path / "o.parquet"))
     (row,) = rows(out)
@@ -264,7 +266,7 @@ def begun(model: Siglip, tmp_path: Path) -> EmbedJob:
     return job
 
 
-def test_what_is_done_is_not_done_again(model: Siglip, begun: EmbedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_rows_are_not_embedded_again(model: Siglip, begun: EmbedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     load = model.images.bytes_of
     monkeypatch.setattr(model.images, "bytes_of", lambda content: (seen.append(content), load(content))[1])
@@ -273,7 +275,7 @@ def test_what_is_done_is_not_done_again(model: Siglip, begun: EmbedJob, monkeypa
     assert len(rows(begun.output)) == 300
 
 
-def test_inputs_that_changed_are_noticed(model: Siglip, begun: EmbedJob) -> None:
+def test_changed_inputs_are_detected(model: Siglip, begun: EmbedJob) -> None:
     folder = Path(begun.inputs.paths[0])
     (folder / "00000-new.webp").write_bytes(BEAR.read_bytes())
     with pytest.raises(InputError, match="inputs changed since this job was begun: items 0 to 31 are different"):
@@ -286,7 +288,7 @@ def test_inputs_that_changed_are_noticed(model: Siglip, begun: EmbedJob) -> None
     assert about.rows == 40
 
 
-def test_another_job_does_not_go_on_with_it(model: Siglip, begun: EmbedJob, outliers: Path) -> None:
+def test_another_job_does_not_resume_it(model: Siglip, begun: EmbedJob, outliers: Path) -> None:
     with pytest.raises(InputError, match=r"unfinished job with different settings \(dtype\)"):
         embed(model, replace(begun, dtype=VectorDtype.INT8))
     with pytest.raises(InputError, match=r"different settings .*checkpoint"):
@@ -327,7 +329,7 @@ def test_no_space_for_the_output(artifact: Path, tmp_path: Path) -> None:
     assert len(rows(out)) == 200
 
 
-def test_an_output_that_is_there_is_kept(model: Siglip, tmp_path: Path) -> None:
+def test_an_existing_output_is_kept(model: Siglip, tmp_path: Path) -> None:
     out = tmp_path / "o.parquet"
     out.write_text("precious")
     job = EmbedJob(Inputs((str(BEAR),)), out)
@@ -394,7 +396,7 @@ def test_quotes_and_patterns_that_would_give_other_rows(tmp_path: Path) -> None:
     assert len(list(Inputs((str(tmp_path / "a" / "**"),)))) == 1
 
 
-def test_an_image_that_changed_is_noticed(model: Siglip, begun: EmbedJob) -> None:
+def test_a_changed_image_is_detected(model: Siglip, begun: EmbedJob) -> None:
     (Path(begun.inputs.paths[0]) / "00003.webp").write_bytes(FILES[-1].read_bytes())
     with pytest.raises(InputError, match="inputs changed"):
         embed(model, begun)
@@ -419,7 +421,7 @@ def test_vectors_without_a_direction_are_errors(model: Siglip, tmp_path: Path, m
 def test_only_bad_images(model: Siglip, tmp_path: Path) -> None:
     for number in range(70):
         (tmp_path / f"{number:02}.png").write_bytes(b"broken")
-    told: list[int] = []
+    progress: list[int] = []
     job = EmbedJob(Inputs((str(tmp_path),)), tmp_path / "o.parquet", checkpoint_interval=0)
-    assert embed(model, job, lambda done, errors: told.append(done)).errors == 70
-    assert told == [0, 32, 64, 70]
+    assert embed(model, job, lambda done, errors: progress.append(done)).errors == 70
+    assert progress == [0, 32, 64, 70]

@@ -25,7 +25,7 @@ from .test_embed import BEAR, rows
 
 @settings(max_examples=50)
 @given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=st.floats(-1, 1, width=32)))
-def test_vectors_in_fewer_bytes(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+def test_float16_and_int8_are_close_to_float32(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     half, _ = pack(vectors, VectorDtype.FLOAT16)
     np.testing.assert_allclose(half.astype(np.float32), vectors, atol=2**-11)
     small, scales = pack(vectors, VectorDtype.INT8)
@@ -50,8 +50,8 @@ def test_search_finds_the_nearest_in_any_type(
         assert [hit.id for hit in hits] == [good[place]["id"] for place in best]
         np.testing.assert_allclose([hit.cosine for hit in hits], row[best], atol=1e-6)
     assert found[0][0].id == str(BEAR)
-    due = model.probabilities(model.encode_image([BEAR]), model.encode_text(["a bear"]))[0, 0]
-    assert abs(float(found[0][0].probability or 0) - due) < 0.02
+    expected = model.probabilities(model.encode_image([BEAR]), model.encode_text(["a bear"]))[0, 0]
+    assert abs(float(found[0][0].probability or 0) - expected) < 0.02
     assert about.dtype is dtype
 
 
@@ -71,12 +71,12 @@ def test_numpy_and_faiss_find_the_same(count: int, top: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "_largest", lambda: retrieval._largest_by_numpy)
         plain = retrieval.nearest(queries, batches(), top)
-    due = np.argsort(-(queries @ stored.T), axis=1)[:, :top]
+    expected = np.argsort(-(queries @ stored.T), axis=1)[:, :top]
     for cosines, places in (faiss, plain):
         assert places.shape == (3, top)
-        assert np.array_equal(places[:, : due.shape[1]], due)
-        assert (places[:, due.shape[1] :] == -1).all()
-        assert (np.diff(cosines[:, : due.shape[1]]) <= 0).all()
+        assert np.array_equal(places[:, : expected.shape[1]], expected)
+        assert (places[:, expected.shape[1] :] == -1).all()
+        assert (np.diff(cosines[:, : expected.shape[1]]) <= 0).all()
 
 
 def test_search_by_image_and_among_texts(model: Siglip, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_search_by_image_and_among_texts(model: Siglip, tmp_path: Path) -> None:
     assert search(["bear"], out, top=1, model=model)[0][0].probability is None  # two texts have none
 
 
-def test_search_refuses_what_it_cannot_compare(model: Siglip, tmp_path: Path, outliers: Path) -> None:
+def test_search_refuses_files_that_it_cannot_compare(model: Siglip, tmp_path: Path, outliers: Path) -> None:
     embed(model, EmbedJob(Inputs((str(BEAR),)), out := tmp_path / "o.parquet"))
     with pytest.raises(InputError, match="embedded with another checkpoint"):
         search(["a"], out, model=Siglip.load(outliers))

@@ -1,4 +1,4 @@
-"""The user's data: the same images in every form are the same data, and whatever is wrong is told in a paragraph."""
+"""User data: the same images in every form are the same data, and every fault is reported in one paragraph."""
 
 from __future__ import annotations
 
@@ -169,18 +169,21 @@ def content(samples: Samples) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_pairs_in_every_form(tmp_path: Path, form: str) -> None:
-    samples, due = Samples.read(FORMS[form](tmp_path / "data")), Samples.read(with_captions_jsonl(tmp_path / "due"))
-    assert content(samples) == content(due)
-    assert sorted(samples.labels) == sorted(due.labels)
+    samples, expected = (
+        Samples.read(FORMS[form](tmp_path / "data")),
+        Samples.read(with_captions_jsonl(tmp_path / "expected")),
+    )
+    assert content(samples) == content(expected)
+    assert sorted(samples.labels) == sorted(expected.labels)
     assert not samples.classes
     seen = {
         samples.images.digest(name): np.asarray(load_image(p, ImageOptions())) for name, p in samples.images.items()
     }
-    for name, image in due.images.items():
-        np.testing.assert_array_equal(seen[due.images.digest(name)], load_image(image, ImageOptions()))
+    for name, image in expected.images.items():
+        np.testing.assert_array_equal(seen[expected.images.digest(name)], load_image(image, ImageOptions()))
 
 
-def test_what_was_hashed_before_has_the_same_hash() -> None:
+def test_hashes_of_bundled_photos_and_emoji_are_pinned() -> None:
     photos, emoji = Samples.read(), Samples.read(EVAL)
     assert (photos.sha256, photos.name, photos.bundled) == (PHOTOS_SHA256, "bundled photos", True)
     assert (emoji.sha256, emoji.form, emoji.bundled) == (EVAL_SHA256, "captions.jsonl", False)
@@ -240,7 +243,7 @@ def test_folders_of_classes_become_labels_in_prompts(tmp_path: Path) -> None:
     assert (again.labels[1], again.classes) == ("house", (2, 0, 0, 0, 3, 3))
 
 
-def test_images_alone_are_data_too(tmp_path: Path) -> None:
+def test_images_without_captions_or_classes(tmp_path: Path) -> None:
     images(tmp_path / "2024" / "may", list(PAIRS)[:2])
     images(tmp_path, list(PAIRS)[2:4])
     samples = Samples.read(tmp_path)
@@ -334,31 +337,31 @@ CAPTIONS = st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min
 @settings(max_examples=40)
 @given(CAPTIONS)
 def test_tables_give_back_any_text(one_image: Path, texts: list[str]) -> None:
-    due = (tuple(dict.fromkeys(texts)),)
+    expected = (tuple(dict.fromkeys(texts)),)
     with (one_image / "a.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, quoting=csv.QUOTE_ALL)
         rows.writerows([["image", "text"], *(['ü, "x".png', text] for text in texts)])
     (one_image / "a.jsonl").write_text(json.dumps({"image": 'ü, "x".png', "text": texts}), "utf-8")
-    assert Samples.read(one_image / "a.csv").captions == due
-    assert Samples.read(one_image / "a.jsonl").captions == due
+    assert Samples.read(one_image / "a.csv").captions == expected
+    assert Samples.read(one_image / "a.jsonl").captions == expected
 
 
 @settings(max_examples=60)
 @given(st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet", ".tar"]), st.binary(max_size=300))
-def test_rubbish_is_refused_in_a_paragraph(one_image: Path, ending: str, data: bytes) -> None:
+def test_random_bytes_are_refused_in_a_paragraph(one_image: Path, ending: str, data: bytes) -> None:
     path = one_image / f"rubbish{ending}"
     path.write_bytes(data)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         Samples.read(path)
-    assert is_one_paragraph(str(told.value))
+    assert is_one_paragraph(str(raised.value))
 
 
 def refused(path: Path, options: DataOptions | None = None) -> str:
-    """What is told of data that cannot be used, whether at once or when they are hashed or opened."""
-    with pytest.raises(InputError) as told:
+    """The message for data that cannot be used, whether it is raised on reading, hashing or opening."""
+    with pytest.raises(InputError) as raised:
         look_at_all(path, options)
-    assert is_one_paragraph(str(told.value))
-    return str(told.value)
+    assert is_one_paragraph(str(raised.value))
+    return str(raised.value)
 
 
 def look_at_all(path: Path, options: DataOptions | None) -> None:
@@ -396,7 +399,7 @@ def test_a_table_that_cannot_be_used(tmp_path: Path, name: str, lines: list[str]
     assert re.search(message, refused(tmp_path / name))
 
 
-def test_options_that_make_no_sense(tmp_path: Path) -> None:
+def test_options_that_do_not_fit_the_data(tmp_path: Path) -> None:
     table = as_jsonl(tmp_path)
     assert "no column 'bild'" in refused(table, DataOptions(image_column="bild"))
     assert "Its columns are: path, captions" in refused(table, DataOptions(caption_column="satz"))
@@ -439,7 +442,7 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, break_it: Callable[[Path],
     assert re.search(message, refused(folder))
 
 
-def test_a_class_without_an_image_is_told(tmp_path: Path) -> None:
+def test_a_class_without_an_image_is_reported(tmp_path: Path) -> None:
     images(tmp_path / "tree", [A])
     images(tmp_path / "clock", [B])
     (tmp_path / "labels.txt").write_text("tree\nhouse")
@@ -476,7 +479,7 @@ END = b"\0" * 1024
         (END, "holds no image"),
     ],
 )
-def test_an_archive_not_to_be_trusted(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_malicious_or_damaged_archive_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a.tar").write_bytes(data)
     assert re.search(message, refused(tmp_path / "a.tar"))
 
@@ -543,7 +546,7 @@ def a_link_named_like_an_image(folder: Path) -> Path:
         a_link_named_like_an_image,
     ],
 )
-def test_embed_records_the_words_with_which_validate_refuses(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+def test_embed_records_the_message_with_which_validate_refuses(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     path = write(images(tmp_path, [A]))
     column = "image" if path.is_file() and path.suffix != ".tar" else None
     errors = [item.error for item in Inputs((str(path),), column=column) if item.error]
@@ -577,7 +580,7 @@ def test_a_parquet_file_that_cannot_be_used(tmp_path: Path) -> None:
     assert "so does Row 0 of" in refused(tmp_path / "two")
 
 
-def test_an_image_that_vanished_since_is_told(tmp_path: Path) -> None:
+def test_a_deleted_image_is_reported(tmp_path: Path) -> None:
     samples = Samples.read(as_jsonl(tmp_path))
     (tmp_path / A).unlink()
     with pytest.raises(InputError, match="cannot be read"):
@@ -594,7 +597,7 @@ def test_calibration_takes_the_same_forms(tmp_path: Path) -> None:
         split(shards, 8, None, skip_unreadable=False)
 
 
-def test_asking_for_a_name_opens_no_image() -> None:
+def test_membership_opens_no_image() -> None:
     images = Images({"a": Path("nowhere.png")})
     assert "a" in images
     assert "b" not in images
