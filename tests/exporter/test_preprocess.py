@@ -25,10 +25,10 @@ from ..conftest import DATA
 
 HALF = (0.5, 0.5, 0.5)
 SPEC = ImageSpec(384, 384, "bicubic", 1 / 255, HALF, HALF)  # siglip-large-patch16-384's
-IMAGES = DATA / "images"
+FOLDER = DATA / "images"
 IMAGES = sorted(
     path
-    for path in (*IMAGES.glob("photos/*"), *IMAGES.glob("odd/*"))
+    for path in (*FOLDER.glob("photos/*"), *FOLDER.glob("odd/*"))
     if path.suffix != ".json" and not path.name.startswith("BAD_")
 )
 FEW = 2e-3  # fraction of values that may be one level off; the worst image here has 1 in 4,000
@@ -99,7 +99,7 @@ def test_onnx_reference_evaluator_agrees() -> None:
     model = ir.to_proto(preprocess_model(spec))
     onnx.checker.check_model(model, full_check=True)
     for name in ("one_pixel_red.png", "cat_exif_orientation6.jpg"):
-        image = decoded(IMAGES / "odd" / name)
+        image = decoded(FOLDER / "odd" / name)
         actual = ReferenceEvaluator(model).run(["pixel_values"], {"image": image})[0]
         assert levels_off(np.asarray(actual), image, spec).max() <= 1
 
