@@ -279,7 +279,7 @@ def test_the_command_line_adds_a_variant(command: Command, emoji: Path, pairs: P
     variant = Artifact.open(emoji).contract.variant(Precision.INT8)
     assert variant is not None
     assert variant.provenance["text: excluded"] == "head"
-    assert command("validate", emoji, "--precision", "int8", "--data", pairs, "--gates", lenient).code == 0
+    assert command("validate", emoji, "--precision", "int8", "--data", pairs, "--limits", lenient).code == 0
 
 
 @pytest.mark.parametrize(
