@@ -89,7 +89,7 @@ def _check_graphs(artifact: Artifact, recipe: Recipe, request: QuantizeRequest) 
     if obstacle and (recipe.samples or request.goal or request.cuda):
         raise QuantizationError(
             f"{recipe.precision} is calibrated on single rows, but the graphs of {artifact.folder} take {obstacle}.",
-            "Use bf16 or int8-weights, or export without that option (--image-input bytes works, too).",
+            "Use bf16 or int8-weights, or export without that option; images as resized bytes work, too.",
         )
 
 
@@ -108,7 +108,7 @@ def _check_existing(artifact: Artifact, recipe: Recipe, request: QuantizeRequest
     if existing and not request.overwrite:
         raise QuantizationError(
             f"{artifact.folder} has the {' and the '.join(existing)} tower at {recipe.precision} already.",
-            "Replace it with overwrite.",
+            "Set overwrite to replace it.",
         )
 
 
