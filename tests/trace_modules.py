@@ -148,7 +148,7 @@ def trace_cell(folder: Path, options: list[str]) -> None:
 
 
 def trace_worker(arguments: list[str]) -> int:
-    """Run a worker process of the matrix that writes its trace into a file; the reference's own process is left alone."""
+    """Run a worker of the matrix and write its trace into a file; the reference's worker is not traced."""
     from siglip_onnx.validate.matrix import worker
 
     with ModuleTrace(product_files()) as trace:
