@@ -38,7 +38,7 @@ from . import layers
 CHECKPOINT = layers.ROOT / "examples" / "emoji" / "checkpoint"
 EVAL = layers.ROOT / "examples" / "emoji" / "eval"
 THIS = "tests.trace_modules"
-WORKER = "siglip_onnx.validate.matrix.worker"
+WORKER = "siglip_onnx.validate.matrix"
 TRACES = "SIGLIP_ONNX_TRACES"  # set in a worker process: the folder for its trace
 PAIRS = 48
 MODULE_LIMITS = {"validate": 25, "cell": 22}
@@ -148,7 +148,7 @@ def trace_cell(folder: Path, options: list[str]) -> None:
 
 
 def trace_worker(arguments: list[str]) -> int:
-    """A worker process of the matrix that writes its trace into a file; the reference's own process is left alone."""
+    """Run a worker of the matrix and write its trace into a file; the reference's worker is not traced."""
     from siglip_onnx.validate.matrix import worker
 
     with ModuleTrace(product_files()) as trace:
