@@ -166,7 +166,7 @@ def quick_pairs(folder: Path) -> Path:
     return folder
 
 
-def judged(checkpoint: Path, folder: Path, data: Path) -> Path:
+def validated_artifact(checkpoint: Path, folder: Path, data: Path) -> Path:
     """An artifact with a PASS for its fp32 variant."""
     export(checkpoint, folder, progress=quiet)
     model = Siglip.load(folder)
@@ -178,7 +178,7 @@ def judged(checkpoint: Path, folder: Path, data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def passed(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
-    return judged(CHECKPOINT, tmp_path_factory.mktemp("passed") / "emoji", pairs)
+    return validated_artifact(CHECKPOINT, tmp_path_factory.mktemp("passed") / "emoji", pairs)
 
 
 @pytest.fixture
@@ -204,4 +204,4 @@ def outliers(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
     folder = tmp_path_factory.mktemp("outliers")
     shutil.copytree(CHECKPOINT, folder / "checkpoint")
     rescale_norms(folder / "checkpoint")
-    return judged(folder / "checkpoint", folder / "emoji", pairs)
+    return validated_artifact(folder / "checkpoint", folder / "emoji", pairs)

@@ -118,21 +118,21 @@ def graphs(artifact: Artifact) -> Json:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def record() -> Iterator[list[table.TableRow]]:
+def record() -> Iterator[list[table.CompatibilityRow]]:
     """The rows of the table, written when the session ends."""
-    rows: list[table.TableRow] = []
+    rows: list[table.CompatibilityRow] = []
     yield rows
     table.write(rows)
 
 
 @pytest.fixture(scope="session")
-def prove(record: list[table.TableRow]) -> Prove:
+def prove(record: list[table.CompatibilityRow]) -> Prove:
     """Assert that a difference is within its limit, and record it."""
     return proving(record)
 
 
 @pytest.fixture(scope="session")
-def unsupported(record: list[table.TableRow]) -> ProveUnsupported:
+def unsupported(record: list[table.CompatibilityRow]) -> ProveUnsupported:
     """Assert that a consumer refuses a variant, and record it."""
     return proving_unsupported(record)
 

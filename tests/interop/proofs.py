@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .table import TableRow
+from .table import CompatibilityRow
 
 
 class Prove(Protocol):
@@ -19,21 +19,21 @@ class ProveUnsupported(Protocol):
     def __call__(self, consumer: str, version: str, variant: str, what: str, reason: str, message: str) -> None: ...
 
 
-def proving(rows: list[TableRow]) -> Prove:
+def proving(rows: list[CompatibilityRow]) -> Prove:
     """A `Prove` that records into a list."""
 
     def prove(consumer: str, version: str, variant: str, what: str, limit: float, measured: float) -> None:
         assert measured <= limit, f"{consumer} {version}, {variant}: {what} differ by {measured:.3g}, limit {limit:g}"
-        rows.append(TableRow(consumer, version, variant, what, limit, measured))
+        rows.append(CompatibilityRow(consumer, version, variant, what, limit, measured))
 
     return prove
 
 
-def proving_unsupported(rows: list[TableRow]) -> ProveUnsupported:
+def proving_unsupported(rows: list[CompatibilityRow]) -> ProveUnsupported:
     """A `ProveUnsupported` that records into a list."""
 
     def prove(consumer: str, version: str, variant: str, what: str, reason: str, message: str) -> None:
         assert reason in message, f"{consumer} {version}, {variant}: expected {reason!r}, got {message!r}"
-        rows.append(TableRow(consumer, version, variant, what, reason=reason))
+        rows.append(CompatibilityRow(consumer, version, variant, what, reason=reason))
 
     return prove

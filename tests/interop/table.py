@@ -28,7 +28,7 @@ CHECKPOINTS: Final = "checkpoints"
 
 
 @dataclass(frozen=True)
-class TableRow:
+class CompatibilityRow:
     """The result of one comparison of a consumer, at one variant.
 
     Attributes:
@@ -52,18 +52,18 @@ class TableRow:
     table: str = "consumers"
 
 
-def write(rows: Iterable[TableRow], path: Path = RECORD) -> None:
+def write(rows: Iterable[CompatibilityRow], path: Path = RECORD) -> None:
     """Store the rows of a run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
-def read(path: Path = RECORD) -> list[TableRow]:
+def read(path: Path = RECORD) -> list[CompatibilityRow]:
     """Read the rows of the last run."""
-    return [TableRow(**row) for row in json.loads(path.read_text())]
+    return [CompatibilityRow(**row) for row in json.loads(path.read_text())]
 
 
-def render(rows: Sequence[TableRow]) -> str:
+def render(rows: Sequence[CompatibilityRow]) -> str:
     """The tables in Markdown; they list limits, not measurements, so that every passing run gives the same tables."""
     models = [row for row in rows if row.table == CHECKPOINTS]
     others = [row for row in rows if row.table != CHECKPOINTS]
@@ -72,7 +72,7 @@ def render(rows: Sequence[TableRow]) -> str:
     return "\n\n".join(parts)
 
 
-def _render(rows: Sequence[TableRow], columns: Sequence[str], first: str) -> str:
+def _render(rows: Sequence[CompatibilityRow], columns: Sequence[str], first: str) -> str:
     notes: list[str] = []
 
     def note(reason: str) -> str:
@@ -88,15 +88,15 @@ def _render(rows: Sequence[TableRow], columns: Sequence[str], first: str) -> str
     return "\n".join(lines)
 
 
-def _grouped(rows: Sequence[TableRow]) -> dict[tuple[str, str, str], dict[str, TableRow]]:
+def _grouped(rows: Sequence[CompatibilityRow]) -> dict[tuple[str, str, str], dict[str, CompatibilityRow]]:
     """Rows by consumer and compared outputs, sorted, so that the order of the tests does not matter."""
-    groups: dict[tuple[str, str, str], dict[str, TableRow]] = {}
+    groups: dict[tuple[str, str, str], dict[str, CompatibilityRow]] = {}
     for row in sorted(rows, key=lambda row: (row.consumer.lower(), row.version, row.what)):
         groups.setdefault((row.consumer, row.version, row.what), {})[row.variant] = row
     return groups
 
 
-def _cell(row: TableRow | None, note: Callable[[str], str]) -> str:
+def _cell(row: CompatibilityRow | None, note: Callable[[str], str]) -> str:
     if row is None:
         return "–"
     if row.limit is None:

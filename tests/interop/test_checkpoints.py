@@ -21,7 +21,7 @@ from tests.support.dialects import to_big_vision, to_open_clip, to_paddle
 from tests.support.family import MEMBERS, small
 
 from . import environments
-from .table import CHECKPOINTS, TableRow
+from .table import CHECKPOINTS, CompatibilityRow
 
 WRITERS: Final[dict[str, Callable[[Path, Path], Path]]] = {
     "paddle": to_paddle,
@@ -39,9 +39,9 @@ VERDICT: Final = "validate's verdict with PASS"
 OPEN_CLIP: Final = 1e-5  # of an embedding's largest element; float32 sums in another order
 
 
-def prove(record: list[TableRow], model: str, dialect: str, what: str, limit: float, measured: float) -> None:
+def prove(record: list[CompatibilityRow], model: str, dialect: str, what: str, limit: float, measured: float) -> None:
     assert measured <= limit, f"{model} in {dialect}: {what} differ by {measured:.3g}, limit {limit:g}"
-    record.append(TableRow(model, "", dialect, what, limit, measured, table=CHECKPOINTS))
+    record.append(CompatibilityRow(model, "", dialect, what, limit, measured, table=CHECKPOINTS))
 
 
 def graphs(artifact: Artifact) -> dict[str, str]:
@@ -50,7 +50,7 @@ def graphs(artifact: Artifact) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_every_model_matches_transformers(tmp_path: Path, record: list[TableRow], name: str) -> None:
+def test_every_model_matches_transformers(tmp_path: Path, record: list[CompatibilityRow], name: str) -> None:
     """A small random model with the traits of the published one passes every check group."""
     checkpoint = small(MEMBERS[name], tmp_path / "transformers")
     artifact = export(checkpoint, tmp_path / "artifact", progress=quiet)
@@ -67,7 +67,7 @@ def test_every_model_matches_transformers(tmp_path: Path, record: list[TableRow]
 
 @pytest.mark.parametrize("dialect", WRITERS)
 def test_trained_model_is_the_same_in_every_dialect(
-    tmp_path: Path, record: list[TableRow], dialect: str, pairs: Path
+    tmp_path: Path, record: list[CompatibilityRow], dialect: str, pairs: Path
 ) -> None:
     """The trained model is written in another dialect, exported and validated on its own data."""
     expected = export(CHECKPOINT, tmp_path / "expected", progress=quiet)
@@ -80,7 +80,9 @@ def test_trained_model_is_the_same_in_every_dialect(
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_export_option_passes_all_checks(tmp_path: Path, record: list[TableRow], name: str, pairs: Path) -> None:
+def test_every_export_option_passes_all_checks(
+    tmp_path: Path, record: list[CompatibilityRow], name: str, pairs: Path
+) -> None:
     artifact = export(CHECKPOINT, tmp_path / "artifact", OPTIONS[name], progress=quiet)
     report = validate(Siglip.load(artifact.folder), CHECKPOINT, pairs, limits=FEW, progress=quiet).report
     assert report.verdict == "PASS", report.first_problem()
@@ -88,7 +90,7 @@ def test_every_export_option_passes_all_checks(tmp_path: Path, record: list[Tabl
 
 
 @pytest.mark.parametrize("family", ["base", "so400m"])
-def test_open_clip_itself_gives_our_embeddings(tmp_path: Path, record: list[TableRow], family: str) -> None:
+def test_open_clip_itself_gives_our_embeddings(tmp_path: Path, record: list[CompatibilityRow], family: str) -> None:
     """A random model of open_clip's own classes, exported from the files that its push_to_hf_hub writes."""
     script, folder = Path(__file__).parent / "open_clip_checkpoint.py", tmp_path / family
     command = [environments.python("open_clip"), script, folder, "--family", family]
@@ -106,7 +108,7 @@ def test_open_clip_itself_gives_our_embeddings(tmp_path: Path, record: list[Tabl
 
 
 def test_frozen_labels_pass_at_every_precision(
-    tmp_path: Path, record: list[TableRow], artifact: Artifact, pairs: Path
+    tmp_path: Path, record: list[CompatibilityRow], artifact: Artifact, pairs: Path
 ) -> None:
     """The fp32 classifier is compared with the checkpoint, and the other precisions with fp32."""
     precisions = [Precision.FP32, Precision.FP16, Precision.INT8]

@@ -21,7 +21,7 @@ from siglip_onnx.runtime.session import bare_session
 from siglip_onnx.validate import Report, validate
 from siglip_onnx.validate.stats import metrics
 
-from ..conftest import CHECKPOINT, EVAL, FEW, captions, judged, measured, quiet
+from ..conftest import CHECKPOINT, EVAL, FEW, captions, measured, quiet, validated_artifact
 from ..support.outliers import rescale_values
 
 # What the variants compute
@@ -165,7 +165,7 @@ def test_the_search_excludes_the_right_sites_without_smoothing(outliers: Path, p
 def test_nodes_that_would_overflow_float16_stay_float32_and_are_named(tmp_path: Path, pairs: Path) -> None:
     checkpoint = Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
     rescale_values(checkpoint, 5e4)
-    folder = judged(checkpoint, tmp_path / "emoji", pairs)
+    folder = validated_artifact(checkpoint, tmp_path / "emoji", pairs)
     with pytest.raises(ParityError), np.errstate(invalid="ignore"):
         quantize(folder, Fp16(headroom=0.0), QuantizeRequest(data=pairs), progress=quiet)
     result = quantize(folder, Fp16(), QuantizeRequest(data=pairs, cuda=True), progress=quiet)

@@ -221,7 +221,7 @@ def test_a_verdict_on_another_artifact_is_not_stored(broken: Path, few: Path) ->
     model = Siglip.load(broken)
     result = validate(model, CHECKPOINT, few, limits=FEW, progress=quiet)
     in_contract("logits", bias=-1.0)(broken)
-    with pytest.raises(ArtifactError, match="changed while it was judged"):
+    with pytest.raises(ArtifactError, match="changed during validation"):
         store_verdict(model.artifact, result)
 
 
