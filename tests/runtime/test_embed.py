@@ -278,7 +278,7 @@ def test_finished_rows_are_not_embedded_again(model: Siglip, begun: EmbedJob, mo
 def test_changed_inputs_are_detected(model: Siglip, begun: EmbedJob) -> None:
     folder = Path(begun.inputs.paths[0])
     (folder / "00000-new.webp").write_bytes(BEAR.read_bytes())
-    with pytest.raises(InputError, match="inputs changed since this job was begun: items 0 to 31 are different"):
+    with pytest.raises(InputError, match="inputs changed since this job began: items 0 to 31 are different"):
         embed(model, begun)
     for path in sorted(folder.iterdir())[40:]:
         path.unlink()
