@@ -29,7 +29,7 @@ def on(monkeypatch: pytest.MonkeyPatch, processor: Processor, found: ProviderPro
 
 
 @pytest.mark.parametrize(
-    ("provider", "hint", "processor", "expected"),
+    ("provider", "openvino_precision", "processor", "expected"),
     [
         (ORT, None, INTEL, True),
         (ORT, None, AMD, False),
