@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..runtime.artifact.artifact import Artifact
 from ..runtime.artifact.contract import CONTRACT_FILE, Precision, Provider, Verdict
 from ..runtime.errors import InputError, ProviderError, SiglipOnnxError
 from ..runtime.files import write_file
@@ -87,6 +88,8 @@ def _check_packages() -> None:
 
 
 def _check_output(artifact: Path, output_dir: Path | None, baseline: Path | None) -> None:
+    if not artifact.exists():
+        Artifact.open(artifact)  # raises ArtifactError, before an option's file is blamed
     if output_dir is None and artifact.is_dir() and not (artifact / CONTRACT_FILE).exists():
         raise InputError(
             f"{artifact} has no {CONTRACT_FILE}, so reports cannot be stored in it.",
