@@ -158,7 +158,7 @@ def test_the_search_excludes_the_right_sites_without_smoothing(outliers: Path, p
     assert len(tower.steps) > 14  # each site alone, and the bisection
     assert not (folder / "reports/search-int8-text.json").exists()
     page = (folder / "reports/parity-int8-cpu.html").read_text()
-    assert "Towers that the search measured" in page
+    assert "Tower variants that the search measured" in page
     assert "layers.0.qkv" in page
 
 

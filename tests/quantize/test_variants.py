@@ -81,7 +81,7 @@ def test_an_artifact_that_was_exported_again_meanwhile_is_left_alone(
         return real(self)
 
     monkeypatch.setattr(Artifact, "commit", meanwhile)
-    with pytest.raises(ArtifactError, match="changed in the meantime"):
+    with pytest.raises(ArtifactError, match="was changed by another process"):
         quantize(emoji, Int8(), QuantizeRequest(data=pairs, towers=(Role.VISION,)), progress=quiet)
 
 

@@ -36,7 +36,7 @@ def test_a_task_reaches_another_process_unchanged() -> None:
     for hashes in (None, KnownHashes("a", "b")):
         task = WorkerTask(request, Precision.INT8, Provider.CPU, hashes)
         assert decode(encode(task)) == task
-    assert isinstance(decode(encode(task)).request.limits.of(Precision.INT8, Provider.CPU).samples, int)
+    assert isinstance(decode(encode(task)).request.limits.limits_for(Precision.INT8, Provider.CPU).samples, int)
 
 
 def test_each_cell_has_its_own_accepted_report() -> None:

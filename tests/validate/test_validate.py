@@ -138,14 +138,14 @@ def test_too_little_data_is_inconclusive(command: Command, artifact: Path, tmp_p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read"),
+        (None, "holds no image"),
         ('{"image": "a.png", "text": "\\ud800"}', "valid Unicode"),
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("no json", "Line 1"),
         ('{"image": "a.png"}', "Line 1"),
-        ('{"image": 3, "text": "x"}', "no string"),
-        ('{"image": "nowhere.png", "text": "x"}', "not there"),
+        ('{"image": 3, "text": "x"}', "lacks a string"),
+        ('{"image": "nowhere.png", "text": "x"}', "does not exist"),
     ],
 )
 def test_unreadable_data_are_refused(artifact: Path, tmp_path: Path, content: str | None, message: str) -> None:
