@@ -30,6 +30,7 @@ def embed(artifact: str | Path | Siglip, job: EmbedJob, progress: Progress = lam
     Returns:
         The metadata of the output, with the numbers of rows, errors and truncated texts.
 
+    >>> from siglip_onnx.runtime.bulk import EmbedJob, Inputs
     >>> about = embed(folder, EmbedJob(Inputs((image,)), output))
     >>> about.rows, about.errors
     (1, 0)
