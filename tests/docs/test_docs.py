@@ -7,6 +7,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +16,16 @@ import numpy as np
 import pytest
 
 from siglip_onnx.cli import cli
+from siglip_onnx.quantize import QuantizeResult
+from siglip_onnx.runtime import Artifact
+from siglip_onnx.runtime.artifact.artifact import write_contract
+from siglip_onnx.runtime.artifact.contract import Precision
 
-from ..conftest import Command, quiet
+from ..conftest import Command
 from ..layers import ROOT
 from . import pages
 from .pages import PAGES, DocBlock, DocCommand, page_name
-from .workspace import VARIANTS, copy_pairs, make_workspace
+from .workspace import VARIANTS, make_workspace
 
 COMMANDS: Final = [command for path in PAGES for command in pages.commands(path)]
 OURS: Final = [command for command in COMMANDS if command.words[0] == "siglip-onnx"]
@@ -57,18 +62,22 @@ QUANTIZE_FAILED: Final = 9
 # Options that pages mention and that belong to other programs, or to scripts of this repository.
 FOREIGN_OPTIONS: Final = {"--index-url", "--ignore-scripts", "--prefix", "--task", "--opt_in"}
 # Python blocks that are not run: (page, first line) and why.
+EXPORTING: Final = ("docs/checkpoints.md", "docs/layouts.md")  # pages whose blocks export, which takes a while
 BLOCKS_NOT_RUN: Final[dict[tuple[str, str], str]] = {}
 
 
 @pytest.fixture(scope="session")
-def prepared(passed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model with a PASS for fp32 and a few variants."""
-    from siglip_onnx.quantize import RECIPES, QuantizeRequest, quantize
-
-    folder = Path(shutil.copytree(passed, tmp_path_factory.mktemp("prepared") / "emoji"))
-    few = copy_pairs(folder.parent / "pairs")
-    for precision in VARIANTS:
-        quantize(folder, RECIPES[precision](), QuantizeRequest(data=few), progress=quiet)
+def prepared(every: dict[Precision, QuantizeResult], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model with a PASS for fp32 and a few variants, taken from the artifact with all of them."""
+    source = every[Precision.FP16].artifact.folder
+    folder = Path(shutil.copytree(source, tmp_path_factory.mktemp("prepared") / "emoji"))
+    contract = Artifact.open(folder).contract
+    kept = tuple(v for v in contract.variants if v.precision in (Precision.FP32, *VARIANTS) and not v.target_provider)
+    unused = {path for v in contract.variants for path in v.files} - {path for v in kept for path in v.files}
+    for path in unused:
+        (folder / path).unlink()
+    files = {path: record for path, record in contract.files.items() if path not in unused}
+    write_contract(folder, replace(contract, variants=kept, files=files))
     return folder
 
 
@@ -95,7 +104,11 @@ def fresh(shared_workspace: Path, prepared: Path, tmp_path: Path, monkeypatch: p
 
 
 def blocks_with_python() -> list[Any]:
-    return [pytest.param(path, id=page_name(path)) for path in PAGES if pages.python_blocks(path)]
+    return [
+        pytest.param(path, id=page_name(path), marks=[pytest.mark.gate] if page_name(path) in EXPORTING else [])
+        for path in PAGES
+        if pages.python_blocks(path)
+    ]
 
 
 @pytest.mark.parametrize("path", blocks_with_python())
