@@ -61,8 +61,8 @@ VERDICTS: Final = (0, 1, 4)  # of validate and quantize; on a dozen pairs a verd
 QUANTIZE_FAILED: Final = 9
 # Options that pages mention and that belong to other programs, or to scripts of this repository.
 FOREIGN_OPTIONS: Final = {"--index-url", "--ignore-scripts", "--prefix", "--task", "--opt_in"}
-# Python blocks that are not run: (page, first line) and why.
 EXPORTING: Final = ("docs/checkpoints.md", "docs/layouts.md")  # pages whose blocks export, which takes a while
+# Python blocks that are not run: (page, first line) and why.
 BLOCKS_NOT_RUN: Final[dict[tuple[str, str], str]] = {}
 
 
