@@ -79,7 +79,7 @@ class CheckContext:
     def foreign_dialect(self) -> Dialect | None:
         """The checkpoint's dialect if transformers cannot read it itself."""
         dialect = self.checkpoint.weights.dialect if self.checkpoint else None
-        return None if dialect is None or str(dialect) == "transformers" else dialect
+        return None if dialect is None or dialect is Dialect.TRANSFORMERS else dialect
 
     @property
     def graph_roles(self) -> frozenset[Role]:
