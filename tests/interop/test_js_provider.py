@@ -117,7 +117,7 @@ def test_values_are_returned_bit_by_bit(engine: JsEngine) -> None:
 
 
 def test_a_failed_run_is_an_error_and_the_next_run_works(engine: JsEngine) -> None:
-    with pytest.raises(ProviderError, match="failed to run a graph that was just made"):
+    with pytest.raises(ProviderError, match="failed to run a graph in memory"):
         engine.run(["y"], {"x": np.zeros(3, np.float32)})
     assert engine.run(["y"], {"x": np.ones((1, 2), np.float32)})[0].tolist() == [[1, 1]]
 
@@ -208,7 +208,8 @@ import os, sys
 import numpy as np
 from siglip_onnx.runtime import SessionOptions
 from siglip_onnx.runtime.artifact.contract import Provider
-from siglip_onnx.runtime.engines.base import GraphSource, load
+from siglip_onnx.runtime.engines.base import GraphSource
+from siglip_onnx.runtime.engines.loader import load
 from siglip_onnx.runtime.errors import ProviderError
 engine = load(GraphSource(bytes.fromhex(sys.argv[2])), SessionOptions(Provider(sys.argv[1])))
 x = np.ones((1, 2), np.float32)

@@ -81,9 +81,9 @@ def test_two_precisions_on_two_providers_pass_and_every_file_is_written(both: Pa
     checks = sum(len(cell.report.checks) for cell in matrix.cells if cell.report)
     assert sum(1 for _ in suites.iter("testcase")) == checks
     assert "PASS" in (tmp_path / "parity.md").read_text()
-    assert "bundled photos alone" in run.out
-    assert "bundled photos alone" in (tmp_path / "parity.html").read_text()
-    assert json.loads((tmp_path / "parity.json").read_text())["schema_version"] == 1
+    assert "bundled photos only" in run.out
+    assert "bundled photos only" in (tmp_path / "parity.html").read_text()
+    assert json.loads((tmp_path / "parity.json").read_text())["schema_version"] == 2
 
 
 def test_verdicts_are_stored_in_the_artifact_without_an_output_folder(both: Path, tmp_path: Path) -> None:
