@@ -20,9 +20,10 @@ from ..runtime.errors import InputError
 from ..runtime.model import PROBABILITIES, Siglip
 from ..runtime.preprocessing.prompts import format_prompts
 from ..runtime.preprocessing.tokenizer import Truncation
+from ..runtime.progress import Progress
 from .graph.builder import NodeBuilder, append_unit_length, dimensions
 from .graph.naming import base_name, data_path, describe, graph_path
-from .output_folder import Progress, new_artifact
+from .output_folder import new_artifact
 
 EMBEDS, LOGITS = "image_embeds", "logits"
 _FILES: Final = ("config.json", "preprocessor_config.json")

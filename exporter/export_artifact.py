@@ -16,6 +16,7 @@ import torch
 from ..runtime.artifact.artifact import Artifact, record_files, write_contract
 from ..runtime.artifact.contract import Contract, EmbeddingSpec, Graph, LogitSpec, Precision, Role, TensorSpec, Variant
 from ..runtime.errors import ExportError
+from ..runtime.progress import Progress
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.config import config_json
 from .checkpoint.dialects import Sources
@@ -27,7 +28,7 @@ from .graph.joint import write_joint
 from .graph.naming import BATCH, OUTPUTS, POOLED, base_name, data_path, describe, graph_path
 from .graph.preprocess import join_preprocess
 from .options import ExportOptions, GraphInput
-from .output_folder import Progress, new_artifact
+from .output_folder import new_artifact
 from .tokenizer_json import fast_tokenizer, gemma_tokenizer
 from .towers.modules import NaflexTower, TextTower, VisionTower
 from .towers.trace import attach, trace

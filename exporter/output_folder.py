@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,8 +12,6 @@ from typing import Final
 from ..runtime.artifact.artifact import Artifact
 from ..runtime.errors import ExportError
 from ..runtime.files import new_folder
-
-Progress = Callable[[str], None]
 
 _OVERHEAD: Final = 1.05  # graphs and tokenizer files besides the weights
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..runtime.engines.preflight import check_provider
 from ..runtime.errors import QuantizationError
 from ..runtime.files import scratch_folder, write_file
 from ..runtime.model import Siglip
+from ..runtime.progress import Progress
 from ..validate import CheckGroup, Report, ValidationResult, store_verdict, validate
 from .calibration.split import CalibrationSplit, split_pairs
 from .recipes.base import Recipe
@@ -22,8 +23,6 @@ from .record import Record
 from .request import QuantizeRequest, check_request
 from .search.goal import Metric
 from .variant_builder import VariantBuilder
-
-Progress = Callable[[str], None]
 
 # Pairs that a search measures on: a cosine needs few, a recall needs more because it counts them.
 _SEARCH_PAIRS: Final = {Metric.CENTERED_COSINE: 24, Metric.LOGIT_SIGMA: 24, Metric.RETRIEVAL_DROP: 128}

@@ -38,7 +38,7 @@ PACKAGE_LAYERS = (("runtime",), ("exporter",), ("validate",), ("quantize",), ("c
 
 # Low to high, inside validate: a room imports nothing from a row below its own.
 VALIDATE_LAYERS = (
-    ("environment", "progress", "report", "stats", "limits", "data", "external"),
+    ("environment", "report", "stats", "limits", "data", "external"),
     ("reference",),
     ("checks",),
     ("request",),

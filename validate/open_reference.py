@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from ..runtime.artifact.contract import Precision
 from ..runtime.errors import InputError, ProviderError
 from ..runtime.model import Siglip
+from ..runtime.progress import Progress
 from .checks.context import CheckContext
 from .checks.run_reference import run_reference
 from .data.samples import Samples
-from .progress import Progress
 from .reference.cache import ReferenceCache
 from .reference.fp32_variant import Fp32Reference
 from .reference.pytorch import PyTorchReference

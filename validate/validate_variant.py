@@ -12,6 +12,7 @@ from ..runtime.artifact.contract import Precision, Provider
 from ..runtime.engines import host
 from ..runtime.engines.preflight import ensure_provider
 from ..runtime.model import Siglip
+from ..runtime.progress import Progress
 from .checks.context import CheckContext
 from .checks.registry import expected_groups, run_checks
 from .checks.regression import compare_latency, compare_with_baseline
@@ -21,7 +22,6 @@ from .environment import environment, peak_memory
 from .limits.toml_file import LimitTable
 from .open_model import open_model
 from .open_reference import open_context
-from .progress import Progress
 from .report.plot_data import PlotData
 from .report.report import Check, CheckGroup, Cost, DataRecord, Report, overall
 from .request import KnownHashes, ValidationRequest

@@ -14,9 +14,9 @@ import onnx_ir as ir
 from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Contract, EmbeddingSpec, Graph, Precision, Role
 from ...runtime.errors import ArtifactError, ExportError
+from ...runtime.progress import Progress
 from ..graph.builder import append_unit_length, free_names
 from ..graph.naming import base_name
-from ..output_folder import Progress
 
 EMBEDDING: Final = "embedding"
 MODEL: Final = "model.onnx"

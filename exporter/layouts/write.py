@@ -14,8 +14,9 @@ from ...runtime.artifact.artifact import Artifact
 from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import ExportError
 from ...runtime.files import new_folder
+from ...runtime.progress import Progress
 from ..options import Layout
-from ..output_folder import Progress, is_occupied, write_errors
+from ..output_folder import is_occupied, write_errors
 from . import immich, optimum, triton
 from .common import LayoutSource, require_file, require_pixels
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import siglip_onnx.quantize as package
 from siglip_onnx.quantize import Fp16, Int8, Int8Static, QuantizeRequest, QuantizeResult, quantize, tower_builder
 from siglip_onnx.quantize.calibration.blockwise import split_blocks, stream
 from siglip_onnx.quantize.recipes import int8_nodes, matmul_nbits, ranges
@@ -26,32 +25,6 @@ from siglip_onnx.runtime.session import bare_session
 from siglip_onnx.validate.stats import metrics
 
 from ..conftest import files, quiet
-
-# Public names
-
-
-def test_the_public_names_are_pinned() -> None:
-    assert package.__all__ == [
-        "DEFAULT_TARGETS",
-        "RECIPES",
-        "Bf16",
-        "Fp16",
-        "Goal",
-        "Int4",
-        "Int8",
-        "Int8Static",
-        "Int8Weights",
-        "Measurement",
-        "Metric",
-        "QuantizeRequest",
-        "QuantizeResult",
-        "Recipe",
-        "Record",
-        "SearchStep",
-        "TowerRecord",
-        "quantize",
-    ]
-
 
 # Parts
 

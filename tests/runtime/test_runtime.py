@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import siglip_onnx.runtime
 from siglip_onnx.runtime import Label, Siglip
 from siglip_onnx.runtime.artifact.contract import Role
 from siglip_onnx.runtime.errors import ArtifactError, InputError
@@ -23,17 +22,6 @@ PAIRS = [json.loads(line) for line in (EVAL / "captions.jsonl").read_text("utf-8
 SEEN = [row for row in PAIRS if row["image"].startswith("distorted")]
 UNSEEN = [row for row in PAIRS if row["image"].startswith("held-out")]
 LABELS = (EVAL / "labels.txt").read_text("utf-8").splitlines()
-
-
-def test_public_names() -> None:
-    assert siglip_onnx.runtime.__all__ == [
-        "Artifact",
-        "ImageOptions",
-        "Label",
-        "SessionOptions",
-        "Siglip",
-        "SiglipOnnxError",
-    ]
 
 
 def test_importing_the_runtime_does_not_import_torch_transformers_or_onnx() -> None:

@@ -30,7 +30,7 @@ from siglip_onnx.validate import (
 )
 from siglip_onnx.validate.matrix import processes
 from siglip_onnx.validate.matrix.processes import Processes
-from siglip_onnx.validate.matrix.worker import WorkerTask
+from siglip_onnx.validate.matrix.protocol import WorkerTask
 from siglip_onnx.validate.request import KnownHashes
 
 from ..conftest import CHECKPOINT, Run, cli, quiet

@@ -11,7 +11,7 @@ from siglip_onnx.runtime import SessionOptions
 from siglip_onnx.runtime.artifact.contract import Precision, Provider, Verdict
 from siglip_onnx.runtime.errors import InconclusiveError, InputError
 from siglip_onnx.validate import CheckGroup, DataOptions, LimitTable, Report, ValidationRequest
-from siglip_onnx.validate.matrix.worker import WorkerTask, decode, encode
+from siglip_onnx.validate.matrix.protocol import WorkerTask, decode, encode
 from siglip_onnx.validate.report.report import DataRecord, at_most
 from siglip_onnx.validate.request import KnownHashes
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from ...exporter.options import Dialect
 from ...runtime.artifact.contract import ReferenceKind, Role
 from ...runtime.model import Siglip
+from ...runtime.progress import Progress
 from ..data.samples import Samples
 from ..limits.defaults import Limits
-from ..progress import Progress
 from ..reference.cache import ReferenceCache
 from ..report.report import CheckGroup
 from .logits import LogitTables

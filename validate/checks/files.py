@@ -15,9 +15,8 @@ from ...runtime.artifact.contract import Role
 from ...runtime.errors import ArtifactError
 from ..data.images import ImageSource
 from ..external.open_external import ExternalArtifact
-from ..report.report import Check, CheckGroup, at_least, at_most, failed, inconclusive
+from ..report.report import Check, CheckGroup, at_least, at_most, failed, inconclusive, shape_mismatch
 from .context import CheckContext
-from .numeric import shape_mismatch
 
 _ROUNDING: Final = 1.001  # one of 256 levels, with room for float32
 # tokenizer.json cannot treat a literal <unk> like the reference; see exporter/tokenizer_json.py.

@@ -11,7 +11,7 @@ import numpy as np
 from ...runtime.arrays import AnyArray, BoolArray
 from ...runtime.artifact.contract import Role, TensorSpec
 from ..limits.defaults import Limits
-from ..report.report import Check, CheckGroup, at_least, at_most, failed, inconclusive
+from ..report.report import Check, CheckGroup, at_least, at_most, failed, inconclusive, shape_mismatch
 from ..stats import metrics
 from .context import CheckContext
 from .tower_run import HIDDEN, TowerRun
@@ -23,11 +23,6 @@ _JOINT_OUTPUTS: Final = ("logits_per_image", "logits_per_text", "image_embeds", 
 _LENGTH_ERROR: Final = 1e-3  # how far from 1 a normalized embedding's length may be
 _SHOWN_MARGINS: Final = 3
 _TOP: Final = 5
-
-
-def shape_mismatch(group: CheckGroup, name: str, actual: AnyArray, expected: AnyArray) -> Check:
-    """A failed check: arrays of different shapes cannot be compared."""
-    return failed(group, name, f"shape {list(actual.shape)}, the reference has {list(expected.shape)}")
 
 
 def embeddings(context: CheckContext) -> Iterator[Check]:

@@ -15,8 +15,8 @@ from ...runtime.arrays import AnyArray, Float64Array
 from ...runtime.artifact.contract import Precision, Role
 from ...runtime.errors import SiglipOnnxError
 from ...runtime.model import PROBABILITIES, Siglip
+from ...runtime.progress import Progress
 from ..data.samples import Samples
-from ..progress import Progress
 from ..reference.cache import ReferenceCache
 from ..stats import metrics
 from .reference_inputs import InputRow, ReferenceInputs

@@ -14,11 +14,11 @@ import numpy as np
 from ...runtime.arrays import AnyArray
 from ...runtime.artifact.artifact import Artifact, verdict_of
 from ...runtime.artifact.contract import Precision, Provider, Role, Verdict
+from ...runtime.progress import Progress
 from ..checks.context import CheckContext
 from ..data.samples import Samples
 from ..open_model import is_artifact, open_model
 from ..open_reference import open_context
-from ..progress import Progress
 from ..report.report import Report
 from ..request import ValidationRequest
 from ..stats import metrics

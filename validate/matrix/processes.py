@@ -15,9 +15,9 @@ from typing import Final
 import msgspec
 
 from ...runtime import privacy
-from ..progress import Progress
-from . import worker
-from .worker import WorkerError, WorkerTask
+from ...runtime.progress import Progress
+from . import protocol
+from .protocol import WorkerError, WorkerTask
 
 _MODULE: Final = "siglip_onnx.validate.matrix"
 _LAST_LINES: Final = 3  # of standard error in a message
@@ -54,7 +54,7 @@ class Processes:
             None if the task succeeded; else the error that it reported, or a sentence on how it ended.
         """
         folder.mkdir()
-        (folder / "task.msgpack").write_bytes(worker.encode(task))
+        (folder / protocol.TASK).write_bytes(protocol.encode(task))
         process = self._start(folder)
         reader = threading.Thread(target=_read_steps, args=(process, progress), daemon=True)
         reader.start()
@@ -67,7 +67,7 @@ class Processes:
         return _outcome(code, folder)
 
     def _start(self, folder: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", _MODULE, str(folder / "task.msgpack"), str(folder)]
+        command = [sys.executable, "-m", _MODULE, str(folder / protocol.TASK), str(folder)]
         with self._lock, (folder / "stderr").open("wb") as stderr:
             if self._stopped:
                 raise KeyboardInterrupt
@@ -111,9 +111,9 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def _outcome(code: int, folder: Path) -> WorkerError | str | None:
-    if (folder / worker.ERROR).exists():
-        return msgspec.json.decode((folder / worker.ERROR).read_bytes(), type=WorkerError)
-    if code == 0 and ((folder / worker.REPORT).exists() or (folder / worker.REFERENCE).exists()):
+    if (folder / protocol.ERROR).exists():
+        return msgspec.json.decode((folder / protocol.ERROR).read_bytes(), type=WorkerError)
+    if code == 0 and ((folder / protocol.REPORT).exists() or (folder / protocol.REFERENCE).exists()):
         return None
     end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     last_lines = (folder / "stderr").read_text("utf-8", "replace").strip().splitlines()[-_LAST_LINES:]

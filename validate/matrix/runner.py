@@ -16,17 +16,17 @@ from ...runtime import errors
 from ...runtime.artifact.contract import Precision, Provider, Verdict
 from ...runtime.engines import host
 from ...runtime.errors import InconclusiveError, ParityError, ProviderError
+from ...runtime.progress import Progress
 from ..environment import environment
 from ..open_model import available_precisions, weight_sizes
-from ..progress import Progress
 from ..report.matrix import Cell, Matrix, matrix_verdict
 from ..report.plot_data import PlotData
 from ..report.report import DataRecord, Report
 from ..request import KnownHashes, ValidationRequest
 from ..validate_variant import validate_cell
-from . import worker
+from . import protocol
 from .processes import MemoryRoom, Processes
-from .worker import ReferenceRecord, WorkerError, WorkerTask
+from .protocol import ReferenceRecord, WorkerError, WorkerTask
 
 # Memory of a cell's process: code and buffers, and twice the weights, because providers copy them while loading.
 _BASE_MEMORY: Final = 1_500_000_000
@@ -139,8 +139,8 @@ def _run_reference(
     precision = next((precision for precision in plan.precisions if precision in comparable), fallback)
     task = WorkerTask(replace(request, baseline=()), precision, Provider.CPU)
     problem = processes.run(task, folder, plan.timeout, progress)
-    if (folder / worker.REFERENCE).exists():
-        return msgspec.json.decode((folder / worker.REFERENCE).read_bytes(), type=ReferenceRecord)
+    if (folder / protocol.REFERENCE).exists():
+        return msgspec.json.decode((folder / protocol.REFERENCE).read_bytes(), type=ReferenceRecord)
     if isinstance(problem, WorkerError):
         raise getattr(errors, problem.kind, ParityError)(problem.message, problem.next_step)
     raise InconclusiveError(f"The reference did not finish: {problem}", "Free some memory, or raise the timeout.")
@@ -186,7 +186,7 @@ class _Runner:
             )
             seconds = round(time.monotonic() - started, 1)
         cell = _read_cell(precision, provider, provider not in self._plan.allow_missing, folder, problem)
-        path = folder / worker.PLOT_DATA
+        path = folder / protocol.PLOT_DATA
         plot_data = PlotData.read(path) if cell.report is not None and path.exists() else None
         return replace(cell, seconds=seconds), plot_data
 
@@ -201,7 +201,7 @@ def _read_cell(
 ) -> Cell:
     """The result of a cell's process: a cell that ran must pass; one that could not run fails, if it is required."""
     if problem is None:
-        report = Report.from_json((folder / worker.REPORT).read_bytes())
+        report = Report.from_json((folder / protocol.REPORT).read_bytes())
         return Cell(precision, provider, report.verdict, True, report)
     message = problem if isinstance(problem, str) else f"{problem.message} {problem.next_step}"
     kind = problem.kind if isinstance(problem, WorkerError) else ""

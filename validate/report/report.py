@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from ...runtime.arrays import AnyArray
 from ...runtime.artifact.contract import Precision, Provider, ReferenceKind, Verdict
 from ...runtime.errors import InconclusiveError, ParityError
 from ...runtime.files import as_json
@@ -86,6 +87,11 @@ def failed(group: CheckGroup, name: str, detail: str) -> Check:
 def inconclusive(group: CheckGroup, name: str, detail: str) -> Check:
     """Check that could not be decided, for lack of data."""
     return Check(group, name, Verdict.INCONCLUSIVE, detail=detail)
+
+
+def shape_mismatch(group: CheckGroup, name: str, actual: AnyArray, expected: AnyArray) -> Check:
+    """A failed check: arrays of different shapes cannot be compared."""
+    return failed(group, name, f"shape {list(actual.shape)}, the reference has {list(expected.shape)}")
 
 
 def headroom(limit: float, direction: str | None) -> float:
