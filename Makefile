@@ -10,10 +10,14 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
+# Processes of pytest, each with one thread of PyTorch; more threads would wait for each other. A process needs 3 GB.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
 # Tests that cannot run on this machine are counted at the end, by reason; tests/support/not_run.py says which tests
 # must run where.
 test: $(READY)
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-cluster: $(READY)
 	$(BIN)/pytest -m cluster
@@ -21,14 +25,14 @@ test-cluster: $(READY)
 # Slow tests: whole gates, the slow commands of the docs, the table of seeded faults, and runs without a fault, which
 # must not fail.
 test-gate: $(READY)
-	$(BIN)/pytest -m gate
+	$(PYTEST) -m gate
 	$(BIN)/python -m tests.faults --check
 	$(BIN)/python -m tests.faults --clean 24
 
 # Real consumers, each in its own environment, and the table of what they proved.
 interop: $(READY)
 	$(BIN)/python tests/interop/environments.py
-	$(BIN)/pytest tests/interop
+	$(PYTEST) tests/interop
 	$(BIN)/python tests/interop/table.py --check
 
 # Floors, circles and layers of the import graph.

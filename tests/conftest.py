@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from siglip_onnx.cli import main
@@ -23,6 +25,7 @@ from siglip_onnx.validate import LimitTable, Report, store_verdict, validate
 
 from .support import not_run
 from .support.outliers import rescale_norms
+from .support.shared import shared_folder
 
 privacy.opt_out()  # for tests that import onnxruntime themselves
 
@@ -33,6 +36,10 @@ EVAL = ROOT / "examples" / "emoji" / "eval"
 LARGE = DATA / "siglip-large-patch16-384"
 
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # the time of an example depends on the machine
+hypothesis.settings.load_profile("no deadline")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     not_run.register(config)
 
@@ -40,9 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled checkpoint, exported once; tests must not change it."""
-    folder = tmp_path_factory.mktemp("exported") / "artifact"
-    export(CHECKPOINT, folder, progress=lambda step: None)
-    return folder
+    return shared_folder(tmp_path_factory, "exported", lambda folder: export(CHECKPOINT, folder, progress=quiet))
 
 
 @pytest.fixture(scope="session")
@@ -166,19 +171,23 @@ def quick_pairs(folder: Path) -> Path:
     return folder
 
 
-def validated_artifact(checkpoint: Path, folder: Path, data: Path) -> Path:
-    """An artifact with a PASS for its fp32 variant."""
-    export(checkpoint, folder, progress=quiet)
-    model = Siglip.load(folder)
-    result = validate(model, checkpoint, data, limits=FEW, progress=quiet)
-    result.report.require_pass()
-    store_verdict(model.artifact, result)
-    return folder
+def add_pass(folder: Path, checkpoint: Path, data: Path) -> None:
+    """Validate the fp32 variant of an artifact and store its PASS."""
+    with Siglip.load(folder) as model:
+        result = validate(model, checkpoint, data, limits=FEW, progress=quiet)
+        result.report.require_pass()
+        store_verdict(model.artifact, result)
 
 
 @pytest.fixture(scope="session")
-def passed(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
-    return validated_artifact(CHECKPOINT, tmp_path_factory.mktemp("passed") / "emoji", pairs)
+def passed(tmp_path_factory: pytest.TempPathFactory, artifact: Path, pairs: Path) -> Path:
+    """The bundled model with a PASS for fp32."""
+
+    def build(folder: Path) -> None:
+        shutil.copytree(artifact, folder)
+        add_pass(folder, CHECKPOINT, pairs)
+
+    return shared_folder(tmp_path_factory, "passed", build)
 
 
 @pytest.fixture
@@ -190,18 +199,26 @@ def emoji(passed: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def every(passed: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, QuantizeResult]:
     """One artifact with every variant."""
-    folder = Path(shutil.copytree(passed, tmp_path_factory.mktemp("every") / "emoji"))
-    results = {}
-    for precision, kind in RECIPES.items():
-        job = QuantizeRequest(data=pairs, cuda=precision is Precision.FP16)
-        results[precision] = quantize(folder, kind(), job, progress=quiet)
-    return results
+
+    def build(folder: Path) -> None:
+        shutil.copytree(passed, folder)
+        requests = {kind: QuantizeRequest(data=pairs, cuda=kind is Precision.FP16) for kind in RECIPES}
+        results = {kind: quantize(folder, RECIPES[kind](), requests[kind], progress=quiet) for kind in RECIPES}
+        folder.with_name("results").write_bytes(pickle.dumps(results))
+
+    results = shared_folder(tmp_path_factory, "every", build).with_name("results")
+    return pickle.loads(results.read_bytes())  # noqa: S301  written by another worker of this run
 
 
 @pytest.fixture(scope="session")
 def outliers(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
     """A function-preserving copy of the trained model whose LayerNorms have channels 30 to 300 times larger."""
-    folder = tmp_path_factory.mktemp("outliers")
-    shutil.copytree(CHECKPOINT, folder / "checkpoint")
-    rescale_norms(folder / "checkpoint")
-    return validated_artifact(folder / "checkpoint", folder / "emoji", pairs)
+
+    def build(folder: Path) -> None:
+        checkpoint = folder.with_name("checkpoint")
+        shutil.copytree(CHECKPOINT, checkpoint)
+        rescale_norms(checkpoint)
+        export(checkpoint, folder, progress=quiet)
+        add_pass(folder, checkpoint, pairs)
+
+    return shared_folder(tmp_path_factory, "outliers", build)

@@ -48,6 +48,12 @@ def random_checkpoint(folder: Path, *, vision: dict[str, object], text: dict[str
     return folder
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that is traced in a few seconds, for tests in which its weights do not matter."""
+    return random_checkpoint(tmp_path_factory.mktemp("small"), vision={"patch_size": 64}, text={"vocab_size": 2000})
+
+
 def edit(path: Path, **changes: object) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in {**content, **changes}.items() if v is not None}))
@@ -278,12 +284,13 @@ def test_unavailable_hub_id_gives_one_paragraph(tmp_path: Path) -> None:
     assert "nobody/no-such-model" in run.err
 
 
-def test_cached_hub_id_is_found_offline(tmp_path: Path) -> None:
+@pytest.mark.gate
+def test_cached_hub_id_is_found_offline(small: Path, tmp_path: Path) -> None:
     commit = "0" * 40
     repository = tmp_path / "hub" / "hub" / "models--me--emoji"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(CHECKPOINT, repository / "snapshots" / commit)
+    shutil.copytree(small, repository / "snapshots" / commit)
     run = cli("export", "me/emoji", tmp_path / "a", "--json", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
     assert run.code == 0, run.err
     assert json.loads(run.out)["name"] == "me/emoji"
@@ -326,11 +333,12 @@ def test_too_little_disk_space_is_found_before_exporting(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_leaves_no_files(tmp_path: Path) -> None:
+@pytest.mark.gate
+def test_full_disk_leaves_no_files(small: Path, tmp_path: Path) -> None:
     """A limit on file sizes stops the export while it writes weights, like a full disk."""
     run = subprocess.run(
-        [sys.executable, "-m", "siglip_onnx", "export", CHECKPOINT, tmp_path / "artifact"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)),
+        [sys.executable, "-m", "siglip_onnx", "export", small, tmp_path / "artifact"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
         capture_output=True,
         text=True,
         check=False,
@@ -340,10 +348,10 @@ def test_full_disk_leaves_no_files(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def interrupted(target: Path, sent: signal.Signals) -> int:
+def interrupted(checkpoint: Path, target: Path, sent: signal.Signals) -> int:
     """Export in another process, send it a signal while it writes weights, and return its exit code."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "siglip_onnx", "export", CHECKPOINT, target],
+        [sys.executable, "-m", "siglip_onnx", "export", checkpoint, target],
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         # tests that run in the background ignore SIGINT, and so would this process
@@ -358,16 +366,18 @@ def interrupted(target: Path, sent: signal.Signals) -> int:
     return process.wait(60)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_export_leaves_no_files(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    assert interrupted(tmp_path / "artifact", sent) == code
+def test_interrupted_export_leaves_no_files(small: Path, tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    assert interrupted(small, tmp_path / "artifact", sent) == code
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_export_leaves_no_artifact_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+@pytest.mark.gate
+def test_killed_export_leaves_no_artifact_and_the_next_one_cleans_up(small: Path, tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    assert interrupted(target, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupted(small, target, signal.SIGKILL) == -signal.SIGKILL
     assert not target.exists()
-    export(CHECKPOINT, target, progress=quiet)
+    export(small, target, progress=quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
     Siglip.load(target).artifact.verify()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,13 +14,12 @@ import pytest
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from siglip_onnx.exporter import export
 from siglip_onnx.quantize import RECIPES, QuantizeRequest, quantize
 from siglip_onnx.runtime import Artifact, Siglip
 from siglip_onnx.runtime.arrays import Float64Array
 from siglip_onnx.runtime.artifact.contract import Precision, Role
-from siglip_onnx.validate import store_verdict, validate
-from tests.conftest import CHECKPOINT, EVAL, FEW
+from tests.conftest import EVAL, quiet
+from tests.support.shared import is_worker, shared_folder
 
 from . import table
 from .compare import Comparison
@@ -31,6 +31,12 @@ SAMPLES: Final = 8
 TEMPLATE: Final = "an emoji of {}"
 
 
+def pytest_sessionstart() -> None:
+    """Forget the rows of the last run, before the workers of this one add theirs."""
+    if not is_worker():
+        table.RECORD.unlink(missing_ok=True)
+
+
 def usual_texts() -> list[str]:
     """Every label of the evaluation set, and texts as users type them; every tokenizer must give the same ids."""
     typed = ["", " ", "A Photo of a BEAR!", "it's  a\ttab,   or two\n", "x", "</s>", "the end</s> of", "ab-cd_ef (gh)"]
@@ -38,17 +44,15 @@ def usual_texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Artifact:
+def artifact(tmp_path_factory: pytest.TempPathFactory, passed: Path, pairs: Path) -> Artifact:
     """The bundled checkpoint, exported with every variant; tests must not change it."""
-    folder = tmp_path_factory.mktemp("artifact") / "emoji"
-    export(CHECKPOINT, folder, progress=lambda step: None)
-    model = Siglip.load(folder)
-    result = validate(model, CHECKPOINT, pairs, limits=FEW, progress=lambda step: None)
-    result.report.require_pass()
-    store_verdict(model.artifact, result)
-    for kind in RECIPES.values():
-        quantize(folder, kind(), QuantizeRequest(data=pairs), progress=lambda step: None)
-    return Artifact.open(folder)
+
+    def build(folder: Path) -> None:
+        shutil.copytree(passed, folder)
+        for kind in RECIPES.values():
+            quantize(folder, kind(), QuantizeRequest(data=pairs), progress=quiet)
+
+    return Artifact.open(shared_folder(tmp_path_factory, "variants", build))
 
 
 @pytest.fixture(scope="session")
@@ -119,10 +123,10 @@ def graphs(artifact: Artifact) -> Json:
 
 @pytest.fixture(scope="session", autouse=True)
 def record() -> Iterator[list[table.CompatibilityRow]]:
-    """The rows of the table, written when the session ends."""
+    """The rows of the table, added to the file when the session ends."""
     rows: list[table.CompatibilityRow] = []
     yield rows
-    table.write(rows)
+    table.add(rows)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock
+
 ROOT: Final = Path(__file__).parents[2]
 RECORD: Final = ROOT / "build" / "interop" / "compatibility.json"
 PAGE: Final = ROOT / "docs" / "compatibility.md"
@@ -52,10 +54,12 @@ class CompatibilityRow:
     table: str = "consumers"
 
 
-def write(rows: Iterable[CompatibilityRow], path: Path = RECORD) -> None:
-    """Store the rows of a run."""
+def add(rows: Iterable[CompatibilityRow], path: Path = RECORD) -> None:
+    """Store rows behind those of the run's other processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    with FileLock(path.with_suffix(".lock")):
+        stored = read(path) if path.exists() else []
+        path.write_text(json.dumps([asdict(row) for row in (*stored, *rows)], indent=1) + "\n")
 
 
 def read(path: Path = RECORD) -> list[CompatibilityRow]:

@@ -468,6 +468,7 @@ def test_identity_depends_on_the_openvino_precision(model: Siglip, provider: str
     assert identity(model, provider, **options) not in known
 
 
+@pytest.mark.gate
 def test_several_processes_write_the_same_compile_cache(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_threads_share_a_cache() -> None:
     assert all(np.array_equal(rows, expected.astype(np.float32)) for rows, expected in zip(found, turned, strict=True))
 
 
+@pytest.mark.gate
 def test_ten_thousand_labels(model: Siglip) -> None:
     labels = [f"label {number}" for number in range(10_000)]
     best = model.classify([BEAR], [*labels, "bear"])[0]

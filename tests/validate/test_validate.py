@@ -55,6 +55,7 @@ def by_name(report: Report) -> dict[str, float | None]:
     return {f"{check.group}/{check.name}": check.measured for check in report.checks}
 
 
+@pytest.mark.gate
 def test_fp32_parity_on_the_whole_evaluation_set(artifact: Path) -> None:
     report = validated(artifact, EVAL)
     measured = by_name(report)
