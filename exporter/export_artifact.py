@@ -192,7 +192,12 @@ def _contract(source: Checkpoint, options: ExportOptions, folder: Path, graphs: 
     return Contract(
         name=source.name,
         tokenizer=source.tokenizer,
-        image=replace(source.image, input=options.image_input.value),
+        image=replace(
+            source.image,
+            input=options.image_input.value,
+            transparency=options.transparency,
+            orientation=options.orientation,
+        ),
         logits=LogitSpec(source.logit_scale, source.logit_bias),
         embedding=EmbeddingSpec("pooler_output", source.config.text_config.embedding_size, options.normalized),
         files=record_files(folder),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from ..runtime.artifact.contract import Orientation, Transparency
 from ..runtime.errors import ExportError
 
 MAX_BATCH: Final = 4096
@@ -54,6 +55,8 @@ class ExportOptions:
         pooled_only: Omit last_hidden_state; the text tower then computes its last layer for the last token only.
         normalized: Scale embeddings to length 1 inside the graphs.
         image_input: Input of the vision graph.
+        transparency: Treatment of an alpha channel by the runtime; `WHITE` is the reference's.
+        orientation: Images that the runtime turns as their EXIF orientation says; `FILES` is the reference's choice.
 
     Raises:
         ExportError: A value is out of range, or image_input is IMAGE and batch is not 1.
@@ -65,6 +68,8 @@ class ExportOptions:
     pooled_only: bool = False
     normalized: bool = False
     image_input: GraphInput = GraphInput.PIXELS
+    transparency: Transparency = Transparency.WHITE
+    orientation: Orientation = Orientation.FILES
 
     def __post_init__(self) -> None:
         _check_range("batch", self.batch, MAX_BATCH)

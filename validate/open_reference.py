@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..runtime.artifact.contract import Precision
@@ -80,4 +81,5 @@ def _open_reference(
     vision, size = checkpoint.config.vision_config, model.contract.image.height
     if not vision.naflex and size != vision.image_size:
         checkpoint = checkpoint.resized(size)  # exported with --image-size
+    checkpoint = replace(checkpoint, image=checkpoint.image.decoded_as(model.contract.image))
     return checkpoint, PyTorchReference(checkpoint, hashes.reference if hashes else None)

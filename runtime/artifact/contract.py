@@ -81,6 +81,30 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
+class Transparency(StrEnum):
+    """Treatment of an alpha channel: a background of one color, or DROP, which ignores the channel.
+
+    WHITE is what the reference does with an opened image (transformers 5.22 and later, `convert_to_rgb` in
+    image_transforms.py); its versions from 4.57 to 5.20 DROP.
+    """
+
+    WHITE = "white"
+    BLACK = "black"
+    DROP = "drop"
+
+
+class Orientation(StrEnum):
+    """Which images are turned as their EXIF orientation says.
+
+    FILES is what the reference does (transformers, `load_image` in image_utils.py): it turns an image that is given as
+    a file, and leaves an opened image as it is.
+    """
+
+    FILES = "files"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 @dataclass(frozen=True)
 class TokenizerSpec:
     """How a text becomes ids, int64 [length].
@@ -132,6 +156,8 @@ class ImageSpec:
         max_patches: Maximum number of patches per image, for `patches`.
         input: Input of the vision graph: `pixels` are normalized, float32 [batch, 3, height, width]; `bytes` are only
             resized, uint8 [batch, height, width, 3]; `image` is one image of any size, uint8 [height, width, 3].
+        transparency: Treatment of an alpha channel.
+        orientation: Which images are turned as their EXIF orientation says.
     """
 
     height: Annotated[int, msgspec.Meta(ge=1, le=8192)]
@@ -146,6 +172,12 @@ class ImageSpec:
     patch_size: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
     max_patches: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     input: Literal["pixels", "bytes", "image"] = "pixels"
+    transparency: Transparency = Transparency.WHITE
+    orientation: Orientation = Orientation.FILES
+
+    def decoded_as(self, other: ImageSpec) -> ImageSpec:
+        """Copy with the transparency and orientation of another spec, which no checkpoint's file holds."""
+        return replace(self, transparency=other.transparency, orientation=other.orientation)
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,17 @@ import io
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ..arrays import AnyArray, ByteArray, FloatArray
-from ..artifact.contract import ImageSpec
-from ..errors import InputError
+from ..artifact.contract import ImageSpec, Orientation, Transparency
+from ..errors import InputError, SiglipOnnxError
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.generic]
 
@@ -32,28 +31,20 @@ MAX_PIXELS: Final = 89_478_485
 _decoding: Final = threading.Lock()
 
 
-class Transparency(StrEnum):
-    """Treatment of an alpha channel: DROP ignores it, as the reference does; WHITE and BLACK fill the background."""
-
-    DROP = "drop"
-    WHITE = "white"
-    BLACK = "black"
-
-
 @dataclass(frozen=True)
 class ImageOptions:
-    """Preprocessing options; the defaults do what the PyTorch reference does.
+    """Preprocessing options; the defaults do what the artifact's contract says.
 
     Attributes:
-        exif_orientation: Rotate photos as their EXIF orientation says.
-        transparency: Treatment of an alpha channel.
+        orientation: Which images are turned as their EXIF orientation says; None: the contract's choice.
+        transparency: Treatment of an alpha channel; None: the contract's choice.
         max_pixels: Maximum number of pixels; larger images are refused before they are decoded.
         reduced_jpeg: Decode JPEG files at the smallest of 1/2, 1/4 or 1/8 of their size that has at least 1.5 times the
             model's pixels in each direction. This is faster; docs/runtime.md lists the drift of embeddings.
     """
 
-    exif_orientation: bool = False
-    transparency: Transparency = Transparency.DROP
+    orientation: Orientation | None = None
+    transparency: Transparency | None = None
     max_pixels: int = MAX_PIXELS
     reduced_jpeg: bool = False
 
@@ -75,7 +66,13 @@ class ImageProcessor:
     """
 
     def __init__(self, spec: ImageSpec, options: ImageOptions | None = None) -> None:
-        self.spec, self.options = spec, options or ImageOptions()
+        chosen = options or ImageOptions()
+        self.spec = spec
+        self.options = replace(
+            chosen,
+            orientation=chosen.orientation or spec.orientation,
+            transparency=chosen.transparency or spec.transparency,
+        )
         self._filter = Image.Resampling[spec.filter.upper()]
         self._table = _normalized_bytes(spec)
 
@@ -199,7 +196,8 @@ def load_image(image: ImageInput, options: ImageOptions, target: tuple[int, int]
         image: A path, the content of a file (bytes), a Pillow image, or an array [height, width] or [height, width,
             channels] with 1, 3 or 4 channels: uint8, or floating point in [0, 1], which is rounded to 255 levels. Of an
             animation the first frame is used.
-        options: Preprocessing options.
+        options: Preprocessing options. Without a choice of its own, a file is turned by its EXIF orientation, and the
+            background of a transparent image is white.
         target: Width and height after resizing, for `reduced_jpeg`.
 
     Raises:
@@ -216,7 +214,8 @@ def load_image(image: ImageInput, options: ImageOptions, target: tuple[int, int]
                 opened.load()
         elif options.reduced_jpeg and opened.format == "JPEG":
             opened.draft("RGB", (3 * target[0] // 2, 3 * target[1] // 2))
-        return _to_rgb(opened, options)
+        is_file = isinstance(image, str | Path | bytes)
+        return _to_rgb(_turned(opened, options, is_file), options.transparency or Transparency.WHITE)
 
 
 @contextlib.contextmanager
@@ -234,7 +233,9 @@ def _input_errors(name: str) -> Iterator[None]:
             f"{name} is damaged or not in a supported format ({_reason(error)}).",
             f"Use one of {', '.join(FORMATS)}.",
         ) from error
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:  # Pillow's decoders raise all of these
+    except SiglipOnnxError:
+        raise
+    except Exception as error:  # Pillow's decoders raise exceptions of many kinds, such as RuntimeError for AVIF
         raise InputError(
             f"{name} cannot be read ({_reason(error)}).", "Check that the file exists and is complete."
         ) from error
@@ -261,13 +262,17 @@ def _open(image: ImageInput) -> Image.Image:
     )
 
 
-def _from_file(file: str | Path | io.BytesIO) -> Image.Image:
+def _from_file(file: str | Path | io.BytesIO) -> ImageFile.ImageFile:
     try:
-        return Image.open(file, formats=_COMMON)
+        image = Image.open(file, formats=_COMMON)
     except UnidentifiedImageError:
         if isinstance(file, io.BytesIO):
             file.seek(0)
-        return Image.open(file, formats=_formats())
+        image = Image.open(file, formats=_formats())
+    # Pillow 13 maps an uncompressed file with a name into memory, and then mixes up the pixels of a TIFF file whose
+    # orientation swaps width and height.
+    image.filename = ""
+    return image
 
 
 @functools.cache
@@ -310,11 +315,20 @@ def _check_size(image: Image.Image, max_pixels: int, name: str) -> None:
         )
 
 
-def _to_rgb(image: Image.Image, options: ImageOptions) -> Image.Image:
-    if options.exif_orientation:
-        image = ImageOps.exif_transpose(image)
-    if options.transparency is Transparency.DROP or not image.has_transparency_data:
+def _turned(image: Image.Image, options: ImageOptions, is_file: bool) -> Image.Image:
+    """The image, turned as its EXIF orientation says if the options ask for it."""
+    orientation = options.orientation or Orientation.FILES
+    if orientation is Orientation.ALWAYS or (orientation is Orientation.FILES and is_file):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _to_rgb(image: Image.Image, transparency: Transparency) -> Image.Image:
+    # The reference's own test for transparency: it also sees one transparent color of a palette or of an RGB image.
+    is_transparent = "A" in image.getbands() or image.info.get("transparency") is not None
+    if not is_transparent:
         return image.convert("RGB")
     image = image.convert("RGBA")
-    background = Image.new("RGBA", image.size, str(options.transparency))
-    return Image.alpha_composite(background, image).convert("RGB")
+    if transparency is not Transparency.DROP:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, str(transparency)), image)
+    return image.convert("RGB")

@@ -16,12 +16,11 @@ import rich.text
 
 from ..exporter.options import Dialect
 from ..runtime import ImageOptions
-from ..runtime.artifact.contract import Precision, Provider, Verdict
+from ..runtime.artifact.contract import Orientation, Precision, Provider, Transparency, Verdict
 from ..runtime.auto_select import AUTO
 from ..runtime.engines.options import OpenVinoPerformance, OpenVinoPrecision, SessionOptions
 from ..runtime.files import as_json
 from ..runtime.model import Siglip
-from ..runtime.preprocessing.image import Transparency
 
 COLORS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
 
@@ -138,13 +137,15 @@ def _options(
 
 
 _IMAGE_OPTIONS = (
-    click.option("--exif-orientation", is_flag=True, help="Rotate photos as their EXIF orientation says."),
+    click.option(
+        "--orientation",
+        type=click.Choice([o.value for o in Orientation]),
+        help="Images to turn as their EXIF orientation says (default: the artifact's choice, usually files).",
+    ),
     click.option(
         "--transparency",
         type=click.Choice([t.value for t in Transparency]),
-        default="drop",
-        show_default=True,
-        help="Treatment of alpha channels.",
+        help="Background of transparent images; drop ignores alpha (default: the artifact's choice, usually white).",
     ),
     click.option("--reduced-jpeg", is_flag=True, help="Decode large JPEGs at reduced size: faster, not exact."),
 )
@@ -154,8 +155,12 @@ def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a command that decodes images, which gets `image_options`, the ImageOptions."""
 
     @functools.wraps(command)
-    def with_options(exif_orientation: bool, transparency: str, reduced_jpeg: bool, **arguments: Any) -> Any:
-        chosen = ImageOptions(exif_orientation, Transparency(transparency), reduced_jpeg=reduced_jpeg)
+    def with_options(orientation: str | None, transparency: str | None, reduced_jpeg: bool, **arguments: Any) -> Any:
+        chosen = ImageOptions(
+            None if orientation is None else Orientation(orientation),
+            None if transparency is None else Transparency(transparency),
+            reduced_jpeg=reduced_jpeg,
+        )
         return command(image_options=chosen, **arguments)
 
     return functools.reduce(lambda function, option: option(function), reversed(_IMAGE_OPTIONS), with_options)

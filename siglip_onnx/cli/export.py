@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..exporter.options import Dialect, ExportOptions, GraphInput, Layout
+from ..runtime.artifact.contract import Orientation, Transparency
 from ..runtime.errors import ProviderError
 from ..runtime.files import scratch_folder
 from .console import dialect_option, json_option, print_json, progress
@@ -32,6 +33,20 @@ from .console import dialect_option, json_option, print_json, progress
     help="Input of the vision graph: normalized pixels, bytes of resized images, or one decoded image of any size.",
 )
 @click.option(
+    "--transparency",
+    type=click.Choice([t.value for t in Transparency]),
+    default=Transparency.WHITE.value,
+    show_default=True,
+    help="Background of transparent images in the runtime; drop ignores alpha, as transformers 4.57 to 5.20 do.",
+)
+@click.option(
+    "--orientation",
+    type=click.Choice([o.value for o in Orientation]),
+    default=Orientation.FILES.value,
+    show_default=True,
+    help="Images that the runtime turns as their EXIF orientation says.",
+)
+@click.option(
     "--layout",
     type=click.Choice([layout.value for layout in Layout]),
     help="Write this layout instead of an artifact; same as `siglip-onnx layout` on the artifact.",
@@ -47,6 +62,8 @@ def command(
     pooled_only: bool,
     normalized: bool,
     image_input: str,
+    transparency: str,
+    orientation: str,
     layout: str | None,
     overwrite: bool,
     as_json: bool,
@@ -63,6 +80,8 @@ def command(
         pooled_only=pooled_only,
         normalized=normalized,
         image_input=GraphInput(image_input),
+        transparency=Transparency(transparency),
+        orientation=Orientation(orientation),
     )
     _require_packages()
     if layout is None:

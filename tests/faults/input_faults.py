@@ -14,7 +14,8 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 
 from siglip_onnx.runtime import ImageOptions, Siglip
 from siglip_onnx.runtime.arrays import ByteArray
-from siglip_onnx.runtime.preprocessing.image import ImageInput, ImageProcessor, Transparency, load_image
+from siglip_onnx.runtime.artifact.contract import Orientation, Transparency
+from siglip_onnx.runtime.preprocessing.image import ImageInput, ImageProcessor, load_image
 from siglip_onnx.validate import CheckGroup
 
 from ..conftest import rewrite
@@ -192,7 +193,9 @@ FAULTS: Final = (
     _decoding("resized twice", _resizing(_resized_twice)),
     _decoding("image rows and columns swapped", _transposed),
     _decoding("rescaled in float32", _as_floats),
-    _decoding("EXIF orientation applied", _with_options(ImageOptions(exif_orientation=True))),
-    _decoding("transparency painted white", _with_options(ImageOptions(transparency=Transparency.WHITE))),
+    _decoding("EXIF orientation ignored", _with_options(ImageOptions(orientation=Orientation.NEVER))),
+    _decoding("opened images turned, too", _with_options(ImageOptions(orientation=Orientation.ALWAYS))),
+    _decoding("alpha channel dropped", _with_options(ImageOptions(transparency=Transparency.DROP))),
+    _decoding("transparency painted black", _with_options(ImageOptions(transparency=Transparency.BLACK))),
     _decoding("JPEGs decoded at reduced size", _with_options(ImageOptions(reduced_jpeg=True))),
 )

@@ -98,7 +98,7 @@ def pixels(context: CheckContext) -> Iterator[Check]:
     """Compare the pixels of every image, and of images of unusual form, with the reference's."""
     checkpoint, image = context.require_checkpoint(), context.model.contract.image
     spec = read_image_spec(context.model.artifact.folder, checkpoint.config.vision_config)
-    yield _same_file(CheckGroup.PIXELS, "preprocessor_config.json", spec == checkpoint.image)
+    yield _same_file(CheckGroup.PIXELS, "preprocessor_config.json", spec.decoded_as(image) == checkpoint.image)
     # A graph that resizes comes within one of 256 levels; docs/checkpoints.md says why not closer.
     level = image.rescale / min(image.std) * _ROUNDING if image.input == "image" else 0.0
     yield _largest_difference("images", _image_pairs(context), level)

@@ -8,20 +8,23 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ...runtime.arrays import ByteArray
 from ...runtime.data.images import ImagePlace
 from ...runtime.errors import InputError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import FORMATS
 
-ImageSource = Path | Image.Image
+# An image as users pass it: a file by its path or content, an opened image, or an array [height, width, channels].
+ImageSource = Path | bytes | Image.Image | ByteArray
 
 
 class Images(Mapping[str, ImageSource]):
     """Images by name, in order. None is kept in memory: every access opens the image again.
 
-    An image in a file of its own is given as its path, an image inside an archive or table as a loaded Pillow image.
+    An image in a file of its own is given as its path, an image inside an archive or table as a loaded Pillow image,
+    turned as its EXIF orientation says.
 
     Args:
         places: Where each image lies.
@@ -66,9 +69,9 @@ def _decode(name: str, data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's decoders raise exceptions of many kinds
         raise InputError(f"The image {name} cannot be read ({error}).", "Replace it, or exclude it.") from error
-    return image
 
 
 @functools.cache

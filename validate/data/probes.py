@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+import io
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ...runtime.arrays import ByteArray
 from .images import ImageSource
@@ -65,6 +67,49 @@ def image_probes() -> dict[str, ImageSource]:
         "probe: one pixel": Image.fromarray(noise(1, 1, 3)),
         "probe: large 1500x1100": Image.fromarray(noise(1100, 1500, 3)),
         "probe: gray": Image.fromarray(noise(50, 50)),
-        "probe: transparent": Image.fromarray(noise(40, 60, 4)),
         "probe: palette": Image.fromarray(noise(64, 64)).convert("P"),
+        **_transparent(noise),
+        **_turned(noise(40, 60, 3)),
     }
+
+
+def _transparent(noise: Callable[..., ByteArray]) -> dict[str, ImageSource]:
+    """Images with transparency of every form: as opened images, as an array, and as files."""
+    array, gray = noise(40, 60, 4), Image.fromarray(noise(30, 50))
+    rgba, palette, gray_alpha = Image.fromarray(array), gray.convert("P"), gray.copy()
+    gray_alpha.putalpha(Image.fromarray(noise(30, 50)))
+    palette.info["transparency"] = bytes(range(256))
+    one_color = Image.new("RGB", (20, 20), (255, 0, 0))
+    one_color.info["transparency"] = (255, 0, 0)
+    return {
+        "probe: RGBA": rgba,
+        "probe: RGBA array": array,
+        "probe: RGBA in PNG": _file(rgba, "PNG"),
+        "probe: RGBA in WebP": _file(rgba, "WEBP", lossless=True, exact=True),
+        "probe: gray with alpha": gray_alpha,
+        "probe: gray with alpha in PNG": _file(gray_alpha, "PNG"),
+        "probe: palette with transparency": palette,
+        "probe: palette with transparency in PNG": _file(palette, "PNG", transparency=bytes(range(256))),
+        "probe: palette with one transparent color in GIF": _file(gray.convert("P"), "GIF", transparency=7),
+        "probe: one transparent color": one_color,
+        "probe: one transparent color in PNG": _file(one_color, "PNG", transparency=(255, 0, 0)),
+    }
+
+
+def _turned(pixels: ByteArray) -> dict[str, ImageSource]:
+    """Files with every EXIF orientation but the usual one, and an opened image, which the reference does not turn."""
+    probes: dict[str, ImageSource] = {}
+    for orientation in range(2, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        file = _file(Image.fromarray(pixels), "JPEG" if orientation % 2 else "PNG", exif=exif)
+        probes[f"probe: orientation {orientation}"] = file
+    opened = Image.open(io.BytesIO(file))
+    opened.load()
+    return {**probes, "probe: opened image of orientation 8": opened}
+
+
+def _file(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()

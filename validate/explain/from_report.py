@@ -115,6 +115,8 @@ def _reference_artifact(request: ValidationRequest, context: CheckContext, progr
         batch=contract.batch,
         normalized=contract.embedding.normalized,
         image_input=GraphInput(contract.image.input),
+        transparency=contract.image.transparency,
+        orientation=contract.image.orientation,
     )
     with tempfile.TemporaryDirectory(prefix="siglip-onnx-reference-") as folder:
         yield export(str(request.reference), Path(folder) / "artifact", options, progress=progress)

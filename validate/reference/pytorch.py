@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
-import PIL.Image
 
 from ...exporter.options import Dialect
 from ...runtime import privacy
 from ...runtime.arrays import AnyArray, FloatArray, IntArray
 from ...runtime.artifact.contract import Role
 from ...runtime.engines.host import installed_version
-from ...runtime.errors import CheckpointError, InputError, ProviderError
+from ...runtime.errors import CheckpointError, ProviderError
 from ...runtime.files import sha256
 from ...runtime.preprocessing.image import patches_dtype
 from ..data.images import ImageSource
 from ..stats import metrics
+from .decode import decode
 
 if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
@@ -165,20 +165,16 @@ class PyTorchReference:
         return np.concatenate([self._pixels(image) for image in images])
 
     def _pixels(self, image: ImageSource) -> AnyArray:
-        """Decode with Pillow alone, so that a defect of the runtime's decoder cannot be on both sides."""
-        try:
-            opened = image if isinstance(image, PIL.Image.Image) else PIL.Image.open(image)
-            image = opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-            raise InputError(f"The image {image} cannot be read ({error}).", "Replace it.") from error
+        decoded = decode(image, self.source.image)
         with _quiet():
             # Without input_data_format the processor cannot tell the channels of a one-pixel image.
             options: dict[str, Any] = {"return_tensors": "np", "input_data_format": "channels_last"}
+            options["do_convert_rgb"] = True  # the processor of NaFlex models does not convert by default
             spec = self.source.image
             if spec.patch_size is None or spec.max_patches is None:
                 size = {"height": spec.height, "width": spec.width}
-                return np.asarray(self._processor(image, size=size, **options)["pixel_values"], np.float32)
-            parts = self._processor(image, max_num_patches=spec.max_patches, **options)
+                return np.asarray(self._processor(decoded, size=size, **options)["pixel_values"], np.float32)
+            parts = self._processor(decoded, max_num_patches=spec.max_patches, **options)
         record = np.zeros(1, patches_dtype(spec.patch_size, spec.max_patches))
         for name in record.dtype.names or ():
             record[name] = parts[name]
