@@ -15,9 +15,9 @@ from ..options import Dialect
 from .config import SiglipConfig, read_config
 from .dialects import detect
 from .expected_shapes import expected_shapes
-from .image_spec import FILE as PROCESSOR_FILE
-from .image_spec import image_spec, read_image_spec
+from .image_spec import image_spec, processor_file, read_image_spec
 from .infer_config import infer_config, read_preprocess
+from .other_computations import refuse_other_computations
 from .tensor_files import TensorStore, open_store
 from .tokenizer_spec import read_tokenizer_spec
 from .weights import Weights
@@ -63,6 +63,7 @@ class Checkpoint:
             CheckpointError: The checkpoint is missing, damaged, of another model, or does not fit its own config.
         """
         folder = locate(str(name))
+        refuse_other_computations(folder)
         store = open_store(
             folder,
             npz=None if dialect is None else dialect is Dialect.BIG_VISION,
@@ -104,7 +105,7 @@ class Checkpoint:
 
 
 def _image_spec(folder: Path, config: SiglipConfig, dialect: Dialect) -> ImageSpec:
-    if dialect not in _FILES_OPTIONAL or (folder / PROCESSOR_FILE).exists():
+    if dialect not in _FILES_OPTIONAL or processor_file(folder) is not None:
         return read_image_spec(folder, config.vision_config)
     if dialect is Dialect.BIG_VISION:
         _require_known_resize(folder, config)

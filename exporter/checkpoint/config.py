@@ -165,8 +165,19 @@ def read_json(path: Path, as_type: type[_T]) -> _T:
         CheckpointError: The file is missing, damaged, or does not fit the type.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=as_type)
+        data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}), but is required.", COMPLETE) from error
+    return decode_json(path, data, as_type)
+
+
+def decode_json(path: Path, data: bytes, as_type: type[_T]) -> _T:
+    """Decode JSON, which is all or a part of a checkpoint's file, as a type that msgspec can decode.
+
+    Raises:
+        CheckpointError: The JSON is damaged, or does not fit the type.
+    """
+    try:
+        return msgspec.json.decode(data, type=as_type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or has an unsupported value: {error}.", COMPLETE) from error

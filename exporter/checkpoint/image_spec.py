@@ -1,4 +1,4 @@
-"""Image preprocessing of a checkpoint: preprocessor_config.json, or open_clip's and big_vision's equivalent."""
+"""Image preprocessing of a checkpoint: transformers' files, or open_clip's and big_vision's equivalent."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
+
 from ...runtime.artifact.contract import ImageSpec
 from ...runtime.errors import CheckpointError
-from .config import Size, VisionConfig, read_json
+from .config import Size, VisionConfig, decode_json, read_json
 
 FILE: Final = "preprocessor_config.json"
+# transformers 5 writes this file instead, with the image processor as one of its entries. Where both files have one, it
+# takes this file's (`get_image_processor_dict` in image_processing_base.py).
+COMBINED_FILE: Final = "processor_config.json"
+_ENTRY: Final = "image_processor"
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,29 @@ class PreprocessConfig:
 _FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
-def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
-    """Read preprocessor_config.json.
+def processor_file(folder: Path) -> Path | None:
+    """The file that holds the configuration of the image processor; None if there is none.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or does not fit the vision tower.
+        CheckpointError: processor_config.json is damaged.
     """
-    path = folder / FILE
-    processor = read_json(path, _NaflexProcessor if vision.naflex else _Processor)
+    combined = folder / COMBINED_FILE
+    if combined.exists() and _ENTRY in read_json(combined, dict[str, msgspec.Raw]):
+        return combined
+    return folder / FILE if (folder / FILE).exists() else None
+
+
+def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
+    """Read processor_config.json or preprocessor_config.json, with the precedence of transformers.
+
+    Raises:
+        CheckpointError: Both files are missing, one is damaged, or it does not fit the vision tower.
+    """
+    path, kind = processor_file(folder) or folder / FILE, _NaflexProcessor if vision.naflex else _Processor
+    if path.name == COMBINED_FILE:
+        processor = decode_json(path, bytes(read_json(path, dict[str, msgspec.Raw])[_ENTRY]), kind)
+    else:
+        processor = read_json(path, kind)
     expected = "Siglip2ImageProcessor" if vision.naflex else "SiglipImageProcessor"
     if not processor.image_processor_type.startswith(expected):
         raise CheckpointError(
@@ -83,7 +104,7 @@ def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
         raise CheckpointError(
             f"{path} resizes images to {height} x {width} pixels, but the vision tower in config.json takes "
             f"{vision.image_size} x {vision.image_size}.",
-            "Use the preprocessor_config.json that belongs to this checkpoint.",
+            f"Use the {path.name} that belongs to this checkpoint.",
         )
     return spec
 
@@ -93,7 +114,7 @@ def _patches(path: Path, processor: _NaflexProcessor, vision: VisionConfig, spec
         raise CheckpointError(
             f"{path}: patch_size is {processor.patch_size}, but the vision tower in config.json takes "
             f"{vision.patch_size}.",
-            "Use the preprocessor_config.json that belongs to this checkpoint.",
+            f"Use the {path.name} that belongs to this checkpoint.",
         )
     square = math.isqrt(processor.max_num_patches) * vision.patch_size
     return replace(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
+from ...exporter.checkpoint.image_spec import processor_file
 from ...exporter.options import Dialect
 from ...runtime import privacy
 from ...runtime.arrays import AnyArray, FloatArray, IntArray
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ...exporter.checkpoint.checkpoint import Checkpoint
 
 _BATCH: Final = 8  # rows of one forward pass
-_REQUIRED_FILES: Final = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+_REQUIRED_FILES: Final = ("config.json", "tokenizer_config.json")
 # Largest difference, in logits, between the model's own forward pass and logits computed from its two towers.
 _TOLERANCE: Final = 1e-4
 
@@ -119,8 +120,8 @@ class PyTorchReference:
         """Hash over everything that outputs and pixels depend on besides the inputs: weights, configs, versions."""
         versions = [f"{name} {installed_version(name)}" for name in ("torch", "transformers", "numpy", "pillow")]
         configs = [msgspec.json.encode(config).decode() for config in (self.source.config, self.source.image)]
-        processor = self.source.folder / "preprocessor_config.json"
-        configs.append(sha256(processor) if processor.exists() else "")
+        processor = processor_file(self.source.folder)
+        configs.append("" if processor is None else sha256(processor))
         facts = [self.sha256, str(self.source.weights.dialect), *configs, *versions]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
@@ -261,7 +262,7 @@ def _classes(source: Checkpoint) -> _Classes:
 @contextlib.contextmanager
 def _readable(source: Checkpoint) -> Iterator[Path]:
     """Yield the checkpoint's folder if transformers can read it, else a temporary one with the files it requires."""
-    if all((source.folder / name).exists() for name in _REQUIRED_FILES):
+    if all((source.folder / name).exists() for name in _REQUIRED_FILES) and processor_file(source.folder):
         yield source.folder
         return
     from ...exporter.export_artifact import write_files
