@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import InputError, ProviderError
-from .rows import TableRow
+from .rows import TableRow, unique_columns
 
 _ROWS_AT_ONCE: Final = 64  # of a table
 _IMAGES_AT_ONCE: Final = 16  # of a column of images; they stay in memory until the next ones are read
@@ -48,10 +48,10 @@ class ParquetTable:
         """Names of the columns.
 
         Raises:
-            InputError: The file is damaged.
+            InputError: The file is damaged, or two columns have the same name.
             ProviderError: pyarrow is not installed.
         """
-        return tuple(self._schema.names)
+        return unique_columns(self._schema.names, str(self._path))
 
     @property
     def metadata(self) -> dict[bytes, bytes]:

@@ -64,7 +64,7 @@ RECORD: Final[Policy] = {
     ProblemKind.TOO_LARGE: Action.RECORD,
     ProblemKind.NOT_JSON: Action.RECORD,
     ProblemKind.NOT_UTF8: Action.RECORD,
-    ProblemKind.CELL_COUNT: Action.USE,
+    ProblemKind.CELL_COUNT: Action.RECORD,
     ProblemKind.FOLDER_LINK: Action.RECORD,
     ProblemKind.UNREAD_FORMAT: Action.SKIP,
     ProblemKind.HARD_LINK: Action.RECORD,

@@ -43,6 +43,18 @@ def require_columns(names: Iterable[str | None], columns: Sequence[str], where: 
             raise InputError(f"{where} has no column {name!r}.", f"Its columns are: {', '.join(columns) or 'none'}.")
 
 
+def unique_columns(columns: Sequence[str], where: str) -> tuple[str, ...]:
+    """The columns of a table, none of which may hide another one.
+
+    Raises:
+        InputError: Two columns have the same name.
+    """
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where} has two columns named {twice!r}.", "Rename one of them.")
+    return tuple(columns)
+
+
 def image_in_cell(value: Any, column: str, where: str) -> str | bytes | Problem:
     """The image in a cell: its path, or the bytes of its file, or the problem with the cell.
 

@@ -14,7 +14,7 @@ from ..errors import InputError
 from .images import MAX_FILE_BYTES, suffix
 from .parquet import ParquetTable
 from .policy import Problem, ProblemKind
-from .rows import TableRow
+from .rows import TableRow, unique_columns
 from .texts import decoded_lines
 
 
@@ -41,12 +41,16 @@ class _Tsv(csv.excel_tab):
     quoting = csv.QUOTE_NONE  # most TSV files use a quote like any other character
 
 
+# Separators of CSV files whose first line has no comma: spreadsheets of many countries write semicolons.
+_OTHER_SEPARATORS: Final = ";\t|"
+
+
 class SeparatedTable:
     """A CSV or TSV file, whose first line names the columns.
 
     Args:
         path: The file.
-        dialect: Separator and quotes.
+        dialect: Quotes, and the separator; in CSV another separator is recognized by the first line.
     """
 
     def __init__(self, path: str | Path, dialect: type[csv.Dialect]) -> None:
@@ -54,12 +58,12 @@ class SeparatedTable:
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns; a name may occur twice.
+        """Names of the columns.
 
         Raises:
-            InputError: The file cannot be read.
+            InputError: The file cannot be read, or two columns have the same name.
         """
-        return tuple(next(self._lines(), (0, []))[1])
+        return unique_columns(next(self._lines(), (0, []))[1], str(self._path))
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[TableRow]:
         """Every row that is not blank; a cell that the line lacks is None."""
@@ -84,10 +88,17 @@ class SeparatedTable:
             "Correct the line; in CSV, put quotes around a text that contains a comma.",
         )
 
+    @functools.cached_property
+    def _separator(self) -> str:
+        first = next(decoded_lines(self._path), "")
+        if self._dialect.delimiter != "," or "," in first:
+            return self._dialect.delimiter
+        return next((separator for separator in _OTHER_SEPARATORS if separator in first), ",")
+
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Cells of every line, with the number of the line, from 1."""
         csv.field_size_limit(MAX_FILE_BYTES)
-        reader = csv.reader(decoded_lines(self._path), dialect=self._dialect)
+        reader = csv.reader(decoded_lines(self._path), dialect=self._dialect, delimiter=self._separator)
         try:
             for cells in reader:
                 yield reader.line_num, cells
@@ -123,7 +134,7 @@ class JsonLinesTable:
 def json_object(text: str, where: str) -> dict[str, Any] | Problem:
     """A JSON object, or the problem with the text."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         return Problem(ProblemKind.NOT_JSON, f"{where} is not JSON ({error}).", "Correct it.")
     if not isinstance(value, dict):
@@ -131,6 +142,15 @@ def json_object(text: str, where: str) -> dict[str, Any] | Problem:
         return Problem(
             ProblemKind.NOT_JSON, message, 'Write an object such as {"image": "cat.jpg", "caption": "a cat"}.'
         )
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; json itself would keep the last of two values with the same key."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
     return value
 
 

@@ -54,18 +54,11 @@ def read_table(path: Path, name: str, options: DataOptions) -> list[AnnotatedIma
 def _rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
     table = open_table(path)
     if not isinstance(table, ParquetTable):
-        _check_header(table.columns or (), path)
         return table.rows()
     columns = find_columns(table.columns, options, str(path))
     if columns.image is None:
         return table.rows()
     return table.rows([column for column in (columns.image, columns.caption, columns.label) if column is not None])
-
-
-def _check_header(columns: tuple[str, ...], path: Path) -> None:
-    twice = next((column for column in columns if columns.count(column) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path} has two columns named {twice!r}.", "Rename one in the first line.")
 
 
 def _annotated(
