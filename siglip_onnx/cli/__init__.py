@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 import textwrap
@@ -71,6 +72,7 @@ def cli(debug: bool) -> None:
 def main() -> NoReturn:
     """Run the command line; every error is printed as one paragraph and sets its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _accept_every_character()
     debug = sys.argv[1:2] == ["--debug"]
     try:
         code = cli(standalone_mode=False)
@@ -89,6 +91,13 @@ def main() -> NoReturn:
             debug,
         )
     sys.exit(code or 0)
+
+
+def _accept_every_character() -> None:
+    """Print `?` for a character that the terminal's encoding lacks; as an exception it would change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
