@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ..runtime.artifact.contract import Orientation, Transparency
+from ..runtime.artifact.input_specs import Orientation, Transparency
 from ..runtime.errors import ExportError
 
 MAX_BATCH: Final = 4096

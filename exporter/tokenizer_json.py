@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from ..runtime.artifact.contract import TokenizerSpec
+from ..runtime.artifact.input_specs import TokenizerSpec
 from ..runtime.errors import CheckpointError
 from .checkpoint.config import read_json
 

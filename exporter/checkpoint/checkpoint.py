@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ...runtime import privacy
-from ...runtime.artifact.contract import ImageSpec, TokenizerSpec
+from ...runtime.artifact.input_specs import ImageSpec, TokenizerSpec
 from ...runtime.errors import CheckpointError
 from ..options import Dialect
 from .config import SiglipConfig, read_config

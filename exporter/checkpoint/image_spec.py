@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ...runtime.artifact.contract import ImageSpec
+from ...runtime.artifact.input_specs import ImageSpec
 from ...runtime.errors import CheckpointError
 from .config import Size, VisionConfig, decode_json, read_json
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.artifact.contract import TokenizerSpec
+from ...runtime.artifact.input_specs import TokenizerSpec
 from ...runtime.errors import CheckpointError
 from .config import COMPLETE, TextConfig, read_json
 

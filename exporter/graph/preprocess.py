@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...runtime.arrays import FloatArray
-from ...runtime.artifact.contract import ImageSpec
+from ...runtime.artifact.input_specs import ImageSpec
 from ...runtime.errors import ExportError
 from ...runtime.preprocessing.image import ImageProcessor
 from .builder import NodeBuilder, dimensions, free_names

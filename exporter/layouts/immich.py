@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from ...runtime.artifact.contract import Contract, ImageSpec, Role
+from ...runtime.artifact.contract import Contract, Role
+from ...runtime.artifact.input_specs import ImageSpec
 from ...runtime.errors import ExportError
 from .common import LayoutSource, embedding_only, narrow_input, rename_input
 

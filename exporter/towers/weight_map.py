@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...runtime.artifact.contract import ImageSpec
+from ...runtime.artifact.input_specs import ImageSpec
 from ..checkpoint.config import TextConfig, TowerConfig, VisionConfig
 from ..checkpoint.dialects import Sources, WeightSource
 from ..options import ExportOptions, GraphInput

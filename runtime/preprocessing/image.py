@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ..arrays import AnyArray, ByteArray, FloatArray
-from ..artifact.contract import ImageSpec, Orientation, Transparency
+from ..artifact.input_specs import ImageSpec, Orientation, Transparency
 from ..errors import InputError, SiglipOnnxError
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.generic]

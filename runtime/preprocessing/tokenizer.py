@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from ..arrays import IntArray
-from ..artifact.contract import TokenizerSpec
+from ..artifact.input_specs import TokenizerSpec
 from ..errors import ArtifactError, InputError, ProviderError
 
 _WORD_START: Final = "▁"  # sentencepiece's mark for the beginning of a word

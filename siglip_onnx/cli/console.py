@@ -16,7 +16,8 @@ import rich.text
 
 from ..exporter.options import Dialect
 from ..runtime import ImageOptions
-from ..runtime.artifact.contract import Orientation, Precision, Provider, Transparency, Verdict
+from ..runtime.artifact.contract import Precision, Provider, Verdict
+from ..runtime.artifact.input_specs import Orientation, Transparency
 from ..runtime.auto_select import AUTO
 from ..runtime.engines.options import OpenVinoPerformance, OpenVinoPrecision, SessionOptions
 from ..runtime.files import as_json

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..exporter.options import Dialect, ExportOptions, GraphInput, Layout
-from ..runtime.artifact.contract import Orientation, Transparency
+from ..runtime.artifact.input_specs import Orientation, Transparency
 from ..runtime.errors import ProviderError
 from ..runtime.files import scratch_folder
 from .console import dialect_option, json_option, print_json, progress

@@ -8,7 +8,8 @@ import click
 
 from ..runtime import Artifact
 from ..runtime.artifact.artifact import verdict_of
-from ..runtime.artifact.contract import Contract, Graph, ImageSpec
+from ..runtime.artifact.contract import Contract, Graph
+from ..runtime.artifact.input_specs import ImageSpec
 from .console import artifact_argument, colored, json_option, print_json, progress, stdout, table
 
 

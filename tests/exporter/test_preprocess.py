@@ -17,7 +17,7 @@ from PIL import Image
 
 from siglip_onnx.exporter.graph.preprocess import join_preprocess, preprocess_model
 from siglip_onnx.runtime import Siglip
-from siglip_onnx.runtime.artifact.contract import ImageSpec
+from siglip_onnx.runtime.artifact.input_specs import ImageSpec
 from siglip_onnx.runtime.errors import ExportError
 from siglip_onnx.runtime.preprocessing.image import ImageOptions, ImageProcessor, load_image
 

@@ -14,7 +14,7 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 
 from siglip_onnx.runtime import ImageOptions, Siglip
 from siglip_onnx.runtime.arrays import ByteArray
-from siglip_onnx.runtime.artifact.contract import Orientation, Transparency
+from siglip_onnx.runtime.artifact.input_specs import Orientation, Transparency
 from siglip_onnx.runtime.preprocessing.image import ImageInput, ImageProcessor, load_image
 from siglip_onnx.validate import CheckGroup
 

@@ -17,7 +17,7 @@ from PIL import Image
 from siglip_onnx.exporter.checkpoint.config import read_config
 from siglip_onnx.exporter.checkpoint.image_spec import read_image_spec
 from siglip_onnx.runtime import ImageOptions
-from siglip_onnx.runtime.artifact.contract import Orientation, Transparency
+from siglip_onnx.runtime.artifact.input_specs import Orientation, Transparency
 from siglip_onnx.runtime.errors import InputError
 from siglip_onnx.runtime.preprocessing.image import ImageProcessor
 

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from siglip_onnx.runtime import ImageOptions
 from siglip_onnx.runtime.arrays import FloatArray
-from siglip_onnx.runtime.artifact.contract import ImageSpec, Orientation, Transparency
+from siglip_onnx.runtime.artifact.input_specs import ImageSpec, Orientation, Transparency
 from siglip_onnx.runtime.preprocessing.image import ImageInput, ImageProcessor
 
 from ..conftest import CHECKPOINT

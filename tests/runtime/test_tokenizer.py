@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from siglip_onnx.exporter.checkpoint.config import TextConfig, read_config
 from siglip_onnx.exporter.checkpoint.tokenizer_spec import read_tokenizer_spec
 from siglip_onnx.exporter.tokenizer_json import fast_tokenizer
-from siglip_onnx.runtime.artifact.contract import TokenizerSpec
+from siglip_onnx.runtime.artifact.input_specs import TokenizerSpec
 from siglip_onnx.runtime.errors import ArtifactError, InputError
 from siglip_onnx.runtime.preprocessing.tokenizer import Tokenizer
 from siglip_onnx.validate.data.samples import TEXT_PROBES

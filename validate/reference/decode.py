@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ...runtime.arrays import ByteArray
-from ...runtime.artifact.contract import ImageSpec, Orientation, Transparency
+from ...runtime.artifact.input_specs import ImageSpec, Orientation, Transparency
 from ...runtime.errors import InputError
 from ..data.images import ImageSource
 
