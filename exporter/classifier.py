@@ -22,6 +22,7 @@ from ..runtime.preprocessing.prompts import format_prompts
 from ..runtime.preprocessing.tokenizer import Truncation
 from ..runtime.progress import Progress
 from .graph.builder import NodeBuilder, append_unit_length, dimensions
+from .graph.load import load_graph
 from .graph.naming import base_name, data_path, describe, graph_path
 from .output_folder import new_artifact
 
@@ -118,7 +119,7 @@ def _write_variant(
 
 
 def _write_graph(artifact: Artifact, precision: Precision, embeddings: FloatArray, folder: Path) -> Graph:
-    model = ir.load(artifact.path(artifact.graph(Role.VISION, precision).path))
+    model = load_graph(artifact.path(artifact.graph(Role.VISION, precision).path))
     _append_classifier(model, artifact.contract, embeddings)
     path = graph_path(Role.VISION, precision)
     (folder / path).parent.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from ..exporter.graph.load import load_graph
 from ..exporter.graph.naming import data_path, describe, graph_path
 from ..runtime.arrays import AnyArray
 from ..runtime.artifact.artifact import REPORTS, Artifact
@@ -88,7 +89,7 @@ class TowerBuilder:
         counts = self._check_fusion(role)
         path = graph_path(role, self.recipe.precision, Provider.CUDA)
         model = built.prepared.derive_cuda(frozenset(built.record.excluded))
-        stored = ir.load(self.scratch / built.graph.path).graph.initializers
+        stored = load_graph(self.scratch / built.graph.path).graph.initializers
         for name, value in model.graph.initializers.items():
             if name in stored and isinstance(stored[name].const_value, ir.ExternalTensor):
                 value.const_value = stored[name].const_value
@@ -97,7 +98,7 @@ class TowerBuilder:
 
     def candidates(self, role: Role) -> dict[str, int]:
         """Names that may be excluded from a tower, with their numbers of weights."""
-        return self.recipe.candidates(ir.load(self._source(role)).graph)
+        return self.recipe.candidates(load_graph(self._source(role)).graph)
 
     def remove_logs(self) -> None:
         """Remove the logs of searches, which are needed only until the variant is part of the artifact."""
@@ -157,7 +158,7 @@ class TowerBuilder:
 
     def _check_fusion(self, role: Role) -> dict[str, int]:
         """Fuse the fp32 tower, compare it with the plain one, and return the number of fused nodes of each kind."""
-        model, rows = ir.load(self._source(role)), self._rows[role][:2]
+        model, rows = load_graph(self._source(role)), self._rows[role][:2]
         counts = fuse(model.graph)
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             path = Path(folder) / "fused.onnx"

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ...runtime.artifact.contract import LogitSpec
 from .builder import NodeBuilder, dimensions
+from .load import load_graph
 from .naming import BATCH, POOLED
 
 _IMAGES, _TEXTS = "image_batch", "text_batch"
@@ -32,8 +33,8 @@ def join(vision: Path, text: Path, logits: LogitSpec) -> ir.Model:
         text: The text tower's ONNX file.
         logits: Scale and bias of the logits.
     """
-    image_tower = _with_prefix(ir.load(vision), "vision", _IMAGES)
-    text_tower = _with_prefix(ir.load(text), "text", _TEXTS)
+    image_tower = _with_prefix(load_graph(vision), "vision", _IMAGES)
+    text_tower = _with_prefix(load_graph(text), "text", _TEXTS)
     opsets = {**image_tower.graph.opset_imports, **text_tower.graph.opset_imports}
     builder = NodeBuilder()
     outputs = _logits(builder, _pooled(image_tower.graph, "vision"), _pooled(text_tower.graph, "text"), logits)

@@ -16,6 +16,7 @@ from ...runtime.artifact.contract import Contract, EmbeddingSpec, Graph, Precisi
 from ...runtime.errors import ArtifactError, ExportError
 from ...runtime.progress import Progress
 from ..graph.builder import append_unit_length, free_names
+from ..graph.load import load_graph
 from ..graph.naming import base_name
 
 EMBEDDING: Final = "embedding"
@@ -52,7 +53,7 @@ class LayoutSource:
 
     def load(self, role: Role) -> ir.Model:
         """Load the model of a role; its weights stay on disk."""
-        return ir.load(self.artifact.path(self.graph(role).path))
+        return load_graph(self.artifact.path(self.graph(role).path))
 
     def save(self, model: ir.Model, role: Role, folder: Path) -> None:
         """Write a changed graph as `folder`/model.onnx, and its weights beside it."""

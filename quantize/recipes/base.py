@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from ...exporter.graph.load import load_graph
 from ...runtime.arrays import AnyArray, FloatArray
 from ...runtime.artifact.contract import Precision
 from ...runtime.errors import InputError
@@ -34,7 +35,7 @@ class CalibrationTower:
 
     def load(self) -> ir.Model:
         """Return a fresh copy of the graph, whose weights are read from disk when they are used."""
-        return ir.load(self.path)
+        return load_graph(self.path)
 
     def observe(self, taps: Iterable[str], reduce: Callable[[AnyArray], Any]) -> Iterable[dict[str, list[Any]]]:
         """Yield the tapped values of each block; see `stream`."""
