@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 
-class _LinkedTensor(ir.ExternalTensor):  # type: ignore[misc]
+class _LinkedTensor(ir.ExternalTensor):
     """A tensor in a data file that may be a link, as `siglip-onnx layout` and the Hugging Face cache make them."""
 
     def _check_path_containment(self) -> None:
