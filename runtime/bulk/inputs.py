@@ -15,7 +15,7 @@ from ..data.policy import RECORD, Problem, apply_policy
 from ..data.rows import TableRow, image_in_cell, require_columns, text_in_cell
 from ..data.tables import TABLE_SUFFIXES, open_table
 from ..data.tar import ARCHIVE_SUFFIXES, ArchiveMember, read_archive
-from ..data.texts import decode_utf8, decoded_lines
+from ..data.texts import decode_text, decoded_lines
 from ..errors import InputError
 
 _GLOB: Final = frozenset("*?[")
@@ -172,7 +172,7 @@ def _of_archive(inputs: Inputs, path: str) -> Iterator[Item]:
 def _in_member(modality: Modality, member: ArchiveMember) -> Content | Problem:
     if modality is Modality.IMAGE:
         return member.place or member.read()
-    text = decode_utf8(member.read(), member.where)
+    text = decode_text(member.read(), member.where)
     return text if isinstance(text, Problem) else text.strip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def _encoding(start: bytes) -> str:
     return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
-def decode_utf8(data: bytes, where: str) -> str | Problem:
+def decode_text(data: bytes, where: str) -> str | Problem:
     """The text in the bytes of a file, or the problem with them."""
     try:
         return data.decode(_encoding(data))
@@ -31,10 +32,11 @@ def decoded_lines(path: str | Path) -> Iterator[str]:
         InputError: The file cannot be read, or is not UTF-8.
     """
     try:
-        with Path(path).open("rb") as file:
-            encoding = _encoding(file.read(2))
-        with Path(path).open(encoding=encoding, newline="") as file:
-            yield from file
+        with (
+            Path(path).open("rb") as file,
+            io.TextIOWrapper(file, encoding=_encoding(file.peek(2)), newline="") as lines,
+        ):
+            yield from lines
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 ({error.reason}).", "Save it as UTF-8.") from error
     except OSError as error:

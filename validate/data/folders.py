@@ -10,7 +10,7 @@ from typing import Final
 from ...runtime.data.folders import read_folder
 from ...runtime.data.images import is_image
 from ...runtime.data.policy import REFUSE, apply_policy, value_or_error
-from ...runtime.data.texts import decode_utf8
+from ...runtime.data.texts import decode_text
 from ...runtime.errors import InputError
 from .annotations import AnnotatedImage, captions_of, lines_of, relative_name
 
@@ -74,7 +74,7 @@ def _read_captions(path: Path) -> tuple[str, ...]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).", "Make it readable.") from error
-    lines = lines_of(value_or_error(decode_utf8(data, str(path))))
+    lines = lines_of(value_or_error(decode_text(data, str(path))))
     if not lines:
         raise InputError(f"{path} holds no caption.", "Write a caption on each line, or delete the file.")
     return captions_of(lines, str(path))

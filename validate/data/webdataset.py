@@ -12,7 +12,7 @@ from ...runtime.data.images import FileSlice, is_image, suffix, too_large
 from ...runtime.data.policy import REFUSE, apply_policy, value_or_error
 from ...runtime.data.tables import json_object
 from ...runtime.data.tar import ArchiveMember, is_compressed, read_archive
-from ...runtime.data.texts import decode_utf8
+from ...runtime.data.texts import decode_text
 from ...runtime.errors import InputError
 from .annotations import AnnotatedImage, DataOptions, captions_of, find_columns, label_of, lines_of, parse_label
 
@@ -85,7 +85,7 @@ def _read_member(key: _Key, kind: str, member: ArchiveMember) -> None:
     if kind == _IMAGE:
         key.place = member.place
     else:
-        key.notes[kind] = value_or_error(decode_utf8(member.read(), member.where))
+        key.notes[kind] = value_or_error(decode_text(member.read(), member.where))
 
 
 def _annotated(path: Path, name: str, key_name: str, key: _Key, options: DataOptions) -> AnnotatedImage:
