@@ -66,10 +66,23 @@ def processor_file(folder: Path) -> Path | None:
     Raises:
         CheckpointError: processor_config.json is damaged.
     """
-    combined = folder / COMBINED_FILE
-    if combined.exists() and _ENTRY in read_json(combined, dict[str, msgspec.Raw]):
-        return combined
-    return folder / FILE if (folder / FILE).exists() else None
+    path = folder / COMBINED_FILE if _combined_entry(folder) is not None else folder / FILE
+    return path if path.exists() else None
+
+
+def _combined_entry(folder: Path) -> bytes | None:
+    """The image processor in processor_config.json; None if there is none."""
+    path = folder / COMBINED_FILE
+    entry = read_json(path, dict[str, msgspec.Raw]).get(_ENTRY) if path.exists() else None
+    return None if entry is None else bytes(entry)
+
+
+def _processor_json(folder: Path) -> tuple[Path, bytes]:
+    """The configuration of the image processor, and the file that holds it; raises CheckpointError if there is none."""
+    entry = _combined_entry(folder)
+    if entry is not None:
+        return folder / COMBINED_FILE, entry
+    return folder / FILE, bytes(read_json(folder / FILE, msgspec.Raw))
 
 
 def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
@@ -78,11 +91,8 @@ def read_image_spec(folder: Path, vision: VisionConfig) -> ImageSpec:
     Raises:
         CheckpointError: Both files are missing, one is damaged, or it does not fit the vision tower.
     """
-    path, kind = processor_file(folder) or folder / FILE, _NaflexProcessor if vision.naflex else _Processor
-    if path.name == COMBINED_FILE:
-        processor = decode_json(path, bytes(read_json(path, dict[str, msgspec.Raw])[_ENTRY]), kind)
-    else:
-        processor = read_json(path, kind)
+    path, content = _processor_json(folder)
+    processor = decode_json(path, content, _NaflexProcessor if vision.naflex else _Processor)
     expected = "Siglip2ImageProcessor" if vision.naflex else "SiglipImageProcessor"
     if not processor.image_processor_type.startswith(expected):
         raise CheckpointError(
