@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,17 @@ from ..runtime.model import Siglip
 
 COLORS = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.INCONCLUSIVE: "yellow"}
 
+
+def choice(kind: type[StrEnum]) -> click.Choice[str]:
+    """The type of an option whose values are those of an enum."""
+    return click.Choice([member.value for member in kind])
+
+
 artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 precision_option = click.option(
     "--precision",
-    type=click.Choice([p.value for p in Precision]),
+    type=choice(Precision),
     default="fp32",
     show_default=True,
     help="Variant to use.",
@@ -51,12 +58,12 @@ _SESSION_OPTIONS = (
     click.option("--cuda-graphs", is_flag=True, help="Replay recorded CUDA graphs for small batches."),
     click.option(
         "--openvino-precision",
-        type=click.Choice([p.value for p in OpenVinoPrecision]),
+        type=choice(OpenVinoPrecision),
         help="Precision that OpenVINO computes in (default: the variant's).",
     ),
     click.option(
         "--openvino-performance",
-        type=click.Choice([p.value for p in OpenVinoPerformance]),
+        type=choice(OpenVinoPerformance),
         default="latency",
         show_default=True,
         help="Goal that OpenVINO is tuned for.",
@@ -86,7 +93,7 @@ template_option = click.option(
 
 dialect_option = click.option(
     "--dialect",
-    type=click.Choice([d.value for d in Dialect]),
+    type=choice(Dialect),
     help="Library whose tensor names and orientation the weights follow (default: detected).",
 )
 
@@ -140,12 +147,12 @@ def _options(
 _IMAGE_OPTIONS = (
     click.option(
         "--orientation",
-        type=click.Choice([o.value for o in Orientation]),
+        type=choice(Orientation),
         help="Images to turn as their EXIF orientation says (default: the artifact's choice, usually files).",
     ),
     click.option(
         "--transparency",
-        type=click.Choice([t.value for t in Transparency]),
+        type=choice(Transparency),
         help="Background of transparent images; drop ignores alpha (default: the artifact's choice, usually white).",
     ),
     click.option("--reduced-jpeg", is_flag=True, help="Decode large JPEGs at reduced size: faster, not exact."),

@@ -13,7 +13,7 @@ import rich.progress
 
 from ..runtime import ImageOptions, SessionOptions, Siglip, SiglipOnnxError
 from ..runtime.bulk import Backend, Cluster, EmbedJob, Inputs, Modality, VectorDtype, embed
-from .console import auto_precision_option, json_option, print_json, session_options, tell_choice
+from .console import auto_precision_option, choice, json_option, print_json, session_options, tell_choice
 from .console import image_options as with_image_options
 
 _SUFFIX = ".parquet"
@@ -24,19 +24,19 @@ _SUFFIX = ".parquet"
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Parquet file to write.")
 @click.option(
-    "--modality", type=click.Choice([m.value for m in Modality]), default="image", show_default=True,
+    "--modality", type=choice(Modality), default="image", show_default=True,
     help="Embed images or texts.",
 )  # fmt: skip
 @click.option("--column", help="Column of a table with the text, or with the image's path or bytes.")
 @click.option("--id-column", help="Column of a table with the name of each row (default: file#row).")
 @click.option(
-    "--dtype", type=click.Choice([d.value for d in VectorDtype]), default="float32", show_default=True,
+    "--dtype", type=choice(VectorDtype), default="float32", show_default=True,
     help="Type of the numbers in the output.",
 )  # fmt: skip
 @click.option("--template", default="{}", show_default=True, help='Prompt for a text, such as "a photo of {}".')
 @click.option("--batch-size", type=click.IntRange(1), help="Rows per batch (default: fastest on the provider).")
 @click.option(
-    "--backend", type=click.Choice([b.value for b in Backend]), default="local", show_default=True,
+    "--backend", type=choice(Backend), default="local", show_default=True,
     help="Embed in this process or on a Ray cluster.",
 )  # fmt: skip
 @click.option("--ray-address", help="Address of a running Ray cluster (default: start one on this machine).")

@@ -10,7 +10,7 @@ from ..exporter.options import Dialect, ExportOptions, GraphInput, Layout
 from ..runtime.artifact.input_specs import Orientation, Transparency
 from ..runtime.errors import ProviderError
 from ..runtime.files import scratch_folder
-from .console import dialect_option, json_option, print_json, progress
+from .console import choice, dialect_option, json_option, print_json, progress
 
 
 @click.command()
@@ -27,28 +27,28 @@ from .console import dialect_option, json_option, print_json, progress
 @click.option("--normalized", is_flag=True, help="Scale embeddings to length 1 inside the graphs.")
 @click.option(
     "--image-input",
-    type=click.Choice([i.value for i in GraphInput]),
+    type=choice(GraphInput),
     default=GraphInput.PIXELS.value,
     show_default=True,
     help="Input of the vision graph: normalized pixels, bytes of resized images, or one decoded image of any size.",
 )
 @click.option(
     "--transparency",
-    type=click.Choice([t.value for t in Transparency]),
+    type=choice(Transparency),
     default=Transparency.WHITE.value,
     show_default=True,
     help="Background of transparent images in the runtime; drop ignores alpha, as transformers 4.57 to 5.20 do.",
 )
 @click.option(
     "--orientation",
-    type=click.Choice([o.value for o in Orientation]),
+    type=choice(Orientation),
     default=Orientation.FILES.value,
     show_default=True,
     help="Images that the runtime turns as their EXIF orientation says.",
 )
 @click.option(
     "--layout",
-    type=click.Choice([layout.value for layout in Layout]),
+    type=choice(Layout),
     help="Write this layout instead of an artifact; same as `siglip-onnx layout` on the artifact.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing artifact (with --layout: an existing layout).")

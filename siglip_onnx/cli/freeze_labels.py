@@ -9,7 +9,7 @@ import click
 from ..runtime.artifact.contract import Precision
 from ..runtime.errors import ProviderError
 from ..runtime.preprocessing.prompts import read_labels
-from .console import artifact_argument, json_option, print_json, progress, template_option
+from .console import artifact_argument, choice, json_option, print_json, progress, template_option
 
 
 @click.command()
@@ -20,7 +20,7 @@ from .console import artifact_argument, json_option, print_json, progress, templ
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice([p.value for p in Precision]),
+    type=choice(Precision),
     multiple=True,
     default=["fp32"],
     show_default=True,

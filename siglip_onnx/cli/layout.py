@@ -9,7 +9,7 @@ import click
 from ..exporter.options import Layout
 from ..runtime.artifact.contract import Precision
 from ..runtime.errors import ProviderError
-from .console import artifact_argument, json_option, precision_option, print_json, progress
+from .console import artifact_argument, choice, json_option, precision_option, print_json, progress
 
 
 @click.command()
@@ -17,7 +17,7 @@ from .console import artifact_argument, json_option, precision_option, print_jso
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
     "--layout",
-    type=click.Choice([layout.value for layout in Layout]),
+    type=choice(Layout),
     required=True,
     help="Server or library that will read TARGET.",
 )

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from siglip_onnx.cli import cli as siglip_onnx
 
 from ..conftest import CHECKPOINT, EVAL, Run
 
 ENCODINGS = ("ascii", "cp1252", "cp437", "cp850", "cp932", "latin-1", "utf-8")
-COMMANDS = (
-    "classify doctor embed export freeze-labels inspect layout quantize search validate".split()  # noqa: SIM905
-)
+COMMANDS = siglip_onnx.list_commands(click.Context(siglip_onnx))
 PHOTO = sorted(EVAL.rglob("*.webp"))[0]
 
 
